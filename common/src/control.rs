@@ -1,0 +1,566 @@
+//! Control state: who is enrolled, what is revoked, which policy is in force.
+//!
+//! It is the fold of the control stream, the same in every broker and node. Events are signed by a keyset key; the
+//! keyset itself is signed by the offline root. [`ControlState::apply`] is the only way state changes, so a state
+//! and its [`Epoch`] say the same thing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    capability::Capability,
+    codec::{CodecError, Message},
+    digest::Digest,
+    epoch::Epoch,
+    ids::{AgentId, BootId, BrokerId, CapabilityId, KeyId, NodeId, TaskId, TenantId, UserId},
+    keys::{PublicKey, Purpose},
+    keyset::{Keyset, KeysetDocument, KeysetError},
+    policy::PolicyBundle,
+    reason::{Reason, ReasonCode},
+    signed::{Signable, Signed},
+    time::Timestamp,
+};
+
+/// One change of control state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ControlEvent {
+    /// A key was enrolled for an agent, by a join token that is thereby used up.
+    AgentKey {
+        /// The agent.
+        agent: AgentId,
+        /// The key that holds its capabilities.
+        holder: PublicKey,
+        /// The NATS user its connections authenticate as.
+        connection: String,
+        /// Digest of the join token.
+        token: Digest,
+    },
+    /// A key no longer counts for an agent.
+    AgentKeyWithdrawn {
+        /// The agent.
+        agent: AgentId,
+        /// The key.
+        key: KeyId,
+    },
+    /// A broker started; it signs its records with this key.
+    BrokerBoot {
+        /// The broker.
+        broker: BrokerId,
+        /// Its run.
+        boot: BootId,
+        /// Its record key.
+        key: PublicKey,
+    },
+    /// Nothing may act, or may again.
+    HaltAll {
+        /// Whether the halt is on.
+        on: bool,
+    },
+    /// The stream was recovered; epochs from before are older than any from now.
+    Incarnation {
+        /// The new incarnation.
+        number: u32,
+    },
+    /// A join token was handed out.
+    JoinToken {
+        /// Digest of the token; the token itself is nowhere stored.
+        token: Digest,
+        /// The agent it enrols a key for.
+        agent: AgentId,
+        /// When it ends.
+        expires: Timestamp,
+    },
+    /// A new keyset, signed by the offline root.
+    Keyset(Signed<KeysetDocument>),
+    /// A node started a new run.
+    NodeBoot {
+        /// The node.
+        node: NodeId,
+        /// Its run.
+        boot: BootId,
+    },
+    /// A node was enrolled, or got another key.
+    NodeKey {
+        /// The node.
+        node: NodeId,
+        /// The key that signs its records and receipts.
+        key: PublicKey,
+        /// The NATS user its connection authenticates as.
+        connection: String,
+    },
+    /// Another policy is in force.
+    Policy(PolicyBundle),
+    /// An agent was isolated, or let go again.
+    Quarantine {
+        /// The agent.
+        agent: AgentId,
+        /// Whether it is isolated.
+        on: bool,
+    },
+    /// Something was revoked.
+    Revocation {
+        /// What.
+        target: RevocationTarget,
+        /// When everything it covers has expired by itself, and the entry can be forgotten.
+        until: Timestamp,
+    },
+}
+
+/// What a revocation covers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RevocationTarget {
+    /// Every capability issued so far that this agent holds or handed on.
+    Agent(AgentId),
+    /// One capability with all its renewals and delegations.
+    Capability(CapabilityId),
+    /// Every chain this key is part of.
+    Holder(KeyId),
+    /// What one key handed to another, with all that hangs below it.
+    Hop {
+        /// The capability.
+        capability: CapabilityId,
+        /// The key that handed it on.
+        delegator: KeyId,
+        /// The key it was handed to.
+        delegatee: KeyId,
+    },
+    /// A task with all its descendants.
+    Task(TaskId),
+    /// Every capability issued so far on this user's authority.
+    User(UserId),
+}
+
+/// A signed event with its circumstances.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlDocument {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// When the broker decided it.
+    pub at: Timestamp,
+    /// Who brought it about: a broker or an operator.
+    pub by: String,
+    /// The change.
+    pub event: ControlEvent,
+}
+
+impl Signable for ControlDocument {
+    const PURPOSE: Purpose = Purpose::Control;
+    const KIND: &'static str = "control";
+}
+
+impl Message for Signed<ControlDocument> {
+    const KIND: &'static str = "control";
+    const BYTES_MAX: usize = 900 * 1024;
+}
+
+/// A key of an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentKey {
+    /// The key that holds its capabilities.
+    pub holder: PublicKey,
+    /// The NATS user its connections authenticate as.
+    pub connection: String,
+}
+
+/// An enrolled node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeEntry {
+    /// The key that signs its records and receipts.
+    pub key: PublicKey,
+    /// The NATS user its connection authenticates as.
+    pub connection: String,
+    /// Its present run.
+    pub boot: Option<BootId>,
+}
+
+/// A broker's present run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerEntry {
+    /// The run.
+    pub boot: BootId,
+    /// The key that signs its records.
+    pub key: PublicKey,
+}
+
+/// A join token that was handed out and not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinToken {
+    /// The agent it enrols a key for.
+    pub agent: AgentId,
+    /// When it ends.
+    pub expires: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Revocation {
+    /// Stream sequence of the event: capabilities issued later are not covered by it.
+    sequence: u64,
+    until: Timestamp,
+}
+
+/// The fold of the control stream up to an epoch.
+#[derive(Clone, Debug)]
+pub struct ControlState {
+    tenant: TenantId,
+    root: PublicKey,
+    epoch: Epoch,
+    keyset: Option<Keyset>,
+    agents: BTreeMap<AgentId, BTreeMap<KeyId, AgentKey>>,
+    connections: BTreeMap<String, (AgentId, KeyId)>,
+    brokers: BTreeMap<BrokerId, BrokerEntry>,
+    nodes: BTreeMap<NodeId, NodeEntry>,
+    join_tokens: BTreeMap<Digest, JoinToken>,
+    policy: Option<(u64, PolicyBundle)>,
+    quarantined: BTreeSet<AgentId>,
+    revocations: BTreeMap<RevocationTarget, Revocation>,
+    halted: bool,
+    /// An authentic event this build could not read: what it asked for is unknown, so nothing is decided.
+    unread: Option<u64>,
+}
+
+/// Why an event of the stream was not applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlFault {
+    /// Not signed by a key that may; it is not the broker's word, so it is ignored and reported.
+    #[error("event {sequence} is not signed by a key of the keyset")]
+    NotAuthentic {
+        /// Its stream sequence.
+        sequence: u64,
+    },
+    /// Signed rightly but not readable by this build; everything is denied until an upgrade.
+    #[error("event {sequence} is authentic but not readable by this version: {source}")]
+    Unreadable {
+        /// Its stream sequence.
+        sequence: u64,
+        /// What the decoder met.
+        source: CodecError,
+    },
+    /// Its keyset is no successor of the present one.
+    #[error("event {sequence}: {source}")]
+    Keyset {
+        /// Its stream sequence.
+        sequence: u64,
+        /// What is wrong with the keyset.
+        source: KeysetError,
+    },
+    /// Older than what was applied already.
+    #[error("event {sequence} comes after {applied} was applied")]
+    Rollback {
+        /// Its stream sequence.
+        sequence: u64,
+        /// The last applied sequence.
+        applied: u64,
+    },
+}
+
+impl ControlState {
+    /// The state before the first event; `root` is the pinned offline root.
+    #[must_use]
+    pub fn new(tenant: TenantId, root: PublicKey) -> Self {
+        Self {
+            tenant,
+            root,
+            epoch: Epoch::default(),
+            keyset: None,
+            agents: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            brokers: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            join_tokens: BTreeMap::new(),
+            policy: None,
+            quarantined: BTreeSet::new(),
+            revocations: BTreeMap::new(),
+            halted: false,
+            unread: None,
+        }
+    }
+
+    /// Applies the message at `sequence` of the control stream and returns what it said.
+    ///
+    /// # Errors
+    /// [`ControlFault`]; whatever the fault, nothing but the note of an unreadable event changes.
+    pub fn apply(&mut self, sequence: u64, bytes: &[u8]) -> Result<ControlDocument, ControlFault> {
+        if sequence <= self.epoch.sequence && !crate::red::off("R07") {
+            return Err(ControlFault::Rollback { sequence, applied: self.epoch.sequence });
+        }
+        let not_authentic = || ControlFault::NotAuthentic { sequence };
+        let Ok(signed) = crate::codec::decode::<Signed<ControlDocument>>(bytes) else {
+            return Err(not_authentic());
+        };
+        // The very first event brings the keyset that its own signature is then checked under.
+        let first_keyset = match (&self.keyset, signed.peek()) {
+            (None, Ok(ControlDocument { event: ControlEvent::Keyset(signed), .. })) => Some(
+                Keyset::open(&signed, &self.root)
+                    .map_err(|source| ControlFault::Keyset { sequence, source })?,
+            ),
+            _ => None,
+        };
+        let Some(keyset) = self.keyset.as_ref().or(first_keyset.as_ref()) else {
+            return Err(not_authentic());
+        };
+        // A key that stopped counting since is judged by the time of the event: what it said then still stands.
+        let at = signed.peek().map(|document| document.at).unwrap_or_default();
+        let document = match signed.open(|key| keyset.is_active(key, &self.tenant, at)) {
+            Ok(document) => document,
+            Err(crate::signed::OpenError::Codec(source)) => {
+                self.unread = Some(sequence);
+                return Err(ControlFault::Unreadable { sequence, source });
+            }
+            Err(_) if crate::red::off("R07") => signed.peek().map_err(|_| not_authentic())?,
+            Err(_) => return Err(not_authentic()),
+        };
+        if document.tenant != self.tenant {
+            return Err(not_authentic());
+        }
+        self.fold(sequence, document.clone())?;
+        Ok(document)
+    }
+
+    fn fold(&mut self, sequence: u64, document: ControlDocument) -> Result<(), ControlFault> {
+        match document.event {
+            ControlEvent::AgentKey { agent, holder, connection, token } => {
+                let key = holder.id();
+                self.join_tokens.remove(&token);
+                self.connections.insert(connection.clone(), (agent.clone(), key.clone()));
+                self.agents.entry(agent).or_default().insert(key, AgentKey { holder, connection });
+            }
+            ControlEvent::AgentKeyWithdrawn { agent, key } => {
+                let withdrawn = self.agents.get_mut(&agent).and_then(|keys| keys.remove(&key));
+                if let Some(withdrawn) = withdrawn {
+                    self.connections.remove(&withdrawn.connection);
+                }
+            }
+            ControlEvent::BrokerBoot { broker, boot, key } => {
+                self.brokers.insert(broker, BrokerEntry { boot, key });
+            }
+            ControlEvent::HaltAll { on } => self.halted = on,
+            ControlEvent::Incarnation { number } => {
+                self.epoch.incarnation = self.epoch.incarnation.max(number);
+            }
+            ControlEvent::JoinToken { token, agent, expires } => {
+                self.join_tokens.insert(token, JoinToken { agent, expires });
+            }
+            ControlEvent::Keyset(signed) => {
+                let newer = Keyset::open(&signed, &self.root)
+                    .map_err(|source| ControlFault::Keyset { sequence, source })?;
+                match &mut self.keyset {
+                    Some(current) => {
+                        current.replace(newer).map_err(|source| ControlFault::Keyset { sequence, source })?;
+                    }
+                    none => *none = Some(newer),
+                }
+            }
+            ControlEvent::NodeBoot { node, boot } => {
+                if let Some(entry) = self.nodes.get_mut(&node) {
+                    entry.boot = Some(boot);
+                }
+            }
+            ControlEvent::NodeKey { node, key, connection } => {
+                self.nodes.insert(node, NodeEntry { key, connection, boot: None });
+            }
+            ControlEvent::Policy(bundle) => self.policy = Some((sequence, bundle)),
+            ControlEvent::Quarantine { agent, on: true } => {
+                self.quarantined.insert(agent);
+            }
+            ControlEvent::Quarantine { agent, on: false } => {
+                self.quarantined.remove(&agent);
+            }
+            ControlEvent::Revocation { target, until } => {
+                self.revocations.insert(target, Revocation { sequence, until });
+            }
+        }
+        self.epoch.sequence = sequence;
+        self.revocations.retain(|_, revocation| revocation.until > document.at);
+        self.join_tokens.retain(|_, token| token.expires > document.at);
+        Ok(())
+    }
+
+    /// What was applied so far.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The tenant.
+    #[must_use]
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// The keyset in force.
+    #[must_use]
+    pub fn keyset(&self) -> Option<&Keyset> {
+        self.keyset.as_ref()
+    }
+
+    /// The enrolled keys of an agent.
+    #[must_use]
+    pub fn agent_keys(&self, agent: &AgentId) -> Option<&BTreeMap<KeyId, AgentKey>> {
+        self.agents.get(agent)
+    }
+
+    /// Every agent that has keys.
+    pub fn agents(&self) -> impl Iterator<Item = (&AgentId, &BTreeMap<KeyId, AgentKey>)> {
+        self.agents.iter()
+    }
+
+    /// The agent and key a NATS user belongs to.
+    #[must_use]
+    pub fn agent_of_connection(&self, connection: &str) -> Option<&(AgentId, KeyId)> {
+        self.connections.get(connection)
+    }
+
+    /// Every enrolled node.
+    #[must_use]
+    pub fn nodes(&self) -> &BTreeMap<NodeId, NodeEntry> {
+        &self.nodes
+    }
+
+    /// Every broker that ever started.
+    #[must_use]
+    pub fn brokers(&self) -> &BTreeMap<BrokerId, BrokerEntry> {
+        &self.brokers
+    }
+
+    /// A join token that was handed out and not used.
+    #[must_use]
+    pub fn join_token(&self, digest: &Digest) -> Option<&JoinToken> {
+        self.join_tokens.get(digest)
+    }
+
+    /// The policy in force, with the sequence of its event.
+    #[must_use]
+    pub fn policy(&self) -> Option<(u64, &PolicyBundle)> {
+        self.policy.as_ref().map(|(sequence, bundle)| (*sequence, bundle))
+    }
+
+    /// Whether an agent is isolated.
+    #[must_use]
+    pub fn is_quarantined(&self, agent: &AgentId) -> bool {
+        self.quarantined.contains(agent)
+    }
+
+    /// Whether everything is halted.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        self.halted
+    }
+
+    /// Refuses to decide while an authentic event could not be read.
+    ///
+    /// # Errors
+    /// `state.stale`.
+    pub fn check_readable(&self) -> Result<(), Reason> {
+        match self.unread {
+            Some(sequence) => Err(Reason::new(ReasonCode::StateStale)
+                .noted(format_args!("control event {sequence} needs a newer version of this program"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what is halted or revoked, whoever holds it.
+    ///
+    /// # Errors
+    /// `halt.all`, `agent.quarantined` or a reason of the `revoked.*` group.
+    pub fn check_revocation(&self, capability: &Capability) -> Result<(), Reason> {
+        if self.halted {
+            return Err(ReasonCode::HaltAll.into());
+        }
+        let grant = capability.grant();
+        let issued = grant.min_epoch.sequence;
+        let is = |target: RevocationTarget| self.revocations.contains_key(&target);
+        // What covers everything issued so far does not cover what was issued since.
+        let is_since = |target: RevocationTarget| {
+            self.revocations.get(&target).is_some_and(|revocation| revocation.sequence > issued)
+        };
+        if is(RevocationTarget::Capability(grant.capability.clone())) {
+            return Err(ReasonCode::Revoked.into());
+        }
+        if is(RevocationTarget::Task(grant.task.clone())) {
+            return Err(ReasonCode::RevokedTask.into());
+        }
+        if is_since(RevocationTarget::User(grant.user.clone())) {
+            return Err(ReasonCode::RevokedUser.into());
+        }
+        for (agent, key) in capability.chain().holders() {
+            if self.quarantined.contains(agent) {
+                return Err(Reason::new(ReasonCode::AgentQuarantined).told(format_args!("agent `{agent}`")));
+            }
+            if is_since(RevocationTarget::Agent(agent.clone())) {
+                return Err(Reason::new(ReasonCode::RevokedAgent).told(format_args!("agent `{agent}`")));
+            }
+            if is(RevocationTarget::Holder(key.id())) {
+                return Err(Reason::new(ReasonCode::RevokedHolder).told(format_args!("a key of `{agent}`")));
+            }
+        }
+        for hop in capability.chain().hops() {
+            let target = RevocationTarget::Hop {
+                capability: grant.capability.clone(),
+                delegator: hop.delegator.id(),
+                delegatee: hop.key.id(),
+            };
+            if is(target) {
+                return Err(
+                    Reason::new(ReasonCode::RevokedHop).told(format_args!("`{}` to `{}`", hop.from, hop.to))
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a task, its user or its agent was revoked after `issued`, for renewals.
+    ///
+    /// # Errors
+    /// As [`ControlState::check_revocation`].
+    pub fn check_task(
+        &self,
+        capability: &CapabilityId,
+        task: &TaskId,
+        user: &UserId,
+        agent: &AgentId,
+        issued: Epoch,
+    ) -> Result<(), Reason> {
+        if self.halted {
+            return Err(ReasonCode::HaltAll.into());
+        }
+        let since = |target: RevocationTarget| {
+            self.revocations.get(&target).is_some_and(|revocation| revocation.sequence > issued.sequence)
+        };
+        if self.revocations.contains_key(&RevocationTarget::Capability(capability.clone())) {
+            return Err(ReasonCode::Revoked.into());
+        }
+        if self.revocations.contains_key(&RevocationTarget::Task(task.clone())) {
+            return Err(ReasonCode::RevokedTask.into());
+        }
+        if since(RevocationTarget::User(user.clone())) {
+            return Err(ReasonCode::RevokedUser.into());
+        }
+        if since(RevocationTarget::Agent(agent.clone())) {
+            return Err(ReasonCode::RevokedAgent.into());
+        }
+        if self.quarantined.contains(agent) {
+            return Err(ReasonCode::AgentQuarantined.into());
+        }
+        Ok(())
+    }
+
+    /// Checks that every agent of the chain is registered with the key it holds or held the capability by.
+    ///
+    /// # Errors
+    /// `agent.key_unknown`.
+    pub fn check_keys(&self, capability: &Capability) -> Result<(), Reason> {
+        for (agent, key) in capability.chain().holders() {
+            let enrolled = self.agents.get(agent).is_some_and(|keys| keys.contains_key(&key.id()));
+            if !enrolled && !crate::red::off("D03") {
+                return Err(Reason::new(ReasonCode::AgentKeyUnknown)
+                    .told(format_args!("agent `{agent}`"))
+                    .noted(format_args!("agent `{agent}`, key {}", key.id())));
+            }
+        }
+        Ok(())
+    }
+}

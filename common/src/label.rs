@@ -1,0 +1,239 @@
+//! Labels: what data may be told to whom, and whether it may be believed.
+//!
+//! A lattice (Denning 1976; tags as in FIDES, arXiv 2505.23643): `join` goes up, towards "fewer may see it" and
+//! "nobody should believe it". Whatever is missing or cannot be verified counts as [`Label::top`].
+
+use std::{collections::BTreeSet, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    codec::Message,
+    ids::{FlowDomain, InvalidId, TenantId},
+    keys::Purpose,
+    signed::{Signable, Signed},
+};
+
+/// Most confidentiality tags of one label; more collapse to top.
+pub const TAGS_MAX: usize = 64;
+
+/// A confidentiality tag: `crm`, `hr-salaries`. `public` is the absence of tags and no tag itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Tag(String);
+
+impl Tag {
+    /// Parses a tag in the id grammar.
+    ///
+    /// # Errors
+    /// [`InvalidId`] if it is outside the grammar or one of the reserved words `public` and `top`.
+    pub fn parse(text: impl Into<String>) -> Result<Self, InvalidId> {
+        let text = text.into();
+        if matches!(text.as_str(), "public" | "top") {
+            return Err(InvalidId::new("tag", &text, "is reserved"));
+        }
+        // The shared grammar, under another name in the error.
+        crate::ids::Action::parse(text.as_str()).map_err(|error| InvalidId::new("tag", &text, error.why))?;
+        Ok(Self(text))
+    }
+
+    /// The tag's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for Tag {
+    type Error = InvalidId;
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        Self::parse(text)
+    }
+}
+
+impl From<Tag> for String {
+    fn from(tag: Tag) -> String {
+        tag.0
+    }
+}
+
+/// Who may see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confidentiality {
+    /// Those cleared for every one of these tags; with no tags, everybody.
+    Tags(BTreeSet<Tag>),
+    /// Nobody: unknown, unverifiable, or too many tags.
+    Top,
+}
+
+/// Whether it may be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Integrity {
+    /// Written by the system or by people who answer for it.
+    Trusted,
+    /// Somebody outside could have written it.
+    Untrusted,
+}
+
+/// A label: confidentiality and integrity together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Label {
+    /// Who may see it.
+    pub confidentiality: Confidentiality,
+    /// Whether it may be believed.
+    pub integrity: Integrity,
+}
+
+impl Label {
+    /// Public and trusted: what a task starts with.
+    #[must_use]
+    pub fn bottom() -> Self {
+        Self { confidentiality: Confidentiality::Tags(BTreeSet::new()), integrity: Integrity::Trusted }
+    }
+
+    /// For nobody and not to be believed: what anything unknown counts as.
+    #[must_use]
+    pub fn top() -> Self {
+        Self { confidentiality: Confidentiality::Top, integrity: Integrity::Untrusted }
+    }
+
+    /// The least label that is at least both.
+    #[must_use]
+    pub fn join(&self, other: &Self) -> Self {
+        use Confidentiality::{Tags, Top};
+        let confidentiality = match (&self.confidentiality, &other.confidentiality) {
+            (Tags(a), Tags(b)) => {
+                let union: BTreeSet<Tag> = a.union(b).cloned().collect();
+                if union.len() > TAGS_MAX { Top } else { Tags(union) }
+            }
+            _ => Top,
+        };
+        Self { confidentiality, integrity: self.integrity.max(other.integrity) }
+    }
+
+    /// Whether data with this label may go where `other` is the most that may arrive.
+    #[must_use]
+    pub fn flows_to(&self, other: &Self) -> bool {
+        use Confidentiality::{Tags, Top};
+        let confidential = match (&self.confidentiality, &other.confidentiality) {
+            (Tags(data), Tags(cleared)) => data.is_subset(cleared),
+            (_, Top) => true,
+            (Top, Tags(_)) => false,
+        };
+        confidential && self.integrity <= other.integrity
+    }
+
+    /// The tags as policies see them: `public` for none, `top` for all.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        match &self.confidentiality {
+            Confidentiality::Tags(tags) if tags.is_empty() => vec!["public"],
+            Confidentiality::Tags(tags) => tags.iter().map(Tag::as_str).collect(),
+            Confidentiality::Top => vec!["top"],
+        }
+    }
+}
+
+impl Integrity {
+    /// The word policies use.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted",
+            Self::Untrusted => "untrusted",
+        }
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{{}}} {}", self.names().join(", "), self.integrity.as_str())
+    }
+}
+
+/// The label of a flow domain, as it stands on the bus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DomainLabel {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The domain and the part it lives in.
+    pub domain: FlowDomain,
+    /// The join of everything the domain's agents were given.
+    pub label: Label,
+}
+
+impl Signable for DomainLabel {
+    const PURPOSE: Purpose = Purpose::Label;
+    const KIND: &'static str = "label";
+}
+
+impl Message for Signed<DomainLabel> {
+    const KIND: &'static str = "label";
+    const BYTES_MAX: usize = 16 * 1024;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn label() -> impl Strategy<Value = Label> {
+        let tags = proptest::collection::btree_set("[a-e]", 0..4).prop_map(|tags| {
+            Confidentiality::Tags(tags.into_iter().map(|tag| Tag::parse(tag).unwrap()).collect())
+        });
+        let confidentiality = prop_oneof![9 => tags, 1 => Just(Confidentiality::Top)];
+        let integrity = prop_oneof![Just(Integrity::Trusted), Just(Integrity::Untrusted)];
+        (confidentiality, integrity)
+            .prop_map(|(confidentiality, integrity)| Label { confidentiality, integrity })
+    }
+
+    proptest! {
+        #[test]
+        fn join_is_a_least_upper_bound(a in label(), b in label(), c in label()) {
+            let joined = a.join(&b);
+            prop_assert_eq!(&joined, &b.join(&a));
+            prop_assert_eq!(a.join(&b.join(&c)), joined.join(&c));
+            prop_assert_eq!(&a.join(&a), &a);
+            prop_assert_eq!(&a.join(&Label::bottom()), &a);
+            prop_assert_eq!(a.join(&Label::top()), Label::top());
+            prop_assert!(a.flows_to(&joined) && b.flows_to(&joined));
+            if a.flows_to(&c) && b.flows_to(&c) {
+                prop_assert!(joined.flows_to(&c));
+            }
+        }
+
+        #[test]
+        fn flows_to_is_a_partial_order(a in label(), b in label(), c in label()) {
+            prop_assert!(a.flows_to(&a));
+            if a.flows_to(&b) && b.flows_to(&a) {
+                prop_assert_eq!(&a, &b);
+            }
+            if a.flows_to(&b) && b.flows_to(&c) {
+                prop_assert!(a.flows_to(&c));
+            }
+        }
+    }
+
+    #[test]
+    fn too_many_tags_are_top() {
+        let many = |range: std::ops::Range<usize>| Label {
+            confidentiality: Confidentiality::Tags(
+                range.map(|index| Tag::parse(format!("t{index}")).unwrap()).collect(),
+            ),
+            integrity: Integrity::Trusted,
+        };
+        assert_eq!(many(0..40).join(&many(40..80)).confidentiality, Confidentiality::Top);
+        assert!(Tag::parse("public").is_err());
+    }
+}

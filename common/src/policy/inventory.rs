@@ -1,0 +1,158 @@
+//! The inventory: agents and roles from TOML, as facts and as tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    capability::Right,
+    datalog::{Predicate, Term},
+    diagnostic::Diagnostics,
+    ids::{AgentId, RoleId, TaskKind},
+    settings::{Document, Section},
+};
+
+/// What agents.toml and roles.toml say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// Every known agent.
+    pub agents: BTreeMap<AgentId, AgentEntry>,
+    /// Every known role.
+    pub roles: BTreeMap<RoleId, Vec<RoleTask>>,
+}
+
+/// One agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentEntry {
+    /// The team that answers for it.
+    pub owner: String,
+    /// What it is for.
+    pub description: String,
+    /// The agents it may delegate to.
+    pub delegates_to: BTreeSet<AgentId>,
+    /// How many calls it may send.
+    pub quota: Quota,
+}
+
+/// A token bucket: how many calls per second, and how many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Refill, calls per second.
+    pub per_second: u32,
+    /// Size, calls.
+    pub burst: u32,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self { per_second: 200, burst: 400 }
+    }
+}
+
+/// What a role may have done in one kind of task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoleTask {
+    /// The kind of task.
+    pub kind: TaskKind,
+    /// The agents it may be given to.
+    pub agents: BTreeSet<AgentId>,
+    /// The rights it may carry.
+    pub rights: BTreeSet<Right>,
+}
+
+impl Inventory {
+    /// Reads agents.toml.
+    pub(crate) fn read_agents(&mut self, file: &str, text: &str, findings: &mut Diagnostics) {
+        let overrides = BTreeMap::new();
+        let document = Document::new(file, text, &overrides);
+        let mut root = document.root();
+        for mut section in root.tables("agent") {
+            let span = section.span();
+            let name: Option<AgentId> = section.required("name", "\"planner\"");
+            let entry = AgentEntry {
+                owner: section.optional_text("owner").unwrap_or_default(),
+                description: section.optional_text("description").unwrap_or_default(),
+                delegates_to: section.list("delegates_to").into_iter().collect(),
+                quota: read_quota(section.table("quota")),
+            };
+            section.finish(&["name", "owner", "description", "delegates_to", "quota"]);
+            let Some(name) = name else { continue };
+            if self.agents.contains_key(&name) {
+                document.note(document.at(span, format!("agent `{name}` is declared twice")));
+            }
+            self.agents.insert(name, entry);
+        }
+        root.finish(&["agent"]);
+        findings.0.extend(document.into_findings().0);
+    }
+
+    /// Reads roles.toml.
+    pub(crate) fn read_roles(&mut self, file: &str, text: &str, findings: &mut Diagnostics) {
+        let overrides = BTreeMap::new();
+        let document = Document::new(file, text, &overrides);
+        let mut root = document.root();
+        for mut section in root.tables("role") {
+            let name: Option<RoleId> = section.required("name", "\"analyst\"");
+            let mut tasks = Vec::new();
+            for mut task in section.tables("task") {
+                let kind: Option<TaskKind> = task.required("kind", "\"customer-answer\"");
+                let agents = task.list("agents").into_iter().collect();
+                let rights = task.list::<RightText>("rights").into_iter().map(|right| right.0).collect();
+                task.finish(&["kind", "agents", "rights"]);
+                tasks.extend(kind.map(|kind| RoleTask { kind, agents, rights }));
+            }
+            section.finish(&["name", "task"]);
+            if let Some(name) = name {
+                self.roles.entry(name).or_default().extend(tasks);
+            }
+        }
+        root.finish(&["role"]);
+        findings.0.extend(document.into_findings().0);
+    }
+
+    /// The inventory as facts.
+    pub(crate) fn facts(&self) -> Vec<Predicate> {
+        let mut facts = Vec::new();
+        for (name, entry) in &self.agents {
+            facts.push(Predicate::new("registered", [Term::str(name.as_str())]));
+            if !entry.owner.is_empty() {
+                facts.push(Predicate::new("owner", [Term::str(name.as_str()), Term::str(&entry.owner)]));
+            }
+            for to in &entry.delegates_to {
+                facts.push(Predicate::new("delegates", [Term::str(name.as_str()), Term::str(to.as_str())]));
+            }
+        }
+        for (role, tasks) in &self.roles {
+            for task in tasks {
+                let role_and = |name: &str, rest: &[&str]| {
+                    let texts = std::iter::once(role.as_str()).chain(rest.iter().copied());
+                    Predicate::new(name, texts.map(Term::str).collect::<Vec<_>>())
+                };
+                let kind = task.kind.as_str();
+                facts.extend(task.agents.iter().map(|agent| role_and("role_runs", &[agent.as_str(), kind])));
+                facts.extend(task.rights.iter().map(|right| {
+                    role_and("role_right", &[kind, right.resource.as_str(), right.action.as_str()])
+                }));
+            }
+        }
+        facts
+    }
+}
+
+struct RightText(Right);
+
+impl std::str::FromStr for RightText {
+    type Err = crate::ids::InvalidId;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Right::parse(text).map(Self)
+    }
+}
+
+fn read_quota(mut section: Section<'_, '_>) -> Quota {
+    let default = Quota::default();
+    let mut number = |key: &str, default: u32| {
+        section.optional_integer(key, 1..=1_000_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(default)
+    };
+    let quota =
+        Quota { per_second: number("per_second", default.per_second), burst: number("burst", default.burst) };
+    section.finish(&["per_second", "burst"]);
+    quota
+}

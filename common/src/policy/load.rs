@@ -1,0 +1,376 @@
+//! From files to a policy set: every check, every finding, or nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    BUNDLE_BYTES_MAX, Effect, Inventory, PolicyBundle, PolicySet, RuleInfo, Statement, StatementNode, parse,
+    schema::{self, Provider, SCHEMA},
+};
+use crate::{
+    capability::engine::Program,
+    contract::ToolContract,
+    datalog::{Body, Expression, Node, Predicate, Rule, Term},
+    diagnostic::{Diagnostic, Diagnostics, closest},
+};
+
+/// The derived facts a verdict is read from; their only term is a position in [`PolicySet::rules`].
+pub(crate) const ALLOW: &str = "writ_allow";
+pub(crate) const DENY: &str = "writ_deny";
+
+impl PolicySet {
+    /// Checks and compiles a bundle.
+    ///
+    /// # Errors
+    /// Every finding in every file, if any of them is an error. Warnings come back with the set.
+    pub fn load(bundle: &PolicyBundle) -> Result<(Self, Diagnostics), Diagnostics> {
+        let mut findings = Diagnostics::default();
+        let size: usize = bundle.0.iter().map(|(path, text)| path.len() + text.len()).sum();
+        if size > BUNDLE_BYTES_MAX {
+            let message = format!("the policy has {size} bytes, more than {BUNDLE_BYTES_MAX}");
+            findings.push(Diagnostic::in_file("policies", message));
+            return Err(findings);
+        }
+        let mut inventory = Inventory::default();
+        let mut contracts = BTreeMap::new();
+        let mut sources: Vec<(&str, &str, Vec<Statement>)> = Vec::new();
+        for (path, text) in &bundle.0 {
+            match kind_of(path) {
+                Kind::Rules => {
+                    let (statements, found) = parse(path, text);
+                    findings.0.extend(found.0);
+                    sources.push((path, text, statements));
+                }
+                Kind::Agents => inventory.read_agents(path, text, &mut findings),
+                Kind::Roles => inventory.read_roles(path, text, &mut findings),
+                Kind::Contract => {
+                    if let Some(contract) = ToolContract::read(path, text, &mut findings) {
+                        let resource = contract.resource.clone();
+                        if contracts.insert(resource.clone(), contract).is_some() {
+                            let message = format!("`{resource}` has a contract already");
+                            findings.push(Diagnostic::in_file(path, message));
+                        }
+                    }
+                }
+                Kind::Unknown => {
+                    findings.push(Diagnostic::in_file(path, "this file is of no known kind").help(
+                        "rules end in .datalog; the inventory is agents.toml and roles.toml; contracts are tools/*.toml",
+                    ));
+                }
+            }
+        }
+        check_delegations(&inventory, bundle, &mut findings);
+        let own = own_predicates(&sources, &mut findings);
+        for (file, text, statements) in &sources {
+            let checker = Checker { file, text, own: &own };
+            statements.iter().for_each(|statement| checker.check(statement, &mut findings));
+        }
+        if !sources.iter().any(|(.., statements)| statements.iter().any(allows)) && !findings.has_errors() {
+            findings.push(
+                Diagnostic::in_file("policies", "no rule allows anything")
+                    .help("an empty policy denies every request; begin with policies/base.datalog"),
+            );
+        }
+        if findings.has_errors() {
+            return Err(findings);
+        }
+        let (rules, infos) = compile(&sources);
+        let set = Self {
+            revision: bundle.revision(),
+            program: Program::compile(&rules),
+            rules: infos,
+            inventory_facts: inventory.facts(),
+            inventory,
+            contracts,
+        };
+        Ok((set, findings))
+    }
+}
+
+enum Kind {
+    Agents,
+    Contract,
+    Roles,
+    Rules,
+    Unknown,
+}
+
+fn kind_of(path: &str) -> Kind {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    match name {
+        _ if path.split('/').rev().nth(1) == Some("tools") && name.ends_with(".toml") => Kind::Contract,
+        "agents.toml" => Kind::Agents,
+        "roles.toml" => Kind::Roles,
+        _ if name.ends_with(".datalog") => Kind::Rules,
+        _ => Kind::Unknown,
+    }
+}
+
+fn allows(statement: &Statement) -> bool {
+    matches!(statement.node, StatementNode::Decide(Effect::Allow, _))
+}
+
+/// A name in `delegates_to` that no agent has is a typing error that would only show as a denial.
+fn check_delegations(inventory: &Inventory, bundle: &PolicyBundle, findings: &mut Diagnostics) {
+    let names: BTreeSet<&str> = inventory.agents.keys().map(crate::ids::AgentId::as_str).collect();
+    let file =
+        bundle.0.keys().find(|path| path.ends_with("agents.toml")).map_or("agents.toml", String::as_str);
+    for (agent, entry) in &inventory.agents {
+        for to in entry.delegates_to.iter().filter(|to| !names.contains(to.as_str())) {
+            let finding =
+                Diagnostic::in_file(file, format!("`{agent}` delegates to `{to}`, which is no agent here"));
+            findings.push(match closest(to.as_str(), names.iter().copied()) {
+                Some(near) => finding.help(format!("did you mean `{near}`?")),
+                None => finding.help(format!("add an `[[agent]]` named `{to}`")),
+            });
+        }
+    }
+}
+
+/// Predicates the policy derives for its own use, with their arity.
+fn own_predicates(
+    sources: &[(&str, &str, Vec<Statement>)],
+    findings: &mut Diagnostics,
+) -> BTreeMap<String, usize> {
+    let mut own = BTreeMap::new();
+    for (file, text, statements) in sources {
+        for statement in statements {
+            let StatementNode::Derive(Rule { head, .. }) = &statement.node else { continue };
+            if head.name.starts_with("writ_") {
+                let message = format!("`{}` begins with `writ_`, which is reserved", head.name);
+                findings.push(Diagnostic::at(file, text, head.span, message));
+            }
+            match schema::find(&head.name) {
+                Some(declared) if declared.provider != Provider::Policy => {
+                    let message = format!(
+                        "`{}` is stated by the {}, not derived by rules",
+                        head.name,
+                        declared.provider.as_str()
+                    );
+                    let finding = Diagnostic::at(file, text, head.span, message);
+                    findings.push(finding.help("choose another name for your own predicate"));
+                }
+                Some(_) => {}
+                None => {
+                    let arity = *own.entry(head.name.clone()).or_insert(head.terms.len());
+                    if arity != head.terms.len() {
+                        let message = format!(
+                            "`{}` has {} terms here and {arity} where it is derived first",
+                            head.name,
+                            head.terms.len()
+                        );
+                        findings.push(Diagnostic::at(file, text, head.span, message));
+                    }
+                }
+            }
+        }
+    }
+    own
+}
+
+struct Checker<'a> {
+    file: &'a str,
+    text: &'a str,
+    own: &'a BTreeMap<String, usize>,
+}
+
+impl Checker<'_> {
+    fn at(&self, span: crate::datalog::Span, message: impl std::fmt::Display) -> Diagnostic {
+        Diagnostic::at(self.file, self.text, span, message)
+    }
+
+    fn check(&self, statement: &Statement, findings: &mut Diagnostics) {
+        match &statement.node {
+            StatementNode::Decide(_, bodies) => bodies.iter().for_each(|body| self.body(body, findings)),
+            StatementNode::Derive(rule) => {
+                // The arity of the policy's own predicates was compared when they were collected.
+                if schema::find(&rule.head.name).is_some() {
+                    self.types(&rule.head, findings);
+                }
+                self.body(&rule.body, findings);
+                let bound = bound_variables(&rule.body);
+                for term in &rule.head.terms {
+                    if let Term::Variable(name) = term
+                        && !bound.contains(name.as_str())
+                    {
+                        let message = format!("`${name}` is not bound by any predicate of the body");
+                        findings.push(
+                            self.at(rule.head.span, message)
+                                .help(format!("add a predicate that holds `${name}` after `<-`")),
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn body(&self, body: &Body, findings: &mut Diagnostics) {
+        body.predicates.iter().for_each(|predicate| self.types(predicate, findings));
+        let bound = bound_variables(body);
+        for expression in &body.expressions {
+            expression.walk(&mut |part: &Expression| {
+                if let Node::Term(Term::Variable(name)) = &part.node
+                    && !bound.contains(name.as_str())
+                {
+                    let message = format!("`${name}` is not bound by any predicate of the body");
+                    findings.push(self.at(part.span, message));
+                }
+            });
+        }
+    }
+
+    fn types(&self, predicate: &Predicate, findings: &mut Diagnostics) {
+        let Predicate { name, terms, span } = predicate;
+        let Some(declared) = schema::find(name) else {
+            match self.own.get(name) {
+                Some(arity) if *arity != terms.len() => {
+                    let message =
+                        format!("`{name}` has {} terms here and {arity} where it is derived", terms.len());
+                    findings.push(self.at(*span, message));
+                }
+                Some(_) => {}
+                None => {
+                    let known = SCHEMA.iter().map(|declared| declared.name);
+                    let known = known.chain(self.own.keys().map(String::as_str));
+                    let finding = self.at(*span, format!("there is no predicate `{name}`"));
+                    findings.push(match closest(name, known) {
+                        Some(near) => finding.help(format!("did you mean `{near}`?")),
+                        None => finding.help("policies/README.md lists every predicate; your own need a rule that derives them"),
+                    });
+                }
+            }
+            return;
+        };
+        let shape = || {
+            let terms: Vec<String> =
+                declared.terms.iter().map(|(name, kind)| format!("{name}: {}", kind.as_str())).collect();
+            format!("it is `{name}({})`", terms.join(", "))
+        };
+        if declared.terms.len() != terms.len() {
+            let message = format!("`{name}` has {} terms, not {}", declared.terms.len(), terms.len());
+            findings.push(self.at(*span, message).help(shape()));
+            return;
+        }
+        for ((term_name, kind), term) in declared.terms.iter().zip(terms) {
+            if !kind.admits(term) {
+                let message = format!("`{term_name}` of `{name}` is a {}, not `{term}`", kind.as_str());
+                findings.push(self.at(*span, message).help(shape()));
+            }
+        }
+    }
+}
+
+fn bound_variables(body: &Body) -> BTreeSet<&str> {
+    body.predicates
+        .iter()
+        .flat_map(|predicate| &predicate.terms)
+        .filter_map(|term| if let Term::Variable(name) = term { Some(name.as_str()) } else { None })
+        .collect()
+}
+
+/// Turns deciding rules into rules that derive their own position, so that one evaluation finds all that fire.
+fn compile(sources: &[(&str, &str, Vec<Statement>)]) -> (Vec<Rule>, Vec<RuleInfo>) {
+    let (mut rules, mut infos) = (Vec::new(), Vec::new());
+    for (file, text, statements) in sources {
+        for statement in statements {
+            match &statement.node {
+                StatementNode::Derive(rule) => rules.push(rule.clone()),
+                StatementNode::Decide(effect, bodies) => {
+                    let position = Term::Integer(i64::try_from(infos.len()).unwrap_or(i64::MAX));
+                    let name = if *effect == Effect::Allow { ALLOW } else { DENY };
+                    rules.extend(bodies.iter().map(|body| Rule {
+                        head: Predicate::new(name, [position.clone()]),
+                        body: body.clone(),
+                    }));
+                    infos.push(RuleInfo {
+                        file: (*file).to_owned(),
+                        line: Diagnostic::at(file, text, statement.span, "").line,
+                        effect: *effect,
+                        message: statement.message.clone(),
+                        text: text.get(statement.span.start..statement.span.end).unwrap_or("").to_owned(),
+                    });
+                }
+            }
+        }
+    }
+    (rules, infos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(files: &[(&str, &str)]) -> Result<(PolicySet, Diagnostics), Diagnostics> {
+        let bundle = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+        PolicySet::load(&PolicyBundle(bundle))
+    }
+
+    fn faults(rules: &str) -> Vec<String> {
+        let text = format!("allow if request(\"call\");\n{rules}");
+        match load(&[("a.datalog", &text)]) {
+            Ok(_) => Vec::new(),
+            Err(findings) => findings
+                .0
+                .iter()
+                .map(|f| {
+                    format!("{}:{} {} | {}", f.line, f.column, f.message, f.help.as_deref().unwrap_or(""))
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn an_empty_policy_is_an_error() {
+        assert!(load(&[]).is_err());
+        assert!(load(&[("a.datalog", "deny if request(\"call\");")]).is_err());
+        assert!(load(&[("a.datalog", "allow if request(\"call\");")]).is_ok());
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_place_and_a_way_out() {
+        for (rules, expected) in [
+            ("deny if resuorce(\"x\");", "2:9 there is no predicate `resuorce` | did you mean `resource`?"),
+            (
+                "deny if right(\"x\");",
+                "2:9 `right` has 2 terms, not 1 | it is `right(resource: text, action: text)`",
+            ),
+            (
+                "deny if time(\"noon\");",
+                "2:9 `now` of `time` is a date, not `\"noon\"` | it is `time(now: date)`",
+            ),
+            (
+                "grant($r, \"read\") <- resource($x);",
+                "2:1 `$r` is not bound by any predicate of the body | add a predicate that holds `$r` after `<-`",
+            ),
+            ("deny if resource($r), $s === \"x\";", "2:23 `$s` is not bound by any predicate of the body | "),
+            (
+                "right(\"a\", \"b\") <- resource($x);",
+                "2:1 `right` is stated by the capability, not derived by rules | choose another name for your own predicate",
+            ),
+            ("writ_allow(0) <- resource($x);", "2:1 `writ_allow` begins with `writ_`, which is reserved | "),
+        ] {
+            assert_eq!(faults(rules), [expected], "{rules}");
+        }
+        assert_eq!(faults("own(1) <- resource($x);\nown(1, 2) <- resource($x);\ndeny if own($a);").len(), 1);
+    }
+
+    #[test]
+    fn files_of_no_known_kind_are_refused() {
+        let findings = load(&[("a.datalog", "allow if request(\"call\");"), ("b.datalogg", "")]).unwrap_err();
+        assert!(findings.to_string().contains("b.datalogg: error: this file is of no known kind"));
+    }
+
+    #[test]
+    fn a_delegate_that_is_no_agent_is_found() {
+        let agents = "[[agent]]\nname = \"planner\"\ndelegates_to = [\"reseacher\"]\n[[agent]]\nname = \"researcher\"\n";
+        let findings =
+            load(&[("a.datalog", "allow if request(\"call\");"), ("agents.toml", agents)]).unwrap_err();
+        assert!(findings.to_string().contains("did you mean `researcher`?"), "{findings}");
+    }
+
+    #[test]
+    fn the_revision_names_the_content() {
+        let bundle = |text: &str| PolicyBundle([("a.datalog".to_owned(), text.to_owned())].into());
+        assert_eq!(bundle("x").revision(), bundle("x").revision());
+        assert_ne!(bundle("x").revision(), bundle("y").revision());
+    }
+}

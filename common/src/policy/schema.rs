@@ -1,0 +1,292 @@
+//! Every predicate a policy may speak about: declared once, checked at load, and the source of the table in
+//! `policies/README.md`.
+
+use crate::{datalog::Term, reason::Plane};
+
+/// The type of one term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// Whatever the argument is: a text, an integer or a boolean.
+    Any,
+    /// A byte string.
+    Bytes,
+    /// A point in time.
+    Date,
+    /// A signed 64-bit integer.
+    Integer,
+    /// A text.
+    Text,
+}
+
+impl Type {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Bytes => "bytes",
+            Self::Date => "date",
+            Self::Integer => "integer",
+            Self::Text => "text",
+        }
+    }
+
+    /// Whether a constant is of this type; variables always may be.
+    #[must_use]
+    pub fn admits(self, term: &Term) -> bool {
+        match (self, term) {
+            (_, Term::Variable(_))
+            | (Self::Bytes, Term::Bytes(_))
+            | (Self::Date, Term::Date(_))
+            | (Self::Integer, Term::Integer(_))
+            | (Self::Text, Term::Str(_)) => true,
+            (Self::Any, term) => matches!(term, Term::Str(_) | Term::Integer(_) | Term::Bool(_)),
+            _ => false,
+        }
+    }
+}
+
+/// Who states the facts of a predicate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// The authority block of the capability.
+    Capability,
+    /// The tool's contract.
+    Contract,
+    /// `agents.toml` and `roles.toml`.
+    Inventory,
+    /// Rules of the policy; Writ reads what they derive.
+    Policy,
+    /// The request and its verifier.
+    Request,
+}
+
+impl Provider {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Capability => "capability",
+            Self::Contract => "contract",
+            Self::Inventory => "inventory",
+            Self::Policy => "policy (read by Writ)",
+            Self::Request => "request",
+        }
+    }
+}
+
+/// One declared predicate.
+#[derive(Clone, Copy, Debug)]
+pub struct Declared {
+    /// Its name.
+    pub name: &'static str,
+    /// Name and type of each term.
+    pub terms: &'static [(&'static str, Type)],
+    /// The plane it is mostly used on.
+    pub plane: Plane,
+    /// Who states it.
+    pub provider: Provider,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+const fn declared(
+    name: &'static str,
+    terms: &'static [(&'static str, Type)],
+    plane: Plane,
+    provider: Provider,
+    meaning: &'static str,
+) -> Declared {
+    Declared { name, terms, plane, provider, meaning }
+}
+
+/// The schema, in the order of names.
+pub const SCHEMA: &[Declared] = {
+    use Plane::{Action, Flow, Identity};
+    use Provider::{Capability, Contract, Inventory, Policy, Request};
+    use Type::{Any, Bytes, Date, Integer, Text};
+    &[
+        declared("action", &[("name", Text)], Action, Request, "what is to be done to the resource"),
+        declared("agent", &[("name", Text)], Identity, Capability, "the agent the task was given to"),
+        declared(
+            "arg",
+            &[("path", Text), ("value", Any)],
+            Action,
+            Request,
+            "an argument of the call, by JSON Pointer",
+        ),
+        declared("caller", &[("name", Text)], Identity, Request, "the agent that makes this call"),
+        declared("capability", &[("id", Text)], Identity, Capability, "the capability, through all renewals"),
+        declared(
+            "capability_seconds",
+            &[("seconds", Integer)],
+            Identity,
+            Policy,
+            "longest life of a capability; the least derived counts",
+        ),
+        declared(
+            "delegates",
+            &[("from", Text), ("to", Text)],
+            Identity,
+            Inventory,
+            "`delegates_to` of an agent in agents.toml",
+        ),
+        declared(
+            "depth",
+            &[("hops", Integer)],
+            Identity,
+            Request,
+            "how many times the capability was delegated",
+        ),
+        declared(
+            "depth_limit",
+            &[("hops", Integer)],
+            Identity,
+            Policy,
+            "how deep a new capability may be delegated; the least derived counts, none means 0",
+        ),
+        declared("domain", &[("id", Text)], Flow, Capability, "the flow domain, as `part.domain`"),
+        declared("effect", &[("kind", Text)], Action, Contract, "`read`, `internal`, `shared` or `egress`"),
+        declared("expires", &[("time", Date)], Identity, Capability, "when the capability ends"),
+        declared(
+            "grant",
+            &[("resource", Text), ("action", Text)],
+            Identity,
+            Policy,
+            "a right a new capability may hold",
+        ),
+        declared("holder", &[("key", Bytes)], Identity, Capability, "the key the task was given to"),
+        declared(
+            "hop",
+            &[("depth", Integer), ("from", Text), ("to", Text)],
+            Identity,
+            Request,
+            "one delegation of the chain, 1 first",
+        ),
+        declared("instruction", &[("digest", Bytes)], Flow, Capability, "SHA-256 of what the user asked for"),
+        declared("integrity", &[("level", Text)], Flow, Request, "`trusted` or `untrusted`"),
+        declared(
+            "label",
+            &[("tag", Text)],
+            Flow,
+            Request,
+            "a tag of the task label; `public` if it has none, `top` if it is unknown",
+        ),
+        declared("max_depth", &[("hops", Integer)], Identity, Capability, "how deep it may be delegated"),
+        declared(
+            "may_delegate",
+            &[("from", Text), ("to", Text)],
+            Identity,
+            Policy,
+            "that the first agent may delegate to the second",
+        ),
+        declared(
+            "may_run",
+            &[("agent", Text), ("kind", Text)],
+            Identity,
+            Policy,
+            "that this user may have this agent do this kind of task",
+        ),
+        declared(
+            "min_epoch",
+            &[("incarnation", Integer), ("sequence", Integer)],
+            Identity,
+            Capability,
+            "the control state a node must at least have seen",
+        ),
+        declared(
+            "operator",
+            &[("name", Text)],
+            Identity,
+            Request,
+            "the operator asking, in requests of kind `admin`",
+        ),
+        declared(
+            "owner",
+            &[("agent", Text), ("team", Text)],
+            Identity,
+            Inventory,
+            "`owner` of an agent in agents.toml",
+        ),
+        declared("registered", &[("agent", Text)], Identity, Inventory, "that the agent is in agents.toml"),
+        declared("request", &[("kind", Text)], Action, Request, "`call`, `issue`, `renew` or `admin`"),
+        declared(
+            "resource",
+            &[("name", Text)],
+            Action,
+            Request,
+            "what is acted on: `tool.…`, `agent.…` or `task.…`",
+        ),
+        declared(
+            "right",
+            &[("resource", Text), ("action", Text)],
+            Action,
+            Capability,
+            "a right the capability was granted",
+        ),
+        declared(
+            "role",
+            &[("name", Text)],
+            Identity,
+            Request,
+            "a role of the user, in requests of kind `issue` and `renew`",
+        ),
+        declared(
+            "role_right",
+            &[("role", Text), ("kind", Text), ("resource", Text), ("action", Text)],
+            Identity,
+            Inventory,
+            "`rights` of a task of a role in roles.toml",
+        ),
+        declared(
+            "role_runs",
+            &[("role", Text), ("agent", Text), ("kind", Text)],
+            Identity,
+            Inventory,
+            "`agents` of a task of a role in roles.toml",
+        ),
+        declared("serial", &[("number", Integer)], Identity, Capability, "how often it was renewed, from 1"),
+        declared("task", &[("id", Text)], Identity, Capability, "the task"),
+        declared(
+            "task_kind",
+            &[("kind", Text)],
+            Identity,
+            Request,
+            "the kind of task, in requests of kind `issue` and `renew`",
+        ),
+        declared(
+            "task_seconds",
+            &[("seconds", Integer)],
+            Identity,
+            Policy,
+            "longest life of a task; the least derived counts",
+        ),
+        declared("tenant", &[("id", Text)], Identity, Request, "the organisation"),
+        declared("time", &[("now", Date)], Action, Request, "when the decision is made"),
+        declared("user", &[("issuer", Text), ("subject", Text)], Identity, Request, "on whose authority"),
+    ]
+};
+
+/// Finds a declared predicate.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Declared> {
+    SCHEMA.iter().find(|declared| declared.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_is_sorted_and_without_duplicates() {
+        assert!(SCHEMA.windows(2).all(|pair| pair[0].name < pair[1].name));
+    }
+
+    #[test]
+    fn what_a_capability_may_ask_about_is_declared() {
+        for (name, arity) in crate::capability::block::AMBIENT {
+            let declared = find(name).unwrap();
+            assert_eq!((declared.terms.len(), declared.provider), (arity, Provider::Request));
+        }
+    }
+}

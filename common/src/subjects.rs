@@ -1,0 +1,237 @@
+//! NATS subjects: built and parsed here and nowhere else.
+//!
+//! `writ.v1.<tenant>.<plane>.<ids…>`, every token at a fixed position. Ids are parsed types, so no subject can be
+//! built that means something else.
+
+use std::fmt;
+
+use crate::{
+    ids::{AgentId, DomainId, FlowDomain, InvalidId, KeyId, PartId, Resource, TaskId, TenantId},
+    record::RecordKind,
+};
+
+/// A subject of this protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// An operator's request: `admin`.
+    Admin,
+    /// A record: `audit.<part>.<kind>.<task or _>.<origin>`.
+    Audit {
+        /// Stream part.
+        part: PartId,
+        /// Class of the record.
+        kind: RecordKind,
+        /// The task, if known.
+        task: Option<TaskId>,
+        /// Name of the node or broker.
+        origin: String,
+    },
+    /// A call: `call.<agent>.<task>.<resource>`.
+    Call {
+        /// The agent that calls; its connection may publish under no other.
+        agent: AgentId,
+        /// The task.
+        task: TaskId,
+        /// What is called.
+        resource: Resource,
+    },
+    /// A control event: `control.event`.
+    Control,
+    /// An enrollment: `enroll`.
+    Enroll,
+    /// A freshness question: `fresh`.
+    Fresh,
+    /// A call handed on to an agent: `inbox.<agent>.<key id>`.
+    Inbox {
+        /// The agent.
+        agent: AgentId,
+        /// The key it was delegated to.
+        key: KeyId,
+    },
+    /// A request for a capability: `issue.<agent>`.
+    Issue {
+        /// The agent that asks.
+        agent: AgentId,
+    },
+    /// A task label: `label.<part>.<domain>`.
+    Label(FlowDomain),
+    /// A heartbeat of the control stream: `control.tick`.
+    Tick,
+}
+
+impl Subject {
+    /// The subject's text for a tenant.
+    #[must_use]
+    pub fn of(&self, tenant: &TenantId) -> String {
+        format!("writ.v1.{tenant}.{self}")
+    }
+
+    /// Reads a subject.
+    ///
+    /// # Errors
+    /// [`InvalidId`] for anything that is not exactly of one of the known forms.
+    pub fn parse(text: &str) -> Result<(TenantId, Self), InvalidId> {
+        let unknown = || InvalidId::new("subject", text, "is of no known form");
+        let tokens: Vec<&str> = text.split('.').collect();
+        let ["writ", "v1", tenant, rest @ ..] = tokens.as_slice() else { return Err(unknown()) };
+        let tenant = TenantId::parse(*tenant)?;
+        let subject = match rest {
+            ["admin"] => Self::Admin,
+            ["audit", part, kind, task, origin] => Self::Audit {
+                part: PartId::parse(*part)?,
+                kind: RecordKind::parse(kind)?,
+                task: if *task == "_" { None } else { Some(TaskId::parse(*task)?) },
+                origin: crate::ids::NodeId::parse(*origin)?.as_str().to_owned(),
+            },
+            ["call", agent, task, kind, name] => Self::Call {
+                agent: AgentId::parse(*agent)?,
+                task: TaskId::parse(*task)?,
+                resource: Resource::parse(format!("{kind}.{name}"))?,
+            },
+            ["control", "event"] => Self::Control,
+            ["control", "tick"] => Self::Tick,
+            ["enroll"] => Self::Enroll,
+            ["fresh"] => Self::Fresh,
+            ["inbox", agent, key] => Self::Inbox { agent: AgentId::parse(*agent)?, key: KeyId::parse(*key)? },
+            ["issue", agent] => Self::Issue { agent: AgentId::parse(*agent)? },
+            ["label", part, domain] => {
+                Self::Label(FlowDomain { part: PartId::parse(*part)?, domain: DomainId::parse(*domain)? })
+            }
+            _ => return Err(unknown()),
+        };
+        Ok((tenant, subject))
+    }
+}
+
+/// The part after the tenant.
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Admin => f.write_str("admin"),
+            Self::Audit { part, kind, task, origin } => {
+                let task = task.as_ref().map_or("_", TaskId::as_str);
+                write!(f, "audit.{part}.{}.{task}.{origin}", kind.as_str())
+            }
+            Self::Call { agent, task, resource } => write!(f, "call.{agent}.{task}.{resource}"),
+            Self::Control => f.write_str("control.event"),
+            Self::Enroll => f.write_str("enroll"),
+            Self::Fresh => f.write_str("fresh"),
+            Self::Inbox { agent, key } => write!(f, "inbox.{agent}.{key}"),
+            Self::Issue { agent } => write!(f, "issue.{agent}"),
+            Self::Label(domain) => write!(f, "label.{}.{}", domain.part, domain.domain),
+            Self::Tick => f.write_str("control.tick"),
+        }
+    }
+}
+
+/// Wildcard subjects to subscribe to or to give permission for.
+pub mod filter {
+    use crate::ids::{PartId, Resource, TenantId};
+
+    /// Every call on a resource, whichever agent and task.
+    #[must_use]
+    pub fn calls_on(tenant: &TenantId, resource: &Resource) -> String {
+        format!("writ.v1.{tenant}.call.*.*.{resource}")
+    }
+
+    /// Every call on any agent.
+    #[must_use]
+    pub fn agent_calls(tenant: &TenantId) -> String {
+        format!("writ.v1.{tenant}.call.*.*.agent.*")
+    }
+
+    /// Every request for a capability.
+    #[must_use]
+    pub fn issues(tenant: &TenantId) -> String {
+        format!("writ.v1.{tenant}.issue.*")
+    }
+
+    /// Every record of a part.
+    #[must_use]
+    pub fn audit(tenant: &TenantId, part: &PartId) -> String {
+        format!("writ.v1.{tenant}.audit.{part}.>")
+    }
+
+    /// The control stream.
+    #[must_use]
+    pub fn control(tenant: &TenantId) -> String {
+        format!("writ.v1.{tenant}.control.>")
+    }
+
+    /// Everything that lives in the stream of a part: labels, records, approvals and claims.
+    #[must_use]
+    pub fn part(tenant: &TenantId, part: &PartId) -> Vec<String> {
+        ["approval", "audit", "claim", "label"]
+            .into_iter()
+            .map(|plane| format!("writ.v1.{tenant}.{plane}.{part}.>"))
+            .collect()
+    }
+}
+
+/// Name of the JetStream stream of a part.
+#[must_use]
+pub fn part_stream(tenant: &TenantId, part: &PartId) -> String {
+    format!("WRIT_{tenant}_{part}")
+}
+
+/// Name of the JetStream stream of control events.
+#[must_use]
+pub fn control_stream(tenant: &TenantId) -> String {
+    format!("WRIT_{tenant}_control")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn subjects_round_trip() {
+        for text in [
+            "writ.v1.acme.admin",
+            "writ.v1.acme.audit.p0.allow.t-1.node-1",
+            "writ.v1.acme.audit.p0.deny._.broker-1",
+            "writ.v1.acme.call.planner.t-1.tool.crm",
+            "writ.v1.acme.call.planner.t-1.agent.researcher",
+            "writ.v1.acme.call.planner.t-1.node.node-1",
+            "writ.v1.acme.control.event",
+            "writ.v1.acme.control.tick",
+            "writ.v1.acme.enroll",
+            "writ.v1.acme.fresh",
+            "writ.v1.acme.inbox.mailer.0a0b",
+            "writ.v1.acme.issue.planner",
+            "writ.v1.acme.label.p0.t-1",
+        ] {
+            let (tenant, subject) = Subject::parse(text).unwrap();
+            assert_eq!(subject.of(&tenant), text);
+        }
+    }
+
+    #[test]
+    fn b11_nothing_else_parses() {
+        for text in [
+            "",
+            "writ.v1.acme",
+            "writ.v2.acme.admin",
+            "writ.v1.*.admin",
+            "writ.v1.acme.call.planner.t-1.tool.crm.extra",
+            "writ.v1.acme.call.planner.t-1.tool.>",
+            "writ.v1.acme.call.*.t-1.tool.crm",
+            "writ.v1.acme.call.plan ner.t-1.tool.crm",
+            "writ.v1.acme.call.planner\r\nPUB.t-1.tool.crm",
+            "writ.v1.acme.audit.p0.maybe.t-1.n",
+        ] {
+            assert!(Subject::parse(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_parses_is_what_it_prints(text in "writ\\.v1\\.[a-z]{1,3}(\\.[a-z_*>]{0,5}){0,6}") {
+            if let Ok((tenant, subject)) = Subject::parse(&text) {
+                prop_assert_eq!(subject.of(&tenant), text);
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Trace context and the names used in traces, all in one place.
+//!
+//! A trace is navigation: a caller can claim any. The evidence is the audit stream; the two share trace id and
+//! audit sequence. Names follow OpenTelemetry's `gen_ai` conventions and `OpenInference` where they have one, and
+//! are `writ.*` otherwise; agents, nodes and brokers take them from here.
+
+use std::fmt;
+
+/// W3C trace context (Trace Context Level 2, section 3.2): where the caller's trace stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    /// 16 bytes, not all zero.
+    pub trace: [u8; 16],
+    /// 8 bytes, not all zero.
+    pub span: [u8; 8],
+    /// Whether the caller records the trace.
+    pub sampled: bool,
+}
+
+/// The header's name; NATS headers keep their case.
+pub const TRACEPARENT: &str = "traceparent";
+
+impl TraceContext {
+    /// Reads a `traceparent` of version 00; anything else is no context.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('-');
+        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let lower = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if version != "00" || parts.next().is_some() || ![trace, span, flags].into_iter().all(lower) {
+            return None;
+        }
+        let trace: [u8; 16] = hex::decode(trace).ok()?.try_into().ok()?;
+        let span: [u8; 8] = hex::decode(span).ok()?.try_into().ok()?;
+        let flags: [u8; 1] = hex::decode(flags).ok()?.try_into().ok()?;
+        let [flags] = flags;
+        (trace != [0; 16] && span != [0; 8]).then_some(Self { trace, span, sampled: flags & 1 == 1 })
+    }
+}
+
+/// Writes the `traceparent`.
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flags = u8::from(self.sampled);
+        write!(f, "00-{}-{}-{flags:02x}", hex::encode(self.trace), hex::encode(self.span))
+    }
+}
+
+/// Attribute names.
+pub mod attribute {
+    /// Joins traces into a session: the task id. Phoenix reads it.
+    pub const SESSION_ID: &str = "session.id";
+    /// The user.
+    pub const USER_ID: &str = "user.id";
+    /// The task id, under the name `gen_ai` has for it.
+    pub const CONVERSATION_ID: &str = "gen_ai.conversation.id";
+    /// `invoke_agent`, `execute_tool`, `run_guardrail`.
+    pub const OPERATION_NAME: &str = "gen_ai.operation.name";
+    /// The agent's id.
+    pub const AGENT_ID: &str = "gen_ai.agent.id";
+    /// The agent's name.
+    pub const AGENT_NAME: &str = "gen_ai.agent.name";
+    /// The tool's name.
+    pub const TOOL_NAME: &str = "gen_ai.tool.name";
+    /// The kind of tool.
+    pub const TOOL_TYPE: &str = "gen_ai.tool.type";
+    /// The call id.
+    pub const TOOL_CALL_ID: &str = "gen_ai.tool.call.id";
+    /// The guardrail's name.
+    pub const GUARDRAIL_COMPONENT: &str = "gen_ai.guardrail.component.name";
+    /// What the guardrail looked at.
+    pub const GUARDRAIL_TARGET: &str = "gen_ai.guardrail.target.type";
+    /// What sort of input it was.
+    pub const GUARDRAIL_SUBTYPE: &str = "gen_ai.guardrail.target.subtype";
+    /// `allow`, `deny`, `escalate`.
+    pub const GUARDRAIL_VERDICT: &str = "gen_ai.guardrail.verdict.type";
+    /// Why.
+    pub const GUARDRAIL_REASON: &str = "gen_ai.guardrail.verdict.reason";
+    /// `allow`, `block`.
+    pub const GUARDRAIL_ACTION: &str = "gen_ai.guardrail.action.type";
+    /// The policy.
+    pub const SECURITY_POLICY: &str = "gen_ai.security.policy.id";
+    /// The rule.
+    pub const SECURITY_RULE: &str = "gen_ai.security.policy.rule.id";
+    /// `AGENT`, `CHAIN`, `GUARDRAIL`, `TOOL`: how `OpenInference` readers draw the span.
+    pub const OPENINFERENCE_KIND: &str = "openinference.span.kind";
+    /// Node of the agent graph.
+    pub const GRAPH_NODE: &str = "graph.node.id";
+    /// Its parent.
+    pub const GRAPH_PARENT: &str = "graph.node.parent_id";
+    /// Human-readable input.
+    pub const INPUT: &str = "input.value";
+    /// Human-readable output.
+    pub const OUTPUT: &str = "output.value";
+    /// Small JSON that Phoenix can filter by.
+    pub const METADATA: &str = "metadata";
+    /// Set on errors.
+    pub const ERROR_TYPE: &str = "error.type";
+    /// The messaging system of a span that crosses the bus.
+    pub const MESSAGING_SYSTEM: &str = "messaging.system";
+    /// The subject.
+    pub const MESSAGING_DESTINATION: &str = "messaging.destination.name";
+
+    /// The task id.
+    pub const TASK: &str = "writ.task.id";
+    /// The verdict: `allow`, `deny`, `hold`.
+    pub const VERDICT: &str = "writ.verdict";
+    /// The plane of the first reason.
+    pub const PLANE: &str = "writ.plane";
+    /// The policy revision.
+    pub const POLICY: &str = "writ.policy.sha256";
+    /// The code of the first reason.
+    pub const DENY_REASON: &str = "writ.deny.reason";
+    /// The agents of the chain, in order.
+    pub const CHAIN: &str = "writ.chain";
+    /// How many hops.
+    pub const CHAIN_DEPTH: &str = "writ.chain.depth";
+    /// Stable ids of the capability's blocks.
+    pub const BLOCK_IDS: &str = "writ.capability.block_ids";
+    /// Who recorded it.
+    pub const AUDIT_ORIGIN: &str = "writ.audit.origin";
+    /// The record's position in its run.
+    pub const AUDIT_SEQ: &str = "writ.audit.seq";
+    /// Labels that came in.
+    pub const LABELS_IN: &str = "writ.labels.in";
+    /// The agent that delegated.
+    pub const DELEGATION_FROM: &str = "writ.delegation.from";
+    /// The agent it delegated to.
+    pub const DELEGATION_TO: &str = "writ.delegation.to";
+    /// That no broker was asked.
+    pub const DELEGATION_OFFLINE: &str = "writ.delegation.offline";
+    /// The conditions added.
+    pub const DELEGATION_CHECKS: &str = "writ.delegation.checks";
+    /// The outcome's status.
+    pub const OUTCOME: &str = "writ.outcome";
+}
+
+/// Span names.
+pub mod span {
+    /// The user's task, at the agent that starts it.
+    #[must_use]
+    pub fn task(kind: &str) -> String {
+        format!("task {kind}")
+    }
+    /// The broker's verdict on a request for a capability.
+    #[must_use]
+    pub fn issue(agent: &str) -> String {
+        format!("issue {agent}")
+    }
+    /// An agent at work.
+    #[must_use]
+    pub fn invoke_agent(agent: &str) -> String {
+        format!("invoke_agent {agent}")
+    }
+    /// A hand-over.
+    #[must_use]
+    pub fn delegate(agent: &str) -> String {
+        format!("delegate {agent}")
+    }
+    /// A call, at the agent that makes it.
+    #[must_use]
+    pub fn execute_tool(tool: &str) -> String {
+        format!("execute_tool {tool}")
+    }
+    /// A verdict, first word first.
+    #[must_use]
+    pub fn verdict(verdict: &str, target: &str) -> String {
+        format!("{verdict} {target}")
+    }
+    /// The tool at work.
+    #[must_use]
+    pub fn run(tool: &str) -> String {
+        format!("run {tool}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traceparent_round_trips_and_nothing_else_is_one() {
+        let text = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(TraceContext::parse(text).unwrap().to_string(), text);
+        for bad in [
+            "",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
+        ] {
+            assert_eq!(TraceContext::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,508 @@
+//! Messages of version 1: what agents, nodes and brokers say to each other.
+//!
+//! Wire types are plain data with their own serialisation. They become domain types where they are used, and
+//! every one of them is accepted only in canonical form (see [`crate::codec`]).
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    capability::{CAPABILITY_BYTES_MAX, Right},
+    codec::{Message, to_array_bytes},
+    digest::Digest,
+    epoch::Epoch,
+    ids::{Action, AgentId, CapabilityId, KeyId, NodeId, Resource, TaskId, TaskKind, TenantId},
+    keys::{BadSignature, PrivateKey, PublicKey, Purpose, Signature},
+    keyset::KeysetDocument,
+    reason::{Reason, ReasonCode},
+    record::{DecisionId, OutcomeStatus, Receipt},
+    request::ARGUMENT_BYTES_MAX,
+    signed::{Signable, Signed},
+    time::Timestamp,
+};
+
+/// The digest of what is called: resource, action, canonical arguments and task. Not of nonce, time or trace.
+///
+/// Layout: SHA-256 under `writ/v1/call-digest` over the four texts, each preceded by its length.
+#[must_use]
+pub fn call_digest(resource: &Resource, action: &Action, arguments: &str, task: &TaskId) -> Digest {
+    Digest::of(
+        "writ/v1/call-digest",
+        &[
+            resource.as_str().as_bytes(),
+            action.as_str().as_bytes(),
+            arguments.as_bytes(),
+            task.as_str().as_bytes(),
+        ],
+    )
+}
+
+/// The id of one logical call: SHA-256 over holder key and nonce. The bus lets only one intent with it through.
+#[must_use]
+pub fn call_id(holder: &PublicKey, nonce: &[u8; 16]) -> Digest {
+    Digest::of("writ/v1/call-id", &[holder.as_bytes(), nonce])
+}
+
+/// What the holder of a capability signs for every call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallProof<'a> {
+    /// The tenant.
+    pub tenant: &'a TenantId,
+    /// The capability.
+    pub capability: &'a CapabilityId,
+    /// Stable id of the chain's last block.
+    pub chain: Digest,
+    /// The holder.
+    pub holder: PublicKey,
+    /// The resource: any node may serve it, no other resource may.
+    pub audience: &'a Resource,
+    /// Fresh random bytes; kept when a call is repeated after a lost answer.
+    pub nonce: [u8; 16],
+    /// When it was signed.
+    pub issued_at: Timestamp,
+    /// The control state the node must at least have seen.
+    pub min_epoch: Epoch,
+    /// What is called.
+    pub call: Digest,
+}
+
+impl CallProof<'_> {
+    /// The canonical bytes: a MessagePack array of the ten fields, epoch as two numbers.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        to_array_bytes(&(
+            self.tenant.as_str(),
+            self.capability.as_str(),
+            serde_bytes::Bytes::new(self.chain.as_bytes()),
+            serde_bytes::Bytes::new(self.holder.as_bytes()),
+            self.audience.as_str(),
+            serde_bytes::Bytes::new(&self.nonce),
+            self.issued_at.as_millis(),
+            self.min_epoch.incarnation,
+            self.min_epoch.sequence,
+            serde_bytes::Bytes::new(self.call.as_bytes()),
+        ))
+    }
+
+    /// Signs with the holder's key.
+    #[must_use]
+    pub fn sign(&self, holder: &PrivateKey) -> Proof {
+        Proof::Signature(holder.sign(Purpose::Call, &self.bytes()))
+    }
+
+    /// Checks a proof against the holder's key.
+    ///
+    /// # Errors
+    /// [`BadSignature`].
+    pub fn check(&self, proof: &Proof) -> Result<(), BadSignature> {
+        let Proof::Signature(signature) = proof;
+        self.holder.verify(Purpose::Call, &self.bytes(), signature)
+    }
+}
+
+/// How possession of the holder's key is proved. Later versions add session proofs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// An Ed25519 signature over [`CallProof::bytes`].
+    Signature(Signature),
+}
+
+/// A call on a tool or an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Call {
+    /// The capability's bytes.
+    #[serde(with = "serde_bytes")]
+    pub capability: Vec<u8>,
+    /// The task; the same as in the subject and in the capability.
+    pub task: TaskId,
+    /// What is called; the same as in the subject.
+    pub resource: Resource,
+    /// What is to be done.
+    pub action: Action,
+    /// The arguments as canonical JSON.
+    pub arguments: String,
+    /// Fresh random bytes.
+    #[serde(with = "crate::bytes32")]
+    pub nonce: [u8; 16],
+    /// When it was signed.
+    pub issued_at: Timestamp,
+    /// The control state the node must at least have seen.
+    pub min_epoch: Epoch,
+    /// Possession of the holder's key.
+    pub proof: Proof,
+    /// For calls on agents: the longer chain that is handed over.
+    #[serde(default, with = "serde_bytes", skip_serializing_if = "Option::is_none")]
+    pub handover: Option<Vec<u8>>,
+}
+
+impl Message for Call {
+    const KIND: &'static str = "call";
+    const BYTES_MAX: usize = 2 * CAPABILITY_BYTES_MAX + ARGUMENT_BYTES_MAX + 4 * 1024;
+}
+
+/// A cause as the caller is told it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToldReason {
+    /// The code.
+    pub code: ReasonCode,
+    /// The words.
+    pub text: String,
+}
+
+impl From<&Reason> for ToldReason {
+    fn from(reason: &Reason) -> Self {
+        Self { code: reason.code(), text: reason.for_caller().to_owned() }
+    }
+}
+
+/// A node's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallReply {
+    /// The node's word that the record exists; absent only where there is none yet (over quota).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Signed<Receipt>>,
+    /// The answer.
+    pub answer: Answer,
+}
+
+impl Message for CallReply {
+    const KIND: &'static str = "call_reply";
+    const BYTES_MAX: usize = 900 * 1024;
+}
+
+/// The ways a call is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Answer {
+    /// It was not done.
+    Denied {
+        /// Why; never empty.
+        reasons: Vec<ToldReason>,
+    },
+    /// It was done.
+    Done {
+        /// The result as canonical JSON.
+        result: String,
+    },
+    /// It was begun and did not end well.
+    Failed {
+        /// Why.
+        reason: ToldReason,
+        /// Whether the effect is known to be absent, known, or unknown.
+        status: OutcomeStatus,
+    },
+    /// It was made before, and only that first call counts.
+    Replayed {
+        /// The record of the first call.
+        first: DecisionId,
+        /// How that ended, if that is known here.
+        outcome: Option<OutcomeStatus>,
+    },
+}
+
+/// A question to the node that ran a call: what was its result?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FetchRequest {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The task of the call.
+    pub task: TaskId,
+    /// The node asked.
+    pub node: NodeId,
+    /// The call.
+    pub call_id: Digest,
+    /// When it was signed.
+    pub at: Timestamp,
+}
+
+impl Signable for FetchRequest {
+    const PURPOSE: Purpose = Purpose::Fetch;
+    const KIND: &'static str = "fetch";
+}
+
+impl Message for Signed<FetchRequest> {
+    const KIND: &'static str = "fetch";
+    const BYTES_MAX: usize = 4 * 1024;
+}
+
+/// A call handed on to an agent, signed by the node that allowed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Relay {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The node.
+    pub node: NodeId,
+    /// The record that allowed it.
+    pub decision: DecisionId,
+    /// The agent that called.
+    pub caller: AgentId,
+    /// The key it is meant for.
+    pub key: KeyId,
+    /// The task.
+    pub task: TaskId,
+    /// The call.
+    pub call_id: Digest,
+    /// When the node sent it.
+    pub at: Timestamp,
+    /// The input as canonical JSON.
+    pub input: String,
+    /// The capability handed over.
+    #[serde(with = "serde_bytes")]
+    pub capability: Vec<u8>,
+}
+
+impl Signable for Relay {
+    const PURPOSE: Purpose = Purpose::Relay;
+    const KIND: &'static str = "relay";
+}
+
+impl Message for Signed<Relay> {
+    const KIND: &'static str = "relay";
+    const BYTES_MAX: usize = CAPABILITY_BYTES_MAX + ARGUMENT_BYTES_MAX + 8 * 1024;
+}
+
+/// An agent's answer to a relayed call, signed by the key it was meant for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentAnswer {
+    /// The call.
+    pub call_id: Digest,
+    /// What came of it.
+    pub result: AgentResult,
+}
+
+/// What an agent made of a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentResult {
+    /// A result as canonical JSON.
+    Done(String),
+    /// An error in words.
+    Failed(String),
+}
+
+impl Signable for AgentAnswer {
+    const PURPOSE: Purpose = Purpose::Answer;
+    const KIND: &'static str = "answer";
+}
+
+impl Message for Signed<AgentAnswer> {
+    const KIND: &'static str = "answer";
+    const BYTES_MAX: usize = 900 * 1024;
+}
+
+/// What an agent asks of a broker, signed by the key the capability is or shall be held by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssueRequest {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The agent.
+    pub agent: AgentId,
+    /// When it was signed.
+    pub at: Timestamp,
+    /// Fresh random bytes, repeated in the answer.
+    #[serde(with = "crate::bytes32")]
+    pub nonce: [u8; 16],
+    /// What is wanted.
+    pub wanted: Wanted,
+}
+
+/// The things an agent can ask a broker for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Wanted {
+    /// The keys of nodes and of the agents it may delegate to.
+    Keys,
+    /// A capability for a task that runs already.
+    Renewal {
+        /// The task.
+        task: TaskId,
+    },
+    /// A task, and the capability for it.
+    Task(NewTask),
+}
+
+/// A task to be started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewTask {
+    /// The user's token.
+    pub user_token: String,
+    /// The kind of task.
+    pub kind: TaskKind,
+    /// What the user asked for, in their words.
+    pub instruction: String,
+    /// The rights wanted; all that policy grants if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rights: Option<Vec<Right>>,
+    /// Repeating it with the same request returns the same task.
+    pub idempotency_key: String,
+}
+
+impl Signable for IssueRequest {
+    const PURPOSE: Purpose = Purpose::Issue;
+    const KIND: &'static str = "issue";
+}
+
+impl Message for Signed<IssueRequest> {
+    const KIND: &'static str = "issue";
+    const BYTES_MAX: usize = 64 * 1024;
+}
+
+/// A broker's answer, signed by a keyset key, with the keyset to check it by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssueReply {
+    /// The keyset, signed by the offline root; absent if the broker has none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyset: Option<Signed<KeysetDocument>>,
+    /// The answer.
+    pub issued: Signed<Issued>,
+}
+
+impl Message for IssueReply {
+    const KIND: &'static str = "issue_reply";
+}
+
+/// What the broker answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Issued {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The request's nonce.
+    #[serde(with = "crate::bytes32")]
+    pub nonce: [u8; 16],
+    /// The answer.
+    pub answer: IssueAnswer,
+}
+
+impl Signable for Issued {
+    const PURPOSE: Purpose = Purpose::Issued;
+    const KIND: &'static str = "issued";
+}
+
+/// The ways a broker answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum IssueAnswer {
+    /// Only keys were asked for.
+    Keys(KnownKeys),
+    /// Refused.
+    Refused {
+        /// Why; never empty.
+        reasons: Vec<ToldReason>,
+    },
+    /// A capability.
+    Task(Box<IssuedTask>),
+}
+
+/// A task with its capability.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuedTask {
+    /// The task.
+    pub task: TaskId,
+    /// When the task ends; renewals do not go beyond it.
+    pub deadline: Timestamp,
+    /// The capability.
+    #[serde(with = "serde_bytes")]
+    pub capability: Vec<u8>,
+    /// Keys the agent needs.
+    pub keys: KnownKeys,
+}
+
+/// Keys a broker vouches for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownKeys {
+    /// Control state as of which they are.
+    pub epoch: Epoch,
+    /// Nodes and the keys that sign their receipts.
+    pub nodes: Vec<NodeKey>,
+    /// Agents this one may delegate to, and their keys.
+    pub delegates: Vec<DelegateKey>,
+}
+
+/// A node's key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeKey {
+    /// The node.
+    pub node: NodeId,
+    /// The key.
+    pub key: PublicKey,
+}
+
+/// A key of an agent that may be delegated to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DelegateKey {
+    /// The agent.
+    pub agent: AgentId,
+    /// The key.
+    pub key: PublicKey,
+}
+
+/// An agent's request to have its keys enrolled, signed by the holder key it brings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrollRequest {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The join token, as the operator handed it out.
+    pub token: String,
+    /// The agent.
+    pub agent: AgentId,
+    /// The key that shall hold its capabilities.
+    pub holder: PublicKey,
+    /// The NATS user its connections shall authenticate as.
+    pub connection: String,
+    /// When it was signed.
+    pub at: Timestamp,
+}
+
+impl Signable for EnrollRequest {
+    const PURPOSE: Purpose = Purpose::Enroll;
+    const KIND: &'static str = "enroll";
+}
+
+impl Message for Signed<EnrollRequest> {
+    const KIND: &'static str = "enroll";
+    const BYTES_MAX: usize = 4 * 1024;
+}
+
+/// The broker's answer to an enrollment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum EnrollReply {
+    /// Done.
+    Enrolled {
+        /// The key's id, which its inbox is named after.
+        key: KeyId,
+        /// The control state that knows it.
+        epoch: Epoch,
+    },
+    /// Refused.
+    Refused {
+        /// Why.
+        reason: ToldReason,
+    },
+}
+
+impl Message for EnrollReply {
+    const KIND: &'static str = "enroll_reply";
+    const BYTES_MAX: usize = 4 * 1024;
+}
+
+/// The digest join tokens are known by.
+#[must_use]
+pub fn join_token_digest(token: &str) -> Digest {
+    Digest::of("writ/v1/join-token", &[token.as_bytes()])
+}

@@ -1,0 +1,19 @@
+//! Writ on NATS.
+//!
+//! One [`Bus`] per process: an authenticated connection that tells "refused" from "timed out", publishes to
+//! streams with a fence and a message id, reads and follows streams, and serves requests as a NATS micro service.
+//! What the messages mean is none of its business.
+
+mod connect;
+mod error;
+mod headers;
+mod serve;
+mod store;
+mod stream;
+
+pub use connect::{Bus, BusConfig, ConnectionState, NatsUser, OLDEST_SERVER, Reply};
+pub use error::{BusError, StoreError};
+pub use headers::Attested;
+pub use serve::{Endpoint, Incoming, Service};
+pub use store::{Fence, Store, Stored};
+pub use stream::{StoredMessage, StreamFacts, StreamSpec, Tail};

@@ -1,0 +1,119 @@
+//! Serving requests, as a NATS micro service that tools can list and measure.
+
+use std::sync::Arc;
+
+use async_nats::service::{self, ServiceExt as _};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use writ_common::trace::TraceContext;
+
+use crate::{
+    Attested, Bus,
+    error::BusError,
+    headers::{attested, trace_of, with_trace},
+};
+
+/// A registered micro service; its endpoints end with it.
+pub struct Service {
+    bus: Bus,
+    service: service::Service,
+}
+
+/// One subject being served.
+pub struct Endpoint {
+    requests: service::endpoint::Endpoint,
+}
+
+/// A request that waits for its answer.
+#[derive(Clone)]
+pub struct Incoming {
+    request: Arc<service::Request>,
+}
+
+impl Service {
+    /// Registers the service. `instance` distinguishes replicas in metadata.
+    ///
+    /// # Errors
+    /// [`BusError::Client`].
+    pub async fn start(bus: &Bus, name: &str, description: &str, instance: &str) -> Result<Self, BusError> {
+        let metadata = [("instance".to_owned(), instance.to_owned())].into();
+        let service = bus
+            .client()
+            .service_builder()
+            .description(description)
+            .metadata(metadata)
+            .start(name, env!("CARGO_PKG_VERSION"))
+            .await
+            .map_err(|error| BusError::client(format!("service `{name}`"), error))?;
+        Ok(Self { bus: bus.clone(), service })
+    }
+
+    /// Serves a subject; replicas in the same `queue` share its requests.
+    ///
+    /// # Errors
+    /// [`BusError::Refused`] if the server does not let this user subscribe.
+    pub async fn endpoint(&self, name: &str, subject: &str, queue: &str) -> Result<Endpoint, BusError> {
+        let requests = self
+            .service
+            .endpoint_builder()
+            .name(name)
+            .queue_group(queue)
+            .add(subject)
+            .await
+            .map_err(|error| BusError::client(format!("endpoint `{subject}`"), error))?;
+        // The server answers a flush after it has judged the subscription.
+        self.bus.flush().await?;
+        if self.bus.was_refused(subject) {
+            return Err(BusError::Refused(subject.to_owned()));
+        }
+        Ok(Endpoint { requests })
+    }
+}
+
+impl Endpoint {
+    /// The next request; `None` when the service has ended.
+    pub async fn next(&mut self) -> Option<Incoming> {
+        self.requests.next().await.map(|request| Incoming { request: Arc::new(request) })
+    }
+}
+
+impl Incoming {
+    /// The subject it arrived on.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        self.request.message.subject.as_str()
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn payload(&self) -> &Bytes {
+        &self.request.message.payload
+    }
+
+    /// Who sent it, as the server says.
+    #[must_use]
+    pub fn attested(&self) -> Attested {
+        attested(self.request.message.headers.as_ref())
+    }
+
+    /// Where the sender's trace stands.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceContext> {
+        trace_of(self.request.message.headers.as_ref())
+    }
+
+    /// Answers it. An answer nobody waits for any more is no error.
+    ///
+    /// # Errors
+    /// [`BusError::Client`] if it cannot be sent.
+    pub async fn respond(&self, payload: Vec<u8>, trace: Option<&TraceContext>) -> Result<(), BusError> {
+        if self.request.message.reply.is_none() {
+            return Ok(());
+        }
+        let sent = match trace {
+            Some(_) => self.request.respond_with_headers(Ok(payload.into()), with_trace(trace)).await,
+            None => self.request.respond(Ok(payload.into())).await,
+        };
+        sent.map_err(|error| BusError::client("answering a request", error))
+    }
+}

@@ -1,0 +1,187 @@
+//! Streams: creating, reading and following them.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    self,
+    consumer::{DeliverPolicy, push::OrderedConfig},
+    context::GetStreamErrorKind,
+    stream::{Config, DirectGetErrorKind, DiscardPolicy, StorageType},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::BoxStream};
+
+use crate::{Bus, error::BusError};
+
+/// A stream as Writ sets it up: nothing in it can be deleted or purged, and it refuses what does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamSpec {
+    /// Its name.
+    pub name: String,
+    /// The subjects it takes.
+    pub subjects: Vec<String>,
+    /// Most bytes it may hold.
+    pub bytes_max: u64,
+    /// How long a message id is remembered.
+    pub duplicate_window: Duration,
+    /// On how many servers it lives.
+    pub replicas: usize,
+}
+
+/// What distinguishes this stream from another of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamFacts {
+    /// When it was created, in nanoseconds since the epoch.
+    pub created_ns: i128,
+    /// Sequence of the last message.
+    pub last_sequence: u64,
+    /// Bytes it holds.
+    pub bytes: u64,
+    /// Bytes it may hold; 0 if there is no limit.
+    pub bytes_max: u64,
+}
+
+/// A message of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// Its subject.
+    pub subject: String,
+    /// Its sequence.
+    pub sequence: u64,
+    /// Its bytes.
+    pub payload: Bytes,
+}
+
+/// Messages of a stream from some sequence on, in order, without end.
+pub struct Tail {
+    messages: BoxStream<'static, Result<StoredMessage, BusError>>,
+    /// Sequence of the last message there was when the tail was opened.
+    pub last_sequence: u64,
+}
+
+impl Tail {
+    /// The next message; waits for it.
+    ///
+    /// # Errors
+    /// [`BusError`] if the consumer is lost; open another tail after the last message seen.
+    pub async fn next(&mut self) -> Result<StoredMessage, BusError> {
+        self.messages.next().await.unwrap_or(Err(BusError::NotConnected))
+    }
+}
+
+impl Bus {
+    /// Creates the stream if there is none, and brings an existing one up to the specification.
+    ///
+    /// # Errors
+    /// [`BusError::Client`].
+    pub async fn ensure_stream(&self, spec: &StreamSpec) -> Result<StreamFacts, BusError> {
+        let config = Config {
+            name: spec.name.clone(),
+            subjects: spec.subjects.clone(),
+            max_bytes: i64::try_from(spec.bytes_max).unwrap_or(i64::MAX),
+            discard: DiscardPolicy::New,
+            storage: StorageType::File,
+            num_replicas: spec.replicas,
+            duplicate_window: spec.duplicate_window,
+            deny_delete: true,
+            deny_purge: true,
+            allow_direct: true,
+            allow_message_ttl: true,
+            ..Config::default()
+        };
+        let info = self.jetstream().create_or_update_stream(config).await;
+        let info = info.map_err(|error| BusError::client(format!("stream `{}`", spec.name), error))?;
+        Ok(facts(&info))
+    }
+
+    /// What there is to know about a stream; `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// [`BusError::Client`].
+    pub async fn stream_facts(&self, name: &str) -> Result<Option<StreamFacts>, BusError> {
+        match self.jetstream().get_stream(name).await {
+            Ok(stream) => Ok(Some(facts(stream.cached_info()))),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(ref inner) if inner.code() == 404 => Ok(None),
+                _ => Err(BusError::client(format!("stream `{name}`"), error)),
+            },
+        }
+    }
+
+    async fn stream(&self, name: &str) -> Result<jetstream::stream::Stream<()>, BusError> {
+        let stream = self.jetstream().get_stream_no_info(name).await;
+        stream.map_err(|error| BusError::client(format!("stream `{name}`"), error))
+    }
+
+    /// The last message on a subject, if there is one.
+    ///
+    /// # Errors
+    /// [`BusError::Client`].
+    pub async fn last_on(&self, stream: &str, subject: &str) -> Result<Option<StoredMessage>, BusError> {
+        direct(self.stream(stream).await?.direct_get_last_for_subject(subject).await)
+    }
+
+    /// The message at a sequence, if there is one.
+    ///
+    /// # Errors
+    /// [`BusError::Client`].
+    pub async fn message_at(&self, stream: &str, sequence: u64) -> Result<Option<StoredMessage>, BusError> {
+        direct(self.stream(stream).await?.direct_get(sequence).await)
+    }
+
+    /// Follows a stream from `from` on (1 is the first message).
+    ///
+    /// # Errors
+    /// [`BusError::Client`].
+    pub async fn tail(&self, stream: &str, filter: &str, from: u64) -> Result<Tail, BusError> {
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            BusError::client(format!("following stream `{stream}`"), error)
+        };
+        let handle = self.jetstream().get_stream(stream).await.map_err(|error| failed(error.into()))?;
+        let last_sequence = handle.cached_info().state.last_sequence;
+        let config = OrderedConfig {
+            deliver_subject: self.client().new_inbox(),
+            filter_subject: filter.to_owned(),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
+            ..OrderedConfig::default()
+        };
+        let consumer = handle.create_consumer(config).await.map_err(|error| failed(error.into()))?;
+        let messages = consumer.messages().await.map_err(|error| failed(error.into()))?;
+        let messages = messages
+            .map(|message| {
+                let message = message.map_err(|error| BusError::client("following a stream", error))?;
+                let info = message.info().map_err(|error| BusError::client("following a stream", error))?;
+                let sequence = info.stream_sequence;
+                Ok(StoredMessage {
+                    subject: message.subject.to_string(),
+                    sequence,
+                    payload: message.payload.clone(),
+                })
+            })
+            .boxed();
+        Ok(Tail { messages, last_sequence })
+    }
+}
+
+fn facts(info: &jetstream::stream::Info) -> StreamFacts {
+    StreamFacts {
+        created_ns: info.created.unix_timestamp_nanos(),
+        last_sequence: info.state.last_sequence,
+        bytes: info.state.bytes,
+        bytes_max: u64::try_from(info.config.max_bytes).unwrap_or(0),
+    }
+}
+
+fn direct(
+    result: Result<jetstream::message::StreamMessage, jetstream::stream::DirectGetError>,
+) -> Result<Option<StoredMessage>, BusError> {
+    match result {
+        Ok(message) => Ok(Some(StoredMessage {
+            subject: message.subject.to_string(),
+            sequence: message.sequence,
+            payload: message.payload,
+        })),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) => Err(BusError::client("reading a stream", error)),
+    }
+}

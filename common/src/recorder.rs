@@ -1,0 +1,139 @@
+//! Numbering, chaining and signing records: the pure half of recording. Writing and publishing them is done by
+//! whoever holds the recorder, in the order it prepared them.
+
+use crate::{
+    codec::encode,
+    digest::Digest,
+    ids::{BootId, PartId, TaskId, TenantId},
+    keys::PrivateKey,
+    record::{DecisionId, Origin, Receipt, Record, RecordBody, RecordKind, RecordedReason, Void, What, Who},
+    signed::Signed,
+    subjects::Subject,
+    time::Timestamp,
+};
+
+/// Numbers, chains and signs the records of one run.
+pub struct Recorder {
+    tenant: TenantId,
+    origin: Origin,
+    boot: BootId,
+    part: PartId,
+    key: PrivateKey,
+    next_seq: u64,
+    prev: Digest,
+}
+
+/// A record, ready to be journalled and then published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// Its name.
+    pub id: DecisionId,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its class.
+    pub kind: RecordKind,
+    /// Where it is published.
+    pub subject: String,
+    /// The message id it is published under unless it is an ALLOW.
+    pub message_id: String,
+    /// The signed envelope.
+    pub bytes: Vec<u8>,
+}
+
+impl Recorder {
+    /// Starts a run.
+    #[must_use]
+    pub fn new(tenant: TenantId, origin: Origin, boot: BootId, part: PartId, key: PrivateKey) -> Self {
+        Self { tenant, origin, boot, part, key, next_seq: 0, prev: Digest::from_bytes([0; 32]) }
+    }
+
+    /// The run.
+    #[must_use]
+    pub fn boot(&self) -> &BootId {
+        &self.boot
+    }
+
+    /// Who records.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The name the next record will have.
+    #[must_use]
+    pub fn next_id(&self) -> DecisionId {
+        DecisionId { origin: self.origin.clone(), boot: self.boot.clone(), seq: self.next_seq }
+    }
+
+    /// Prepares the next record of the run.
+    pub fn prepare(&mut self, body: RecordBody, at: Timestamp) -> Prepared {
+        let id = self.next_id();
+        let record = Record {
+            tenant: self.tenant.clone(),
+            id,
+            prev: self.prev,
+            at,
+            part: self.part.clone(),
+            body,
+        };
+        self.next_seq += 1;
+        let prepared = self.sign(&record);
+        self.prev = prepared.digest;
+        prepared
+    }
+
+    /// Prepares the void of a record of this run; it takes that record's position.
+    #[must_use]
+    pub fn void(&self, prepared: &Prepared, cause: RecordedReason, who: Who, what: What, at: Timestamp) -> Prepared {
+        let void = Void { prepared: prepared.digest, cause, who, what };
+        let record = Record {
+            tenant: self.tenant.clone(),
+            id: prepared.id.clone(),
+            prev: self.prev,
+            at,
+            part: self.part.clone(),
+            body: RecordBody::Void(Box::new(void)),
+        };
+        self.sign(&record)
+    }
+
+    fn sign(&self, record: &Record) -> Prepared {
+        let signed = Signed::new(record, &self.key);
+        let subject = Subject::Audit {
+            part: record.part.clone(),
+            kind: record.kind(),
+            task: record.task().cloned(),
+            origin: self.origin.name().to_owned(),
+        };
+        Prepared {
+            id: record.id.clone(),
+            digest: signed.digest(),
+            kind: record.kind(),
+            subject: subject.of(&self.tenant),
+            message_id: record.id.message_id().to_string(),
+            bytes: encode(&signed),
+        }
+    }
+
+    /// Signs a receipt for a record of this run.
+    #[must_use]
+    pub fn receipt(&self, prepared: &Prepared, call: Option<Digest>, result: Option<Digest>) -> Signed<Receipt> {
+        let receipt = Receipt {
+            tenant: self.tenant.clone(),
+            id: prepared.id.clone(),
+            record: prepared.digest,
+            call,
+            result,
+        };
+        Signed::new(&receipt, &self.key)
+    }
+}
+
+/// The stream part and task a record belongs to, read back from where it was published.
+#[must_use]
+pub fn audit_subject(subject: &str) -> Option<(TenantId, PartId, RecordKind, Option<TaskId>)> {
+    match Subject::parse(subject) {
+        Ok((tenant, Subject::Audit { part, kind, task, .. })) => Some((tenant, part, kind, task)),
+        _ => None,
+    }
+}

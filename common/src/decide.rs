@@ -20,7 +20,7 @@ use crate::{
     reason::{Reason, ReasonCode},
     request::{Arguments, Principal, Request},
     time::{Millis, Timestamp},
-    verdict::{Decision, GrantBounds, Obligation, Verdict},
+    verdict::{GrantBounds, Obligation, Verdict},
 };
 
 /// A tool's own check of its arguments, pure: it may refuse, and it may state facts for the policy.
@@ -41,6 +41,8 @@ pub struct Evidence<'a> {
     pub control: &'a ControlState,
     /// The tool's own gate, where there is one.
     pub gate: Option<&'a dyn Gate>,
+    /// For a call on an agent: the longer chain that is handed over.
+    pub handover: Option<&'a Capability>,
     /// The label of the flow domain.
     pub label: &'a Label,
 }
@@ -61,20 +63,8 @@ pub fn decide(request: &Request, evidence: &Evidence<'_>, policy: &PolicySet, no
         Principal::Operator(_) => decide_admin(request, evidence, policy, now),
     };
     match answer {
-        Ok(allowed) => Verdict {
-            decision: Decision::Allow,
-            reasons: Vec::new(),
-            obligations: allowed.obligations,
-            rules: allowed.rules,
-            policy_revision: revision,
-        },
-        Err(refused) => Verdict {
-            decision: Decision::Deny,
-            reasons: refused.reasons,
-            obligations: Vec::new(),
-            rules: refused.rules,
-            policy_revision: revision,
-        },
+        Ok(allowed) => Verdict::allowed(request, allowed.obligations, allowed.rules, revision),
+        Err(refused) => Verdict::denied(refused.reasons, refused.rules, revision),
     }
 }
 
@@ -112,7 +102,7 @@ fn decide_call(
     check_right(capability, &request.right())?;
     let (contract_facts, gate_facts) = match request.resource.kind() {
         ResourceKind::Tool => check_tool(request, evidence, policy)?,
-        ResourceKind::Agent => check_agent_call(request)?,
+        ResourceKind::Agent => check_agent_call(request, capability, evidence, policy)?,
         ResourceKind::Node | ResourceKind::Task => return Err(ReasonCode::ToolUnknown.into()),
     };
     let mut facts = request_facts(request, "call", now, evidence.label);
@@ -137,9 +127,11 @@ fn decide_call(
                 .told(format_args!("a condition added by {carrier} does not hold: {}", failed.check))
         }));
     }
-    if capability.chain().depth() > 0 && !crate::red::off("D01") {
+    // The chain that is handed over holds the caller's own hops and the new one.
+    let delegated = evidence.handover.unwrap_or(capability).chain();
+    if delegated.depth() > 0 && !crate::red::off("D01") {
         let allowed = world.facts("may_delegate", 2).map_err(Reason::from)?;
-        reasons.extend(capability.chain().hops().filter_map(|hop| {
+        reasons.extend(delegated.hops().filter_map(|hop| {
             let pair = [Term::str(hop.from.as_str()), Term::str(hop.to.as_str())];
             let refused = !allowed.iter().any(|tuple| tuple.as_slice() == pair);
             refused.then(|| {
@@ -331,7 +323,12 @@ pub const AGENT_INPUT: &str = "input";
 /// See [`AGENT_INPUT`].
 pub const AGENT_HANDOVER: &str = "handover";
 
-fn check_agent_call(request: &Request) -> Result<(Facts, Facts), Refused> {
+fn check_agent_call(
+    request: &Request,
+    capability: &Capability,
+    evidence: &Evidence<'_>,
+    policy: &PolicySet,
+) -> Result<(Facts, Facts), Refused> {
     if request.action.as_str() != "invoke" {
         return Err(Reason::new(ReasonCode::ToolUnknown)
             .told(format_args!("agents have one action, `invoke`, not `{}`", request.action))
@@ -343,7 +340,13 @@ fn check_agent_call(request: &Request) -> Result<(Facts, Facts), Refused> {
     if let Some(extra) = members.keys().find(|key| ![AGENT_INPUT, AGENT_HANDOVER].contains(&key.as_str())) {
         return Err(Reason::new(ReasonCode::ArgUnknown).told(format_args!("`/{extra}`")).into());
     }
-    handover_of(&request.arguments)?;
+    let named = handover_of(&request.arguments)?;
+    let handover = evidence
+        .handover
+        .ok_or_else(|| Reason::new(ReasonCode::ArgMissing).told("no chain is handed over"))?;
+    check_handover(request, capability, handover, named)?;
+    evidence.control.check_revocation(handover)?;
+    check_agents(handover, evidence.control, policy)?;
     let mut facts = Vec::new();
     request.arguments.value().for_each_leaf(&mut |path, leaf| {
         let value = match leaf {
@@ -371,6 +374,26 @@ pub fn handover_of(arguments: &Arguments) -> Result<Digest, Reason> {
     let named = named.ok_or_else(|| Reason::new(ReasonCode::ArgMissing).told("`/handover`"))?;
     Digest::parse(named)
         .map_err(|fault| Reason::new(ReasonCode::ArgInvalid).told(format_args!("`/handover` {fault}")))
+}
+
+/// What is handed over must be this capability, delegated once more, to the agent that is called.
+fn check_handover(
+    request: &Request,
+    capability: &Capability,
+    handover: &Capability,
+    named: Digest,
+) -> Result<(), Reason> {
+    let extends = handover.chain_ids().starts_with(capability.chain_ids())
+        && handover.chain().depth() == capability.chain().depth() + 1;
+    if handover.chain_id() != named || !extends {
+        return Err(Reason::new(ReasonCode::DelegationSignature)
+            .told("the chain handed over is not the caller's own, delegated once more"));
+    }
+    if handover.chain().caller().as_str() != request.resource.name() {
+        return Err(Reason::new(ReasonCode::AgentMismatch)
+            .told(format_args!("the chain is handed to `{}`", handover.chain().caller())));
+    }
+    Ok(())
 }
 
 fn text(name: &str, value: &str) -> Predicate {

@@ -464,9 +464,9 @@ impl Verdicted {
         what: What,
         mut basis: Basis,
     ) -> Self {
-        basis.policy = verdict.policy_revision;
-        basis.rules.clone_from(&verdict.rules);
-        let reasons = verdict.reasons.iter().map(RecordedReason::from).collect();
+        basis.policy = verdict.policy_revision();
+        basis.rules = verdict.rules().to_vec();
+        let reasons = verdict.reasons().iter().map(RecordedReason::from).collect();
         Self { decision, reasons, who, what, basis, trace: None, granted: None, count: 1 }
     }
 }

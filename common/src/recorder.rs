@@ -4,10 +4,10 @@
 use crate::{
     codec::encode,
     digest::Digest,
-    ids::{BootId, PartId, TaskId, TenantId},
+    ids::{BootId, PartId, TenantId},
     keys::PrivateKey,
     record::{DecisionId, Origin, Receipt, Record, RecordBody, RecordKind, RecordedReason, Void, What, Who},
-    signed::Signed,
+    signed::{OpenError, Signed},
     subjects::Subject,
     time::Timestamp,
 };
@@ -30,6 +30,8 @@ pub struct Prepared {
     pub id: DecisionId,
     /// Its digest.
     pub digest: Digest,
+    /// Digest of the record prepared before it.
+    pub prev: Digest,
     /// Its class.
     pub kind: RecordKind,
     /// Where it is published.
@@ -68,28 +70,29 @@ impl Recorder {
     /// Prepares the next record of the run.
     pub fn prepare(&mut self, body: RecordBody, at: Timestamp) -> Prepared {
         let id = self.next_id();
-        let record = Record {
-            tenant: self.tenant.clone(),
-            id,
-            prev: self.prev,
-            at,
-            part: self.part.clone(),
-            body,
-        };
+        let record =
+            Record { tenant: self.tenant.clone(), id, prev: self.prev, at, part: self.part.clone(), body };
         self.next_seq += 1;
         let prepared = self.sign(&record);
         self.prev = prepared.digest;
         prepared
     }
 
-    /// Prepares the void of a record of this run; it takes that record's position.
+    /// Prepares the void of a record of this or an earlier run; it takes that record's position in the chain.
     #[must_use]
-    pub fn void(&self, prepared: &Prepared, cause: RecordedReason, who: Who, what: What, at: Timestamp) -> Prepared {
+    pub fn void(
+        &self,
+        prepared: &Prepared,
+        cause: RecordedReason,
+        who: Who,
+        what: What,
+        at: Timestamp,
+    ) -> Prepared {
         let void = Void { prepared: prepared.digest, cause, who, what };
         let record = Record {
             tenant: self.tenant.clone(),
             id: prepared.id.clone(),
-            prev: self.prev,
+            prev: prepared.prev,
             at,
             part: self.part.clone(),
             body: RecordBody::Void(Box::new(void)),
@@ -98,7 +101,10 @@ impl Recorder {
     }
 
     fn sign(&self, record: &Record) -> Prepared {
-        let signed = Signed::new(record, &self.key);
+        self.describe(record, &Signed::new(record, &self.key))
+    }
+
+    fn describe(&self, record: &Record, signed: &Signed<Record>) -> Prepared {
         let subject = Subject::Audit {
             part: record.part.clone(),
             kind: record.kind(),
@@ -108,16 +114,32 @@ impl Recorder {
         Prepared {
             id: record.id.clone(),
             digest: signed.digest(),
+            prev: record.prev,
             kind: record.kind(),
             subject: subject.of(&self.tenant),
             message_id: record.id.message_id().to_string(),
-            bytes: encode(&signed),
+            bytes: encode(signed),
         }
+    }
+
+    /// A record of an earlier run as it was prepared then.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it was not signed by this recorder's key.
+    pub fn reopen(&self, bytes: &[u8]) -> Result<(Prepared, Record), OpenError> {
+        let signed: Signed<Record> = crate::codec::decode(bytes)?;
+        let record = signed.open(|key| *key == self.key.public())?;
+        Ok((self.describe(&record, &signed), record))
     }
 
     /// Signs a receipt for a record of this run.
     #[must_use]
-    pub fn receipt(&self, prepared: &Prepared, call: Option<Digest>, result: Option<Digest>) -> Signed<Receipt> {
+    pub fn receipt(
+        &self,
+        prepared: &Prepared,
+        call: Option<Digest>,
+        result: Option<Digest>,
+    ) -> Signed<Receipt> {
         let receipt = Receipt {
             tenant: self.tenant.clone(),
             id: prepared.id.clone(),
@@ -126,14 +148,5 @@ impl Recorder {
             result,
         };
         Signed::new(&receipt, &self.key)
-    }
-}
-
-/// The stream part and task a record belongs to, read back from where it was published.
-#[must_use]
-pub fn audit_subject(subject: &str) -> Option<(TenantId, PartId, RecordKind, Option<TaskId>)> {
-    match Subject::parse(subject) {
-        Ok((tenant, Subject::Audit { part, kind, task, .. })) => Some((tenant, part, kind, task)),
-        _ => None,
     }
 }

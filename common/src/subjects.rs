@@ -168,6 +168,15 @@ pub mod filter {
     }
 }
 
+/// The stream part a record's subject belongs to.
+#[must_use]
+pub fn audit_part(subject: &str) -> Option<PartId> {
+    match Subject::parse(subject) {
+        Ok((_, Subject::Audit { part, .. })) => Some(part),
+        _ => None,
+    }
+}
+
 /// Name of the JetStream stream of a part.
 #[must_use]
 pub fn part_stream(tenant: &TenantId, part: &PartId) -> String {

@@ -6,6 +6,11 @@
 
 use std::fmt;
 
+use crate::{
+    record::{DecisionId, RecordedDecision, Verdicted},
+    time::Timestamp,
+};
+
 /// W3C trace context (Trace Context Level 2, section 3.2): where the caller's trace stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
@@ -172,6 +177,143 @@ pub mod span {
     pub fn run(tool: &str) -> String {
         format!("run {tool}")
     }
+}
+
+/// The value of a span attribute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttributeValue {
+    /// A number.
+    Integer(i64),
+    /// A text.
+    Text(String),
+    /// A list of texts.
+    Texts(Vec<String>),
+}
+
+impl From<&str> for AttributeValue {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for AttributeValue {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<u64> for AttributeValue {
+    fn from(value: u64) -> Self {
+        Self::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<Vec<String>> for AttributeValue {
+    fn from(texts: Vec<String>) -> Self {
+        Self::Texts(texts)
+    }
+}
+
+/// Which side of a message a span stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpanKind {
+    /// Takes a message off the bus.
+    Consumer,
+    /// Within one process.
+    Internal,
+}
+
+/// A finished span as data: the decision cores make it, telemetry exports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpanRecord {
+    /// Its name.
+    pub name: String,
+    /// Its side.
+    pub kind: SpanKind,
+    /// Where the caller's trace stood; a root if absent.
+    pub parent: Option<TraceContext>,
+    /// When it began.
+    pub start: Timestamp,
+    /// When it ended.
+    pub end: Timestamp,
+    /// Its attributes.
+    pub attributes: Vec<(&'static str, AttributeValue)>,
+    /// What went wrong, if something did: turns the span red in a viewer.
+    pub error: Option<String>,
+}
+
+/// Verdict spans: `writ.*` and its mirror in `gen_ai.*` and `OpenInference`, made in one place.
+#[must_use]
+pub fn verdict_attributes(verdict: &Verdicted, id: &DecisionId) -> Vec<(&'static str, AttributeValue)> {
+    let (word, mirror, action) = match verdict.decision {
+        RecordedDecision::Allow => ("allow", "allow", "allow"),
+        RecordedDecision::Deny => ("deny", "deny", "block"),
+        RecordedDecision::Hold => ("hold", "escalate", "block"),
+    };
+    let reason = verdict.reasons.first();
+    let chain: Vec<String> = verdict
+        .who
+        .agent
+        .iter()
+        .map(ToString::to_string)
+        .chain(verdict.who.hops.iter().map(|hop| hop.to.to_string()))
+        .collect();
+    let task = verdict.who.task.as_ref().map(ToString::to_string).unwrap_or_default();
+    let target = verdict.what.resource.as_ref().map(ToString::to_string).unwrap_or_default();
+    let mut attributes: Vec<(&'static str, AttributeValue)> = vec![
+        (attribute::VERDICT, word.into()),
+        (attribute::AUDIT_ORIGIN, format!("{}/{}", id.origin, id.boot).into()),
+        (attribute::AUDIT_SEQ, id.seq.into()),
+        (attribute::CHAIN_DEPTH, (verdict.who.hops.len() as u64).into()),
+        (attribute::OPERATION_NAME, "run_guardrail".into()),
+        (attribute::OPENINFERENCE_KIND, "GUARDRAIL".into()),
+        (attribute::GUARDRAIL_COMPONENT, "writ".into()),
+        (attribute::GUARDRAIL_TARGET, "input".into()),
+        (attribute::GUARDRAIL_SUBTYPE, "tool_call".into()),
+        (attribute::GUARDRAIL_VERDICT, mirror.into()),
+        (attribute::GUARDRAIL_ACTION, action.into()),
+        (attribute::MESSAGING_SYSTEM, "nats".into()),
+        (attribute::INPUT, format!("{}\n{target}", chain.join(" -> ")).into()),
+        (attribute::METADATA, format!(r#"{{"verdict":"{word}","task":"{task}"}}"#).into()),
+    ];
+    if !task.is_empty() {
+        attributes.extend(
+            [attribute::SESSION_ID, attribute::CONVERSATION_ID, attribute::TASK]
+                .map(|name| (name, task.as_str().into())),
+        );
+    }
+    if let Some(user) = &verdict.who.user {
+        attributes.push((attribute::USER_ID, user.subject().into()));
+    }
+    if !chain.is_empty() {
+        attributes.push((attribute::CHAIN, chain.into()));
+    }
+    if !verdict.who.hops.is_empty() {
+        let ids: Vec<String> = verdict.who.hops.iter().map(|hop| hop.id.short()).collect();
+        attributes.push((attribute::BLOCK_IDS, ids.into()));
+    }
+    if let Some(policy) = verdict.basis.policy {
+        attributes.push((attribute::POLICY, policy.to_string().into()));
+        attributes.push((attribute::SECURITY_POLICY, policy.0.short().into()));
+    }
+    if let Some(rule) = verdict.basis.rules.first() {
+        attributes.push((attribute::SECURITY_RULE, rule.as_str().into()));
+    }
+    if let Some(label) = &verdict.basis.label {
+        let names: Vec<String> = label.names().into_iter().map(str::to_owned).collect();
+        attributes.push((attribute::LABELS_IN, names.into()));
+    }
+    let told = match reason {
+        Some(reason) => {
+            attributes.push((attribute::PLANE, reason.code.plane().as_str().into()));
+            attributes.push((attribute::DENY_REASON, reason.code.as_str().into()));
+            attributes.push((attribute::GUARDRAIL_REASON, reason.code.as_str().into()));
+            format!("\n{}: {}", reason.code, reason.told)
+        }
+        None => String::new(),
+    };
+    attributes.push((attribute::OUTPUT, format!("{word}{told}\naudit #{}", id.seq).into()));
+    attributes
 }
 
 #[cfg(test)]

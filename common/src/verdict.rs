@@ -8,7 +8,7 @@ use crate::{
     ids::{Action, Resource},
     policy::PolicyRevision,
     reason::{Class, Reason},
-    request::{Arguments, Request},
+    request::{Arguments, Principal, Request},
     time::Millis,
 };
 
@@ -42,31 +42,85 @@ pub struct GrantBounds {
 }
 
 /// The answer to a [`Request`], whichever process gave it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Only [`crate::decide::decide`] makes an allowing one; anybody can refuse.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Yes or no.
-    pub decision: Decision,
-    /// Why: for a denial every cause that was found, for an allowance nothing.
-    pub reasons: Vec<Reason>,
-    /// What has to be done or kept to.
-    pub obligations: Vec<Obligation>,
-    /// The rules that decided, as `file:line`.
-    pub rules: Vec<String>,
-    /// The policy that was asked, if there was one.
-    pub policy_revision: Option<PolicyRevision>,
+    decision: Decision,
+    reasons: Vec<Reason>,
+    obligations: Vec<Obligation>,
+    rules: Vec<String>,
+    policy_revision: Option<PolicyRevision>,
+    /// What an allowance permits, until somebody takes it.
+    permit: Option<Permit>,
 }
 
 impl Verdict {
     /// A denial for one cause.
     #[must_use]
     pub fn deny(reason: impl Into<Reason>, policy_revision: Option<PolicyRevision>) -> Self {
+        Self::denied(vec![reason.into()], Vec::new(), policy_revision)
+    }
+
+    pub(crate) fn denied(
+        reasons: Vec<Reason>,
+        rules: Vec<String>,
+        policy_revision: Option<PolicyRevision>,
+    ) -> Self {
         Self {
             decision: Decision::Deny,
-            reasons: vec![reason.into()],
+            reasons,
             obligations: Vec::new(),
-            rules: Vec::new(),
+            rules,
             policy_revision,
+            permit: None,
         }
+    }
+
+    pub(crate) fn allowed(
+        request: &Request,
+        obligations: Vec<Obligation>,
+        rules: Vec<String>,
+        policy_revision: Option<PolicyRevision>,
+    ) -> Self {
+        // Users and operators are answered; only agents act.
+        let acts = matches!(request.principal, Principal::Agent(_));
+        let permit = acts.then(|| Permit {
+            resource: request.resource.clone(),
+            action: request.action.clone(),
+            arguments: request.arguments.clone(),
+        });
+        Self { decision: Decision::Allow, reasons: Vec::new(), obligations, rules, policy_revision, permit }
+    }
+
+    /// Yes or no.
+    #[must_use]
+    pub fn decision(&self) -> Decision {
+        self.decision
+    }
+
+    /// Why: for a denial every cause that was found, for an allowance nothing.
+    #[must_use]
+    pub fn reasons(&self) -> &[Reason] {
+        &self.reasons
+    }
+
+    /// What has to be done or kept to.
+    #[must_use]
+    pub fn obligations(&self) -> &[Obligation] {
+        &self.obligations
+    }
+
+    /// The rules that decided, as `file:line`.
+    #[must_use]
+    pub fn rules(&self) -> &[String] {
+        &self.rules
+    }
+
+    /// The policy that was asked, if there was one.
+    #[must_use]
+    pub fn policy_revision(&self) -> Option<PolicyRevision> {
+        self.policy_revision
     }
 
     /// The cause that is told first: one that could not be decided goes before one that was.
@@ -76,19 +130,10 @@ impl Verdict {
         undecided.or_else(|| self.reasons.first())
     }
 
-    /// Turns an allowance into the permit to do exactly what was asked.
-    ///
-    /// # Errors
-    /// Gives the verdict back if it denies, or if an obligation on acting is left.
-    pub fn permit(self, request: &Request) -> Result<Permit, Box<Self>> {
-        if self.decision == Decision::Deny || !self.obligations.is_empty() {
-            return Err(Box::new(self));
-        }
-        Ok(Permit {
-            resource: request.resource.clone(),
-            action: request.action.clone(),
-            arguments: request.arguments.clone(),
-        })
+    /// The permit to do exactly what was asked, once; `None` for a denial, or while an obligation is left.
+    #[must_use]
+    pub fn permit(self) -> Option<Permit> {
+        if self.decision == Decision::Deny || !self.obligations.is_empty() { None } else { self.permit }
     }
 }
 

@@ -154,10 +154,8 @@ impl Bus {
             options = options.add_root_certificates(file);
         }
         let shown = config.urls.join(", ");
-        let client = options
-            .connect(config.urls)
-            .await
-            .map_err(|source| BusError::Connect { url: shown, source })?;
+        let client =
+            options.connect(config.urls).await.map_err(|source| BusError::Connect { url: shown, source })?;
         let version = client.server_info().version;
         if !is_new_enough(&version) {
             return Err(BusError::TooOld { found: version });
@@ -321,7 +319,9 @@ mod tests {
 
     #[test]
     fn plaintext_stays_on_the_machine() {
-        for good in ["nats://127.0.0.1:4222", "127.0.0.1:1", "nats://[::1]:4222", "localhost", "tls://nats.example"] {
+        for good in
+            ["nats://127.0.0.1:4222", "127.0.0.1:1", "nats://[::1]:4222", "localhost", "tls://nats.example"]
+        {
             assert!(check_address(good).is_ok(), "{good}");
         }
         for bad in
@@ -333,7 +333,8 @@ mod tests {
 
     #[test]
     fn old_servers_are_recognised() {
-        for (version, expected) in [("2.11.0", true), ("2.15.1", true), ("3.0.0", true), ("2.9.10", false), ("", false)]
+        for (version, expected) in
+            [("2.11.0", true), ("2.15.1", true), ("3.0.0", true), ("2.9.10", false), ("", false)]
         {
             assert_eq!(is_new_enough(version), expected, "{version}");
         }

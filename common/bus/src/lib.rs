@@ -10,6 +10,7 @@ mod headers;
 mod serve;
 mod store;
 mod stream;
+mod system;
 
 pub use connect::{Bus, BusConfig, ConnectionState, NatsUser, OLDEST_SERVER, Reply};
 pub use error::{BusError, StoreError};
@@ -17,3 +18,4 @@ pub use headers::Attested;
 pub use serve::{Endpoint, Incoming, Service};
 pub use store::{Fence, Store, Stored};
 pub use stream::{StoredMessage, StreamFacts, StreamSpec, Tail};
+pub use system::{SystemClock, SystemEntropy};

@@ -11,5 +11,5 @@
 mod entry;
 mod file;
 
-pub use entry::{Entry, Unsettled, unsettled};
+pub use entry::{Entry, Unpublished, Unsettled, unsettled};
 pub use file::{JournalDir, JournalError, JournalFile, Sync};

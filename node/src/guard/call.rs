@@ -1,0 +1,492 @@
+//! One call, from its bytes to a verdict.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use writ_bus::Attested;
+use writ_common::{
+    capability::Capability,
+    codec::{CodecError, Message as _, decode, encode},
+    contract::Effect as ToolEffect,
+    decide::{Evidence, decide, without_policy},
+    digest::Digest,
+    epoch::Epoch,
+    ids::{AgentId, FlowDomain, Resource, ResourceKind, TaskId},
+    json::Value,
+    label::Label,
+    reason::{Reason, ReasonCode},
+    record::{
+        Basis, OutcomeStatus, RecordBody, RecordedDecision, RecordedReason, TraceRef, Verdicted, What, Who,
+    },
+    recorder::Prepared,
+    request::{Arguments, Environment, Principal, Request},
+    signed::Signed,
+    subjects::Subject,
+    time::{Millis, Now, Timestamp},
+    trace::{SpanKind, SpanRecord, TraceContext, span, verdict_attributes},
+    verdict::{Decision, Permit, Verdict},
+    wire::{Answer, Call, CallProof, CallReply, FetchRequest, ToldReason, call_digest, call_id},
+};
+
+use super::{Arrival, CallRef, Effect, Guard, Pending, Purpose};
+
+/// How long a call may wait for control state it names to arrive.
+const EPOCH_WAIT: Millis = Millis(200);
+/// How often a call is decided again because the label moved under it.
+pub(super) const LABEL_ATTEMPTS_MAX: u32 = 3;
+
+/// A request while it is here.
+pub(super) struct InFlight {
+    pub(super) trace: Option<TraceContext>,
+    pub(super) arrived: Now,
+    /// What the record will say about it, as far as it was read.
+    pub(super) who: Who,
+    pub(super) what: What,
+    /// What is left to do once the record that ends it is written.
+    pub(super) reply: Option<CallReply>,
+    pub(super) known: Option<Box<Known>>,
+    /// How its wait for control state ends.
+    waits_until: Option<Now>,
+}
+
+/// A call whose caller, chain and arguments are known.
+pub(super) struct Known {
+    pub(super) capability: Arc<Capability>,
+    pub(super) handover: Option<Arc<Capability>>,
+    pub(super) request: Request,
+    pub(super) call_id: Digest,
+    pub(super) call_digest: Digest,
+    pub(super) domain: FlowDomain,
+    pub(super) is_read: bool,
+    /// The control state the call and its capability name.
+    pub(super) min_epoch: Epoch,
+    pub(super) label_attempts: u32,
+    pub(super) busy_attempts: u32,
+    /// The intent, once it is prepared.
+    pub(super) intent: Option<Box<Prepared>>,
+    /// The fence it was decided on.
+    pub(super) label_revision: u64,
+    pub(super) permit: Option<Permit>,
+    pub(super) began: Option<Now>,
+}
+
+impl Guard {
+    pub(super) fn arrived(&mut self, call: CallRef, arrival: &Arrival, now: Now) {
+        let subject = Subject::parse(&arrival.subject);
+        let sender = match (&arrival.attested, &subject) {
+            (Attested::Agent { user, .. }, _) => user.clone(),
+            (Attested::Core, Ok((_, Subject::Call { agent, .. }))) => agent.to_string(),
+            (Attested::Core, _) => "_".to_owned(),
+        };
+        let quota = self.quota_of(&arrival.attested);
+        let is_full = self.calls.len() >= self.config.calls_max;
+        if !self.admission.admit(&sender, quota, now.monotonic) || is_full {
+            return self.reply_unrecorded(call, &ReasonCode::RequestQuota.into());
+        }
+        if self.unacknowledged.len() >= self.config.unacknowledged_max && !writ_common::red::off("B09") {
+            return self.reply_unrecorded(call, &ReasonCode::AuditUnavailable.into());
+        }
+        let connection = match &arrival.attested {
+            Attested::Agent { user, .. } => Some(user.clone()),
+            Attested::Core => None,
+        };
+        let mut flight = InFlight {
+            trace: arrival.trace,
+            arrived: now,
+            who: Who { connection, ..Who::default() },
+            what: What::default(),
+            reply: None,
+            known: None,
+            waits_until: None,
+        };
+        let read = match subject {
+            Ok((tenant, _)) if tenant != self.config.tenant => Err(ReasonCode::TenantMismatch.into()),
+            Ok((_, Subject::Call { agent, task, resource })) => {
+                flight.who.caller = Some(agent.clone());
+                flight.who.task = Some(task.clone());
+                flight.what.resource = Some(resource.clone());
+                if resource.kind() == ResourceKind::Node {
+                    return self.fetch(call, &arrival.payload, &task, now);
+                }
+                self.read_call(&mut flight, arrival, &agent, &task, &resource, now)
+            }
+            Ok(_) => Err(Reason::new(ReasonCode::IdSyntax).told("the subject is no call")),
+            Err(error) => Err(Reason::new(ReasonCode::IdSyntax).told(error)),
+        };
+        match read {
+            Ok(known) => {
+                flight.who = Who::of_capability(&known.capability, flight.who.connection.as_deref());
+                flight.known = Some(Box::new(known));
+                self.calls.insert(call, flight);
+                self.decide_call(call, now);
+            }
+            Err(reason) => {
+                self.calls.insert(call, flight);
+                self.deny(call, &Verdict::deny(reason, None), Basis::default(), now);
+            }
+        }
+    }
+
+    fn quota_of(&self, attested: &Attested) -> writ_common::policy::Quota {
+        let Attested::Agent { user, .. } = attested else { return writ_common::policy::Quota::default() };
+        let agent = self.control.agent_of_connection(user).map(|(agent, _)| agent);
+        let entry =
+            self.policy.as_ref().zip(agent).and_then(|(policy, agent)| policy.inventory().agents.get(agent));
+        entry.map(|entry| entry.quota).unwrap_or_default()
+    }
+
+    /// From bytes to a call with a verified capability and a proven holder.
+    fn read_call(
+        &mut self,
+        flight: &mut InFlight,
+        arrival: &Arrival,
+        agent: &AgentId,
+        task: &TaskId,
+        resource: &Resource,
+        now: Now,
+    ) -> Result<Known, Reason> {
+        let call: Call = decode(&arrival.payload).map_err(|error| codec_reason(&error))?;
+        flight.what.action = Some(call.action.clone());
+        let arguments = Arguments::parse(&call.arguments)?;
+        flight.what.arguments = Some(arguments.digest());
+        if call.resource != *resource && !writ_common::red::off("T03") {
+            return Err(Reason::new(ReasonCode::TokenAudience)
+                .told(format_args!("signed for `{}`, sent to `{resource}`", call.resource)));
+        }
+        if call.task != *task && !writ_common::red::off("T23") {
+            return Err(ReasonCode::TaskMismatch.into());
+        }
+        if call.capability.is_empty() {
+            return Err(ReasonCode::TokenMissing.into());
+        }
+        let keyset = self.control.keyset().ok_or(ReasonCode::KeysetExpired)?;
+        let capability = self.chains.verify(&call.capability, keyset, now.wall)?;
+        let handover = match &call.handover {
+            Some(bytes) => Some(self.chains.verify(bytes, keyset, now.wall)?),
+            None => None,
+        };
+        flight.who = Who::of_capability(&capability, flight.who.connection.as_deref());
+        let digest = call_digest(&call.resource, &call.action, arguments.canonical(), &call.task);
+        let holder = *capability.chain().holder();
+        let id = call_id(&holder, &call.nonce);
+        flight.what.call = Some(digest);
+        flight.what.call_id = Some(id);
+        flight.what.handover = handover.as_ref().map(|handover| handover.chain_id());
+        let proof = CallProof {
+            tenant: &capability.grant().tenant,
+            capability: &capability.grant().capability,
+            chain: capability.chain_id(),
+            holder,
+            audience: &call.resource,
+            nonce: call.nonce,
+            issued_at: call.issued_at,
+            min_epoch: call.min_epoch,
+            call: digest,
+        };
+        if proof.check(&call.proof).is_err() && !writ_common::red::off("T01") {
+            return Err(ReasonCode::TokenHolderMismatch.into());
+        }
+        self.check_age(call.issued_at, now.wall)?;
+        self.check_connection(&arrival.attested, agent)?;
+        let contract = self.policy.as_ref().and_then(|policy| policy.contract(resource));
+        flight.what.contract = contract.map(|contract| contract.digest);
+        let effect = contract.and_then(|contract| contract.action(&call.action)).map(|action| action.effect);
+        let min_epoch = call.min_epoch.max(capability.grant().min_epoch);
+        let behind = self.control.epoch() < min_epoch;
+        flight.waits_until =
+            behind.then(|| Now { monotonic: now.monotonic.after(EPOCH_WAIT), wall: now.wall });
+        Ok(Known {
+            domain: capability.grant().domain.clone(),
+            capability,
+            handover,
+            request: Request {
+                principal: Principal::Agent(agent.clone()),
+                action: call.action,
+                resource: call.resource,
+                arguments,
+                environment: Environment {
+                    tenant: self.config.tenant.clone(),
+                    task: Some(task.clone()),
+                    task_kind: None,
+                },
+            },
+            call_id: id,
+            call_digest: digest,
+            is_read: effect == Some(ToolEffect::Read),
+            min_epoch,
+            label_attempts: 0,
+            busy_attempts: 0,
+            intent: None,
+            label_revision: 0,
+            permit: None,
+            began: None,
+        })
+    }
+
+    fn check_age(&self, issued_at: Timestamp, now: Timestamp) -> Result<(), Reason> {
+        let skew = self.config.fresh.skew;
+        let too_old = now.since(issued_at).0 > self.config.call_age_max.0 + skew.0;
+        let from_the_future = issued_at.since(now) > skew;
+        if (too_old || from_the_future) && !writ_common::red::off("B10") {
+            return Err(Reason::new(ReasonCode::RequestStale).told(format_args!("signed at {issued_at}")));
+        }
+        Ok(())
+    }
+
+    /// The connection must be one that was enrolled for the agent it calls as.
+    fn check_connection(&self, attested: &Attested, agent: &AgentId) -> Result<(), Reason> {
+        let enrolled = match attested {
+            Attested::Agent { user, .. } => self.control.agent_of_connection(user),
+            Attested::Core => None,
+        };
+        match enrolled {
+            Some((owner, _)) if owner == agent => Ok(()),
+            _ if writ_common::red::off("B12") => Ok(()),
+            Some((owner, _)) => Err(Reason::new(ReasonCode::ConnectionMismatch)
+                .noted(format_args!("the connection belongs to `{owner}`"))),
+            None => Err(Reason::new(ReasonCode::ConnectionMismatch).noted("the connection is not enrolled")),
+        }
+    }
+
+    /// Goes on with calls that waited for control state, and ends those that waited too long.
+    pub(super) fn retry_waiting(&mut self, now: Now) {
+        let waiting: Vec<CallRef> = self
+            .calls
+            .iter()
+            .filter(|(_, flight)| flight.waits_until.is_some())
+            .map(|(call, _)| *call)
+            .collect();
+        for call in waiting {
+            self.decide_call(call, now);
+        }
+    }
+
+    /// Decides a call, or has its label read first.
+    pub(super) fn decide_call(&mut self, call: CallRef, now: Now) {
+        let Some(flight) = self.calls.get_mut(&call) else { return };
+        let Some(known) = &flight.known else { return };
+        let applied = self.control.epoch();
+        let min_epoch = known.min_epoch;
+        if let Some(until) = flight.waits_until {
+            if applied < min_epoch && now.monotonic < until.monotonic {
+                return;
+            }
+            flight.waits_until = None;
+        }
+        let mut basis =
+            Basis { epoch: Some(applied), age: self.freshness.age(now.monotonic), ..Basis::default() };
+        if let Some(kept) = self.kept.get(&known.call_id) {
+            let answer = Answer::Replayed { first: kept.decision.clone(), outcome: kept.status };
+            flight.reply = Some(CallReply { receipt: None, answer });
+            return self.deny(call, &Verdict::deny(ReasonCode::RequestReplayed, None), basis, now);
+        }
+        if applied < min_epoch && !writ_common::red::off("R02") {
+            let reason = Reason::new(ReasonCode::StateStale)
+                .noted(format_args!("the capability needs epoch {min_epoch}, {applied} is applied"));
+            return self.deny(call, &Verdict::deny(reason, None), basis, now);
+        }
+        if let Err(reason) = self.freshness.check(applied, known.is_read, now.monotonic) {
+            return self.deny(call, &Verdict::deny(reason, None), basis, now);
+        }
+        let domain = known.domain.clone();
+        let Some((revision, label)) = self.labels.get(&domain).cloned() else {
+            // Read once per call; if it is still not there afterwards, there is none.
+            return if known.label_attempts == 0 {
+                self.read_label(call, domain);
+            } else {
+                self.deny(call, &Verdict::deny(ReasonCode::LabelMissing, None), basis, now);
+            };
+        };
+        basis.label_revision = Some(revision);
+        basis.label = Some(label.clone());
+        let Some(verdict) = self.ask_policy(call, &label, now.wall) else { return };
+        match verdict.decision() {
+            Decision::Allow => self.prepare_intent(call, verdict, basis, now),
+            Decision::Deny => self.deny(call, &verdict, basis, now),
+        }
+    }
+
+    fn read_label(&mut self, call: CallRef, domain: FlowDomain) {
+        if let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) {
+            known.label_attempts += 1;
+        }
+        let waiting = self.waiting_for_label.entry(domain.clone()).or_default();
+        waiting.push(call);
+        if waiting.len() == 1 {
+            self.push(Effect::ReadLabel(domain));
+        }
+    }
+
+    fn ask_policy(&mut self, call: CallRef, label: &Label, now: Timestamp) -> Option<Verdict> {
+        let known = self.calls.get(&call)?.known.as_ref()?;
+        let Some(policy) = &self.policy else { return Some(without_policy()) };
+        let evidence = Evidence {
+            capability: Some(&known.capability),
+            handover: known.handover.as_deref(),
+            control: &self.control,
+            gate: self.gates.get(&known.request.resource).map(|gate| gate.as_ref() as _),
+            label,
+        };
+        Some(decide(&known.request, &evidence, policy, now))
+    }
+
+    /// Records a denial and answers with it.
+    pub(super) fn deny(&mut self, call: CallRef, verdict: &Verdict, basis: Basis, now: Now) {
+        let Some(flight) = self.calls.get_mut(&call) else { return };
+        let mut recorded =
+            Verdicted::new(RecordedDecision::Deny, verdict, flight.who.clone(), flight.what.clone(), basis);
+        recorded.trace = trace_ref(flight.trace);
+        if flight.reply.is_none() {
+            flight.reply = Some(denied(verdict.reasons()));
+        }
+        let (trace, arrived) = (flight.trace, flight.arrived);
+        self.span_of_verdict(&recorded, trace, arrived, now);
+        let prepared = Box::new(self.recorder.prepare(RecordBody::Verdict(Box::new(recorded)), now.wall));
+        self.write_final(call, prepared, None);
+    }
+
+    /// Writes the record that ends a call; `message_id` is given where it is not the record's own.
+    pub(super) fn write_final(&mut self, call: CallRef, prepared: Box<Prepared>, message_id: Option<&str>) {
+        let message_id = message_id.unwrap_or(&prepared.message_id).to_owned();
+        let ticket = self.fresh_ticket();
+        self.journal(Some(ticket), &prepared, &message_id, None);
+        self.pending.insert(ticket, Pending::FinalWritten(call, prepared));
+    }
+
+    /// The record that ends a call is written: publish it and answer.
+    pub(super) fn final_written(&mut self, call: CallRef, prepared: Box<Prepared>) {
+        let flight = self.calls.remove(&call);
+        if let Some(InFlight { reply: Some(reply), what, .. }) = flight {
+            let receipt = self.recorder.receipt(&prepared, what.call, None);
+            self.reply(call, &CallReply { receipt: Some(receipt), ..reply });
+        }
+        let message_id = prepared.message_id.clone();
+        self.publish_record(prepared, message_id, Purpose::Record, Millis(0));
+    }
+
+    /// Nothing can be written: nothing is done, and the caller is told so.
+    pub(super) fn unrecordable(&mut self, call: CallRef) {
+        if let Some(known) = self.calls.remove(&call).and_then(|flight| flight.known) {
+            self.kept.forget(&known.call_id);
+        }
+        self.reply_unrecorded(call, &ReasonCode::AuditFull.into());
+    }
+
+    pub(super) fn reply(&mut self, call: CallRef, reply: &CallReply) {
+        self.push(Effect::Reply(call, encode(reply)));
+    }
+
+    pub(super) fn reply_unrecorded(&mut self, call: CallRef, reason: &Reason) {
+        self.reply(call, &denied(std::slice::from_ref(reason)));
+    }
+
+    /// One record per sender for all it sent over its quota.
+    pub(super) fn record_refused(&mut self, now: Now) {
+        for (sender, count) in self.admission.take_refused() {
+            let caller = self.control.agent_of_connection(&sender).map(|(agent, _)| agent.clone());
+            let who = Who { caller, connection: Some(sender), ..Who::default() };
+            let verdict = Verdict::deny(ReasonCode::RequestQuota, None);
+            let mut recorded =
+                Verdicted::new(RecordedDecision::Deny, &verdict, who, What::default(), Basis::default());
+            recorded.count = count;
+            let prepared = Box::new(self.recorder.prepare(RecordBody::Verdict(Box::new(recorded)), now.wall));
+            let message_id = prepared.message_id.clone();
+            self.journal(None, &prepared, &message_id, None);
+            self.publish_record(prepared, message_id, Purpose::Record, Millis(0));
+        }
+    }
+
+    pub(super) fn span_of_verdict(
+        &mut self,
+        verdict: &Verdicted,
+        parent: Option<TraceContext>,
+        start: Now,
+        end: Now,
+    ) {
+        let word = match verdict.decision {
+            RecordedDecision::Allow => "ALLOW",
+            RecordedDecision::Deny => "DENY",
+            RecordedDecision::Hold => "HOLD",
+        };
+        let target = verdict.what.resource.as_ref().map_or("call", Resource::name);
+        let error = match (verdict.decision, verdict.reasons.first()) {
+            (RecordedDecision::Deny, Some(reason)) => Some(reason.code.to_string()),
+            _ => None,
+        };
+        let record = SpanRecord {
+            name: span::verdict(word, target),
+            kind: SpanKind::Consumer,
+            parent,
+            start: start.wall,
+            end: end.wall,
+            attributes: verdict_attributes(verdict, &self.recorder.next_id()),
+            error,
+        };
+        self.push(Effect::Span(Box::new(record)));
+    }
+
+    /// Hands out a kept result, to nobody but the holder who made the call.
+    fn fetch(&mut self, call: CallRef, payload: &Bytes, task: &TaskId, now: Now) {
+        let refused = || CallReply {
+            receipt: None,
+            answer: Answer::Denied { reasons: vec![ToldReason::from(&Reason::new(ReasonCode::CallUnknown))] },
+        };
+        let found = decode::<Signed<FetchRequest>>(payload).ok().and_then(|signed| {
+            let fetch = signed.peek().ok()?;
+            let kept = self.kept.get(&fetch.call_id)?;
+            // Only the key that made the call opens it, whatever key the request claims.
+            let fetch = signed.open(|key| *key == kept.holder).ok()?;
+            let is_meant = fetch.tenant == self.config.tenant
+                && fetch.node == self.config.node
+                && fetch.task == *task
+                && kept.task == *task;
+            (is_meant && self.check_age(fetch.at, now.wall).is_ok()).then(|| kept.clone())
+        });
+        let reply = match found {
+            None => refused(),
+            Some(kept) => kept.reply.unwrap_or(CallReply {
+                receipt: None,
+                answer: Answer::Replayed { first: kept.decision, outcome: kept.status },
+            }),
+        };
+        self.reply(call, &reply);
+    }
+}
+
+pub(super) fn denied(reasons: &[Reason]) -> CallReply {
+    CallReply {
+        receipt: None,
+        answer: Answer::Denied { reasons: reasons.iter().map(ToldReason::from).collect() },
+    }
+}
+
+pub(super) fn failed(reason: &Reason, status: OutcomeStatus) -> Answer {
+    Answer::Failed { reason: ToldReason::from(reason), status }
+}
+
+pub(super) fn recorded(reason: &Reason) -> RecordedReason {
+    RecordedReason::from(reason)
+}
+
+pub(super) fn trace_ref(trace: Option<TraceContext>) -> Option<TraceRef> {
+    trace.map(|trace| TraceRef { trace: hex::encode(trace.trace), span: hex::encode(trace.span) })
+}
+
+/// The input an agent is given: the `input` member of the arguments.
+pub(super) fn agent_input(arguments: &Arguments) -> String {
+    arguments.value().get(writ_common::decide::AGENT_INPUT).unwrap_or(&Value::Null).to_string()
+}
+
+fn codec_reason(error: &CodecError) -> Reason {
+    let code = match error {
+        CodecError::Format { .. } | CodecError::WrongKind { .. } => ReasonCode::CodecFormat,
+        CodecError::NotCanonical { .. } => ReasonCode::CodecNonCanonical,
+        CodecError::TooDeep { .. } => ReasonCode::CodecDepth,
+        CodecError::TooLarge { .. } => ReasonCode::CodecTooLarge,
+        CodecError::Version { .. } => ReasonCode::CodecVersion,
+    };
+    Reason::new(code).told(error)
+}
+
+/// Longest reply that fits into one message of the bus.
+pub(super) const REPLY_BYTES_MAX: usize = CallReply::BYTES_MAX - 8 * 1024;

@@ -1,0 +1,137 @@
+//! What can happen to a guard, and what it wants done.
+
+use bytes::Bytes;
+use writ_bus::{Attested, Store, StoreError, Stored};
+use writ_common::{
+    ids::{BootId, FlowDomain},
+    reason::Reason,
+    record::OutcomeStatus,
+    time::Millis,
+    trace::{SpanRecord, TraceContext},
+    verdict::Permit,
+};
+use writ_journal::{Entry, Unsettled};
+
+/// Names a request while it is here; the driver's own choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CallRef(pub u64);
+
+/// Names a write or publish while it is under way; the guard's own choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Its subject.
+    pub subject: String,
+    /// Who sent it, as the server says.
+    pub attested: Attested,
+    /// Its bytes.
+    pub payload: Bytes,
+    /// Where the sender's trace stands.
+    pub trace: Option<TraceContext>,
+}
+
+/// Everything that can wake a guard.
+#[derive(Debug)]
+pub enum Event {
+    /// A call or a question for a kept result.
+    Arrived(CallRef, Arrival),
+    /// A message of the control stream.
+    Control {
+        /// Its sequence.
+        sequence: u64,
+        /// Its bytes.
+        payload: Bytes,
+    },
+    /// An earlier run's journal was read.
+    Recovered {
+        /// The run.
+        boot: BootId,
+        /// What it left open.
+        unsettled: Unsettled,
+    },
+    /// The broker's answer to a question for freshness.
+    Fresh(Bytes),
+    /// A journal write is done.
+    Journalled(Ticket),
+    /// A journal write failed.
+    JournalFailed(Ticket, String),
+    /// A task label was read: its stream sequence and bytes.
+    LabelRead(FlowDomain, Result<Option<(u64, Bytes)>, String>),
+    /// A publish was acknowledged, or not.
+    Published(Ticket, Result<Stored, StoreError>),
+    /// The stream was searched for a record of ours; its sequence if it is there.
+    Searched(Ticket, Result<Option<u64>, String>),
+    /// The record of the first of two equal calls was read.
+    FirstRead(CallRef, Result<Option<Bytes>, String>),
+    /// A tool or an agent is done.
+    Finished(CallRef, Result<String, ToolFailure>),
+    /// Time has passed.
+    Tick,
+}
+
+/// How a tool or agent failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolFailure {
+    /// Why.
+    pub reason: Reason,
+    /// Whether its effect is known.
+    pub status: OutcomeStatus,
+}
+
+/// What a guard wants done. Effects of one event are independent of each other unless their kind says otherwise.
+#[derive(Debug)]
+pub enum Effect {
+    /// Report to the operator's log.
+    Alarm(String),
+    /// Ask the broker for freshness and hand its answer back as [`Event::Fresh`].
+    AskFresh(Vec<u8>),
+    /// Forget the journal of a settled run.
+    Forget(BootId),
+    /// Append to the journal, in the order of the effects, and say when it counts as written. A ticket is absent
+    /// where nothing waits for it.
+    Journal(Option<Ticket>, Entry),
+    /// Publish to a stream after a delay.
+    Publish {
+        /// Whose acknowledgement it is.
+        ticket: Ticket,
+        /// What.
+        store: Store,
+        /// After how long.
+        delay: Millis,
+    },
+    /// Read the last label of a domain.
+    ReadLabel(FlowDomain),
+    /// Read the message at a stream sequence, for a call that was made before.
+    ReadFirst(CallRef, u64),
+    /// Answer a request.
+    Reply(CallRef, Vec<u8>),
+    /// Run a tool under a permit.
+    RunTool(CallRef, Permit),
+    /// Hand a call on to an agent.
+    Relay {
+        /// Whose call.
+        call: CallRef,
+        /// The agent's inbox.
+        subject: String,
+        /// The signed message.
+        payload: Vec<u8>,
+        /// Where the trace stands.
+        trace: Option<TraceContext>,
+        /// How long to wait for the answer.
+        timeout: Millis,
+    },
+    /// Search the stream for a record of ours by subject and position.
+    Search {
+        /// Whose answer.
+        ticket: Ticket,
+        /// The subject it would be on.
+        subject: String,
+        /// Its bytes.
+        record: Vec<u8>,
+    },
+    /// Export a span.
+    Span(Box<SpanRecord>),
+}

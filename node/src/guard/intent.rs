@@ -1,0 +1,465 @@
+//! From an allowing verdict to an effect and its outcome.
+//!
+//! The intent is published with the fence on the task label and under the call's own id. Its acknowledgement is
+//! the check: the label is still the one that was decided on, and no other node has let the same call through.
+
+use bytes::Bytes;
+use writ_bus::{Fence, Store, StoreError, Stored};
+use writ_common::{
+    codec::{decode, encode},
+    digest::Digest,
+    ids::{Resource, ResourceKind},
+    json::Value,
+    keys::PublicKey,
+    reason::{Reason, ReasonCode},
+    record::{Basis, DecisionId, Outcome, OutcomeStatus, Record, RecordBody, RecordedDecision, Verdicted},
+    recorder::Prepared,
+    signed::Signed,
+    subjects::Subject,
+    time::{Millis, Now},
+    trace::{SpanKind, SpanRecord, attribute, span},
+    verdict::{Permit, Verdict},
+    wire::{AgentAnswer, AgentResult, Answer, CallReply, Relay, ToldReason},
+};
+
+use super::{
+    CallRef, Effect, Guard, Pending, Purpose, ToolFailure,
+    call::{LABEL_ATTEMPTS_MAX, REPLY_BYTES_MAX, agent_input, denied, failed, recorded, trace_ref},
+    kept::Kept,
+    recovery::OldIntent,
+};
+
+/// How often a publish is tried again after the stream said it was busy.
+const BUSY_ATTEMPTS_MAX: u32 = 6;
+
+impl Guard {
+    /// Writes the intent to the journal.
+    pub(super) fn prepare_intent(&mut self, call: CallRef, verdict: Verdict, basis: Basis, now: Now) {
+        let Some(flight) = self.calls.get_mut(&call) else { return };
+        let (trace, arrived) = (flight.trace, flight.arrived);
+        let revision = basis.label_revision.unwrap_or(0);
+        let mut recorded =
+            Verdicted::new(RecordedDecision::Allow, &verdict, flight.who.clone(), flight.what.clone(), basis);
+        recorded.trace = trace_ref(trace);
+        self.span_of_verdict(&recorded, trace, arrived, now);
+        let prepared = Box::new(self.recorder.prepare(RecordBody::Verdict(Box::new(recorded)), now.wall));
+        let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
+        known.permit = verdict.permit();
+        known.label_revision = revision;
+        known.intent = Some(prepared.clone());
+        let kept = Kept {
+            holder: *known.capability.chain().holder(),
+            task: known.capability.grant().task.clone(),
+            decision: prepared.id.clone(),
+            status: None,
+            reply: None,
+            bytes: 0,
+        };
+        let (call_id, message_id) = (known.call_id, known.call_id.to_string());
+        if !writ_common::red::off("T02-cache") {
+            self.kept.begin(call_id, kept);
+        }
+        let ticket = self.ticket(Pending::IntentWritten(call));
+        self.journal(Some(ticket), &prepared, &message_id, None);
+    }
+
+    /// The intent is in the journal: publish it.
+    pub(super) fn publish_intent(&mut self, call: CallRef) {
+        let delay = Millis(0);
+        self.send_intent(call, delay);
+    }
+
+    fn send_intent(&mut self, call: CallRef, delay: Millis) {
+        let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else { return };
+        let Some(intent) = &known.intent else { return };
+        let fence = Fence::LastOn {
+            subject: Subject::Label(known.domain.clone()).of(&self.config.tenant),
+            sequence: known.label_revision,
+        };
+        let message_id =
+            if writ_common::red::off("T02") { intent.message_id.clone() } else { known.call_id.to_string() };
+        let store = Store {
+            subject: intent.subject.clone(),
+            payload: intent.bytes.clone(),
+            message_id: Some(message_id),
+            fence,
+            ttl_secs: None,
+        };
+        let ticket = self.ticket(Pending::IntentPublished(call));
+        self.push(Effect::Publish { ticket, store, delay });
+    }
+
+    /// What the stream said about an intent.
+    pub(super) fn intent_published(&mut self, call: CallRef, result: Result<Stored, StoreError>, now: Now) {
+        match result {
+            Ok(Stored { sequence, duplicate: false }) => self.intent_stored(call, sequence, now),
+            Ok(Stored { sequence, duplicate: true }) => {
+                // Somebody let this call through before: another node, or an earlier run of this one.
+                if let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) {
+                    let call_id = known.call_id;
+                    self.kept.forget(&call_id);
+                }
+                self.push(Effect::ReadFirst(call, sequence));
+            }
+            Err(StoreError::Fenced) => self.label_moved(call, now),
+            Err(StoreError::Busy) => self.stream_busy(call, now),
+            Err(StoreError::Full) => self.abandon(call, &ReasonCode::AuditFull.into(), now),
+            Err(StoreError::Refused(why)) => {
+                self.abandon(call, &Reason::new(ReasonCode::AuditUnavailable).noted(why), now);
+            }
+            Err(StoreError::Unknown(_)) if writ_common::red::off("B09") => {
+                // Red: acts without knowing that the intent is on record.
+                self.intent_stored(call, 0, now);
+            }
+            Err(StoreError::Unknown(why)) => self.unknown_fate(call, &why, now),
+        }
+    }
+
+    /// The intent is on record. One last look at time and revocation, and it runs.
+    fn intent_stored(&mut self, call: CallRef, sequence: u64, now: Now) {
+        let Some(flight) = self.calls.get_mut(&call) else { return };
+        let Some(known) = flight.known.as_mut() else { return };
+        let Some(intent) = known.intent.clone() else { return };
+        known.began = Some(now);
+        let permit = known.permit.take();
+        let is_read = known.is_read;
+        let capability = known.capability.clone();
+        self.committed(intent.id.seq, sequence);
+        let recheck = writ_common::decide::check_expiry(&capability, now.wall)
+            .and_then(|()| self.freshness.check(self.control.epoch(), is_read, now.monotonic))
+            .and_then(|()| self.control.check_readable())
+            .and_then(|()| self.control.check_revocation(&capability));
+        if let Err(reason) = recheck
+            && !writ_common::red::off("R04")
+        {
+            return self.finished(call, Err(ToolFailure { reason, status: OutcomeStatus::NotRun }), now);
+        }
+        match permit {
+            Some(permit) if permit.resource().kind() == ResourceKind::Agent => self.relay(call, &permit, now),
+            Some(permit) => self.push(Effect::RunTool(call, permit)),
+            None => {
+                let reason = Reason::new(ReasonCode::AuditUnavailable).noted("the permit is gone");
+                self.finished(call, Err(ToolFailure { reason, status: OutcomeStatus::NotRun }), now);
+            }
+        }
+    }
+
+    /// Hands the call on to the agent, at the very key it was delegated to.
+    fn relay(&mut self, call: CallRef, permit: &Permit, now: Now) {
+        let Some(flight) = self.calls.get(&call) else { return };
+        let Some(known) = &flight.known else { return };
+        let (Some(handover), Some(intent)) = (&known.handover, &known.intent) else { return };
+        let key = handover.chain().holder().id();
+        let message = Relay {
+            tenant: self.config.tenant.clone(),
+            node: self.config.node.clone(),
+            decision: intent.id.clone(),
+            caller: known.capability.chain().caller().clone(),
+            key: key.clone(),
+            task: known.capability.grant().task.clone(),
+            call_id: known.call_id,
+            at: now.wall,
+            input: agent_input(permit.arguments()),
+            capability: handover.as_bytes().to_vec(),
+        };
+        let agent = handover.chain().caller().clone();
+        let life = handover.expires().since(now.wall);
+        let effect = Effect::Relay {
+            call,
+            subject: Subject::Inbox { agent, key }.of(&self.config.tenant),
+            payload: encode(&Signed::new(&message, &self.config.key)),
+            trace: flight.trace,
+            timeout: self.config.relay_timeout.min(life),
+        };
+        self.push(effect);
+    }
+
+    /// Reads what an agent answered; only the key the call was meant for can answer it.
+    fn open_answer(bytes: &[u8], key: &PublicKey, call_id: Digest) -> Result<String, ToolFailure> {
+        let failed = |text: String| ToolFailure {
+            reason: Reason::new(ReasonCode::ToolFailed).told(text),
+            status: OutcomeStatus::UnknownOutcome,
+        };
+        let answer = decode::<Signed<AgentAnswer>>(bytes)
+            .map_err(|error| failed(format!("the agent's answer: {error}")))?
+            .open(|signer| signer == key)
+            .map_err(|error| failed(format!("the agent's answer: {error}")))?;
+        if answer.call_id != call_id {
+            return Err(failed("the agent answered another call".to_owned()));
+        }
+        match answer.result {
+            AgentResult::Done(result) => Ok(result),
+            AgentResult::Failed(text) => Err(ToolFailure {
+                reason: Reason::new(ReasonCode::ToolFailed).told(text),
+                status: OutcomeStatus::Failed,
+            }),
+        }
+    }
+
+    /// A relayed call came back: the bytes are checked before they count as a result.
+    pub fn agent_answered(&self, call: CallRef, bytes: &Bytes) -> Result<String, ToolFailure> {
+        let known = self.calls.get(&call).and_then(|flight| flight.known.as_ref());
+        let lost = || ToolFailure {
+            reason: Reason::new(ReasonCode::ToolFailed).told("the call is not known any more"),
+            status: OutcomeStatus::UnknownOutcome,
+        };
+        let known = known.ok_or_else(lost)?;
+        let handover = known.handover.as_ref().ok_or_else(lost)?;
+        Self::open_answer(bytes, handover.chain().holder(), known.call_id)
+    }
+
+    /// The tool or agent is done: record how it ended.
+    pub(super) fn finished(&mut self, call: CallRef, result: Result<String, ToolFailure>, now: Now) {
+        let result = result.and_then(|text| check_result(&text).map(|()| text));
+        let Some(flight) = self.calls.get_mut(&call) else { return };
+        let Some(known) = &flight.known else { return };
+        let Some(intent) = known.intent.clone() else { return };
+        let began = known.began.unwrap_or(now);
+        let (status, reason, digest, bytes) = match &result {
+            Ok(text) => {
+                (OutcomeStatus::Done, None, Some(Digest::plain(text.as_bytes())), Some(text.len() as u64))
+            }
+            Err(failure) => (failure.status, Some(recorded(&failure.reason)), None, None),
+        };
+        let outcome = Outcome {
+            intent: intent.id.clone(),
+            call_id: known.call_id,
+            task: flight.who.task.clone(),
+            status,
+            reason,
+            result: digest,
+            result_bytes: bytes,
+            elapsed: Some(now.monotonic.since(began.monotonic)),
+        };
+        let answer = match result {
+            Ok(result) => Answer::Done { result },
+            Err(ToolFailure { reason, status: OutcomeStatus::NotRun }) => {
+                Answer::Denied { reasons: vec![ToldReason::from(&reason)] }
+            }
+            Err(failure) => failed(&failure.reason, failure.status),
+        };
+        flight.reply = Some(CallReply { receipt: None, answer });
+        let trace = flight.trace;
+        if status != OutcomeStatus::NotRun && known.request.resource.kind() == ResourceKind::Tool {
+            let span = run_span(&known.request.resource, &outcome, trace, began, now);
+            self.push(Effect::Span(Box::new(span)));
+        }
+        let seq = intent.id.seq;
+        let prepared = Box::new(self.recorder.prepare(RecordBody::Outcome(Box::new(outcome)), now.wall));
+        let message_id = prepared.message_id.clone();
+        let ticket = self.fresh_ticket();
+        self.journal(Some(ticket), &prepared, &message_id, Some(seq));
+        self.pending.insert(ticket, Pending::OutcomeWritten(call, prepared));
+    }
+
+    /// The outcome is in the journal: answer, and publish it.
+    pub(super) fn outcome_written(&mut self, call: CallRef, prepared: Box<Prepared>, _now: Now) {
+        self.answer_outcome(call);
+        let message_id = prepared.message_id.clone();
+        self.publish_record(prepared, message_id, Purpose::Record, Millis(0));
+    }
+
+    /// The outcome could not be written; it is published all the same.
+    pub(super) fn outcome_unwritten(&mut self, call: CallRef, prepared: Box<Prepared>) {
+        self.answer_outcome(call);
+        let message_id = prepared.message_id.clone();
+        self.publish_record(prepared, message_id, Purpose::Record, Millis(0));
+    }
+
+    fn answer_outcome(&mut self, call: CallRef) {
+        let Some(flight) = self.calls.remove(&call) else { return };
+        let (Some(known), Some(reply)) = (flight.known, flight.reply) else { return };
+        let Some(intent) = &known.intent else { return };
+        let (digest, bytes, status) = match &reply.answer {
+            Answer::Done { result } => {
+                (Some(Digest::plain(result.as_bytes())), result.len(), OutcomeStatus::Done)
+            }
+            Answer::Failed { status, .. } => (None, 0, *status),
+            Answer::Denied { .. } | Answer::Replayed { .. } => (None, 0, OutcomeStatus::NotRun),
+        };
+        let receipt = self.recorder.receipt(intent, Some(known.call_digest), digest);
+        let reply = CallReply { receipt: Some(receipt), ..reply };
+        self.kept.finish(&known.call_id, status, reply.clone(), bytes);
+        self.reply(call, &reply);
+    }
+
+    /// The label is not the one that was decided on: void this intent, read the label, decide again.
+    fn label_moved(&mut self, call: CallRef, now: Now) {
+        let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
+        known.label_attempts += 1;
+        let (attempts, domain, call_id) = (known.label_attempts, known.domain.clone(), known.call_id);
+        self.labels.remove(&domain);
+        self.kept.forget(&call_id);
+        if attempts > LABEL_ATTEMPTS_MAX {
+            return self.abandon(call, &ReasonCode::LabelMoved.into(), now);
+        }
+        self.void_and_go_on(call, &ReasonCode::LabelMoved.into(), now);
+        let waiting = self.waiting_for_label.entry(domain.clone()).or_default();
+        waiting.push(call);
+        if waiting.len() == 1 {
+            self.push(Effect::ReadLabel(domain));
+        }
+    }
+
+    /// Records that an intent came to nothing, and leaves the call open.
+    fn void_and_go_on(&mut self, call: CallRef, reason: &Reason, now: Now) {
+        let Some(void) = self.void_of(call, reason, now) else { return };
+        let message_id = void.message_id.clone();
+        self.journal(None, &void, &message_id, None);
+        self.publish_record(void, message_id, Purpose::Record, Millis(0));
+        if let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) {
+            known.intent = None;
+            known.permit = None;
+        }
+    }
+
+    fn void_of(&self, call: CallRef, reason: &Reason, now: Now) -> Option<Box<Prepared>> {
+        let flight = self.calls.get(&call)?;
+        let intent = flight.known.as_ref()?.intent.as_ref()?;
+        let (who, what) = (flight.who.clone(), flight.what.clone());
+        Some(Box::new(self.recorder.void(intent, recorded(reason), who, what, now.wall)))
+    }
+
+    fn stream_busy(&mut self, call: CallRef, now: Now) {
+        let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
+        known.busy_attempts += 1;
+        let attempts = known.busy_attempts;
+        if attempts > BUSY_ATTEMPTS_MAX {
+            let reason = Reason::new(ReasonCode::AuditUnavailable).noted("the stream stayed busy");
+            return self.abandon(call, &reason, now);
+        }
+        let [jitter] = writ_common::entropy::draw::<1>(self.entropy.as_mut());
+        let delay = Millis((1u64 << attempts.min(6)) + u64::from(jitter % 8));
+        self.send_intent(call, delay);
+    }
+
+    /// The intent is definitely not on record: void it under an id of its own, and deny.
+    fn abandon(&mut self, call: CallRef, reason: &Reason, now: Now) {
+        let Some(void) = self.void_of(call, reason, now) else { return };
+        let Some(flight) = self.calls.get_mut(&call) else { return };
+        if flight.reply.is_none() {
+            flight.reply = Some(denied(std::slice::from_ref(reason)));
+        }
+        if let Some(call_id) = flight.known.as_ref().map(|known| known.call_id) {
+            self.kept.forget(&call_id);
+        }
+        self.write_final(call, void, None);
+    }
+
+    /// Nobody knows whether the intent is on record: deny, and void it under its own id. If it was stored, the
+    /// void shows as a duplicate; if it was not, a late copy of it will.
+    fn unknown_fate(&mut self, call: CallRef, why: &str, now: Now) {
+        let reason = Reason::new(ReasonCode::AuditUnavailable).noted(why);
+        let Some(void) = self.void_of(call, &reason, now) else { return };
+        let Some(flight) = self.calls.remove(&call) else { return };
+        let Some(known) = flight.known else { return };
+        let Some(intent) = known.intent else { return };
+        self.kept.forget(&known.call_id);
+        let message_id = known.call_id.to_string();
+        self.journal(None, &void, &message_id, None);
+        let old = OldIntent {
+            prepared: intent,
+            call_id: known.call_id,
+            who: flight.who,
+            what: flight.what,
+            since: now,
+        };
+        self.publish_record(void, message_id, Purpose::VoidUnknown(Box::new(old)), Millis(100));
+        self.reply(call, &denied(&[reason]));
+    }
+
+    /// The record of the first of two equal calls.
+    pub(super) fn first_read(&mut self, call: CallRef, found: Result<Option<Bytes>, String>, now: Now) {
+        let first = found.ok().flatten().and_then(|bytes| {
+            let record = decode::<Signed<Record>>(&bytes).ok()?.peek().ok()?;
+            // A void under this call's id means: it was given up, and can be made again under a new nonce.
+            let outcome = matches!(record.body, RecordBody::Void(_)).then_some(OutcomeStatus::NotRun);
+            Some((record.id, outcome))
+        });
+        if let Some(flight) = self.calls.get_mut(&call)
+            && let Some((first, outcome)) = first
+        {
+            flight.reply = Some(CallReply { receipt: None, answer: Answer::Replayed { first, outcome } });
+        }
+        self.abandon(call, &ReasonCode::RequestReplayed.into(), now);
+    }
+
+    /// An intent of unknown fate turned out to be on record: it was not run, and the stream has to say so.
+    pub(super) fn intent_stands(&mut self, intent: &OldIntent, sequence: u64, now: Now) {
+        let is_own = intent.prepared.id.boot == self.config.boot;
+        if is_own {
+            let message_id = intent.call_id.to_string();
+            self.journal(None, &intent.prepared, &message_id, None);
+            self.committed(intent.prepared.id.seq, sequence);
+        }
+        let status = if is_own { OutcomeStatus::NotRun } else { OutcomeStatus::UnknownOutcome };
+        self.record_outcome_of(&intent.prepared.id, intent.call_id, intent.who.task.clone(), status, now);
+        self.settled(&intent.prepared.id.boot);
+    }
+
+    pub(super) fn record_outcome_of(
+        &mut self,
+        intent: &DecisionId,
+        call_id: Digest,
+        task: Option<writ_common::ids::TaskId>,
+        status: OutcomeStatus,
+        now: Now,
+    ) {
+        let outcome = Outcome {
+            intent: intent.clone(),
+            call_id,
+            task,
+            status,
+            reason: None,
+            result: None,
+            result_bytes: None,
+            elapsed: None,
+        };
+        let prepared = Box::new(self.recorder.prepare(RecordBody::Outcome(Box::new(outcome)), now.wall));
+        let message_id = prepared.message_id.clone();
+        let ends = (intent.boot == self.config.boot).then_some(intent.seq);
+        self.journal(None, &prepared, &message_id, ends);
+        self.publish_record(prepared, message_id, Purpose::Record, Millis(0));
+    }
+}
+
+/// A result that cannot be sent or is no JSON is a failure of the tool, not of the caller.
+fn check_result(text: &str) -> Result<(), ToolFailure> {
+    let failure = |code: ReasonCode, told: String| ToolFailure {
+        reason: Reason::new(code).told(told),
+        status: OutcomeStatus::Failed,
+    };
+    if text.len() > REPLY_BYTES_MAX {
+        let told = format!("{} bytes, at most {REPLY_BYTES_MAX}", text.len());
+        return Err(failure(ReasonCode::ToolResultTooLarge, told));
+    }
+    Value::parse_canonical(text)
+        .map(drop)
+        .map_err(|error| failure(ReasonCode::ToolFailed, format!("the result is no canonical JSON: {error}")))
+}
+
+fn run_span(
+    resource: &Resource,
+    outcome: &Outcome,
+    parent: Option<writ_common::trace::TraceContext>,
+    start: Now,
+    end: Now,
+) -> SpanRecord {
+    let task = outcome.task.as_ref().map(ToString::to_string).unwrap_or_default();
+    SpanRecord {
+        name: span::run(resource.name()),
+        kind: SpanKind::Internal,
+        parent,
+        start: start.wall,
+        end: end.wall,
+        attributes: vec![
+            (attribute::OPERATION_NAME, "execute_tool".into()),
+            (attribute::OPENINFERENCE_KIND, "TOOL".into()),
+            (attribute::TOOL_NAME, resource.name().into()),
+            (attribute::OUTCOME, outcome.status.as_str().into()),
+            (attribute::SESSION_ID, task.as_str().into()),
+            (attribute::TASK, task.into()),
+        ],
+        error: outcome.reason.as_ref().map(|reason| reason.code.to_string()),
+    }
+}

@@ -1,0 +1,464 @@
+//! The guard: every call goes through it, and nothing runs that it did not let through.
+//!
+//! A state machine without I/O: [`Guard::handle`] takes what happened and the time, and returns what to do. The
+//! same guard runs on a node's event loop and under a simulated bus, disk and clock.
+//!
+//! A call passes, from cheap to dear: quota, bounds, canonical envelope, capability, proof, freshness and
+//! revocation, right, contract and arguments, the tool's gate, policy. What passes is journalled, published as an
+//! intent fenced on the task label, acknowledged, checked once more against time and revocation, and only then
+//! run. Whatever happens on the way is one record.
+
+mod admission;
+mod call;
+mod chains;
+mod event;
+mod intent;
+mod kept;
+mod recovery;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+pub use event::{Arrival, CallRef, Effect, Event, Ticket, ToolFailure};
+
+use admission::Admission;
+use bytes::Bytes;
+use call::InFlight;
+use chains::Chains;
+use kept::KeptResults;
+use writ_bus::{Store, StoreError, Stored};
+use writ_common::{
+    codec::{decode, encode},
+    control::{ControlEvent, ControlFault, ControlState},
+    decide::Gate,
+    entropy::{Entropy, draw},
+    fresh::{FreshAnswer, FreshBounds, FreshQuestion, Freshness},
+    ids::{BootId, FlowDomain, NodeId, PartId, Resource, TenantId},
+    keys::{PrivateKey, PublicKey},
+    label::{DomainLabel, Label},
+    policy::PolicySet,
+    record::Origin,
+    recorder::{Prepared, Recorder},
+    signed::Signed,
+    time::{Millis, Now},
+};
+use writ_journal::Entry;
+
+/// How a guard is set up.
+pub struct GuardConfig {
+    /// The tenant it serves.
+    pub tenant: TenantId,
+    /// The node's name.
+    pub node: NodeId,
+    /// This run.
+    pub boot: BootId,
+    /// The part records without a task go to.
+    pub part: PartId,
+    /// The pinned offline root.
+    pub root: PublicKey,
+    /// The key that signs records and receipts.
+    pub key: PrivateKey,
+    /// Bounds on staleness and clocks.
+    pub fresh: FreshBounds,
+    /// How old a call may be.
+    pub call_age_max: Millis,
+    /// Longest wait for an agent's answer.
+    pub relay_timeout: Millis,
+    /// Most calls at once.
+    pub calls_max: usize,
+    /// Most records the stream has not acknowledged; beyond, nothing more is decided.
+    pub unacknowledged_max: usize,
+}
+
+impl GuardConfig {
+    /// Defaults for everything that has one.
+    #[must_use]
+    pub fn new(tenant: TenantId, node: NodeId, boot: BootId, root: PublicKey, key: PrivateKey) -> Self {
+        Self {
+            tenant,
+            node,
+            boot,
+            part: PartId::first(),
+            root,
+            key,
+            fresh: FreshBounds::default(),
+            call_age_max: Millis::from_secs(30),
+            relay_timeout: Millis::from_secs(600),
+            calls_max: 4_096,
+            unacknowledged_max: 8_192,
+        }
+    }
+}
+
+/// How often the guard asks for freshness.
+const ASK_EVERY: Millis = Millis(1_000);
+/// How often refusals over quota are recorded.
+const QUOTA_RECORD_EVERY: Millis = Millis(1_000);
+/// How long the stream surely remembers a message id: its window of 120 s less some seconds on the way.
+const DUPLICATE_WINDOW_SURE: Millis = Millis(100_000);
+/// Pause before a record is published again.
+const REPUBLISH_AFTER: Millis = Millis(500);
+
+/// The enforcement point.
+pub struct Guard {
+    config: GuardConfig,
+    recorder: Recorder,
+    control: ControlState,
+    policy: Option<Arc<PolicySet>>,
+    gates: BTreeMap<Resource, Arc<dyn Gate + Send + Sync>>,
+    entropy: Box<dyn Entropy>,
+    freshness: Freshness,
+    admission: Admission,
+    chains: Chains,
+    labels: BTreeMap<FlowDomain, (u64, Label)>,
+    kept: KeptResults,
+    calls: BTreeMap<CallRef, InFlight>,
+    /// Calls that wait for the label of a domain.
+    waiting_for_label: BTreeMap<FlowDomain, Vec<CallRef>>,
+    pending: BTreeMap<Ticket, Pending>,
+    next_ticket: u64,
+    /// Records whose publish is under way or has to be tried again.
+    unacknowledged: BTreeMap<Ticket, Unacknowledged>,
+    recovering: BTreeMap<BootId, usize>,
+    last_asked: Option<Now>,
+    last_quota_record: Option<Now>,
+    effects: VecDeque<Effect>,
+}
+
+/// What a ticket is for.
+enum Pending {
+    /// The intent of a call is being written.
+    IntentWritten(CallRef),
+    /// The intent of a call is being published.
+    IntentPublished(CallRef),
+    /// A denial or void that ends a call is being written; then it is published and the call answered.
+    FinalWritten(CallRef, Box<Prepared>),
+    /// The outcome of a call is being written.
+    OutcomeWritten(CallRef, Box<Prepared>),
+    /// An earlier run's intent is being looked for.
+    Search(Box<recovery::OldIntent>),
+}
+
+/// A record on its way to the stream.
+struct Unacknowledged {
+    prepared: Box<Prepared>,
+    store: Store,
+    purpose: Purpose,
+}
+
+/// What has to happen once a record is acknowledged.
+enum Purpose {
+    /// Nothing more.
+    Record,
+    /// It voids an intent of unknown fate, under that intent's own id.
+    VoidUnknown(Box<recovery::OldIntent>),
+    /// It settles something an earlier run left open.
+    Settle(BootId),
+}
+
+impl Guard {
+    /// A guard that knows nothing yet: it denies everything until it has heard from the broker.
+    #[must_use]
+    pub fn new(
+        config: GuardConfig,
+        gates: BTreeMap<Resource, Arc<dyn Gate + Send + Sync>>,
+        entropy: Box<dyn Entropy>,
+    ) -> Self {
+        let origin = Origin::Node(config.node.clone());
+        let recorder = Recorder::new(
+            config.tenant.clone(),
+            origin,
+            config.boot.clone(),
+            config.part.clone(),
+            config.key.clone(),
+        );
+        Self {
+            recorder,
+            control: ControlState::new(config.tenant.clone(), config.root),
+            policy: None,
+            gates,
+            entropy,
+            freshness: Freshness::new(config.fresh),
+            admission: Admission::default(),
+            chains: Chains::default(),
+            labels: BTreeMap::new(),
+            kept: KeptResults::default(),
+            calls: BTreeMap::new(),
+            waiting_for_label: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            next_ticket: 0,
+            unacknowledged: BTreeMap::new(),
+            recovering: BTreeMap::new(),
+            last_asked: None,
+            last_quota_record: None,
+            effects: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// Control state as applied so far.
+    #[must_use]
+    pub fn control(&self) -> &ControlState {
+        &self.control
+    }
+
+    /// Whether the guard could decide now: it has a policy and has heard from the broker recently.
+    #[must_use]
+    pub fn is_ready(&self, now: Now) -> bool {
+        self.policy.is_some() && self.freshness.check(self.control.epoch(), false, now.monotonic).is_ok()
+    }
+
+    /// Calls under way.
+    #[must_use]
+    pub fn calls_in_flight(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Records the stream has not acknowledged yet.
+    #[must_use]
+    pub fn unacknowledged(&self) -> usize {
+        self.unacknowledged.len()
+    }
+
+    /// Takes what happened and returns what to do.
+    pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        self.freshness.observe(now);
+        match event {
+            Event::Arrived(call, arrival) => self.arrived(call, &arrival, now),
+            Event::Control { sequence, payload } => self.control_event(sequence, &payload, now),
+            Event::Recovered { boot, unsettled } => self.recover(boot, unsettled, now),
+            Event::Fresh(payload) => self.fresh(&payload, now),
+            Event::Journalled(ticket) => self.journalled(ticket, now),
+            Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why),
+            Event::LabelRead(domain, found) => self.label_read(&domain, found, now),
+            Event::Published(ticket, result) => self.published(ticket, result, now),
+            Event::Searched(ticket, found) => self.searched(ticket, found, now),
+            Event::FirstRead(call, found) => self.first_read(call, found, now),
+            Event::Finished(call, result) => self.finished(call, result, now),
+            Event::Tick => self.tick(now),
+        }
+        self.effects.drain(..).collect()
+    }
+
+    fn push(&mut self, effect: Effect) {
+        self.effects.push_back(effect);
+    }
+
+    fn alarm(&mut self, text: impl Into<String>) {
+        self.push(Effect::Alarm(text.into()));
+    }
+
+    fn ticket(&mut self, pending: Pending) -> Ticket {
+        let ticket = self.fresh_ticket();
+        self.pending.insert(ticket, pending);
+        ticket
+    }
+
+    fn fresh_ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket)
+    }
+
+    fn tick(&mut self, now: Now) {
+        let due = |last: Option<Now>, every: Millis| {
+            last.is_none_or(|last| now.monotonic.since(last.monotonic) >= every)
+        };
+        if due(self.last_asked, ASK_EVERY) {
+            self.last_asked = Some(now);
+            self.ask_fresh(now);
+        }
+        if due(self.last_quota_record, QUOTA_RECORD_EVERY) {
+            self.last_quota_record = Some(now);
+            self.record_refused(now);
+        }
+        self.retry_waiting(now);
+    }
+
+    fn ask_fresh(&mut self, now: Now) {
+        let nonce = draw(self.entropy.as_mut());
+        self.freshness.asked(nonce, now);
+        let question = FreshQuestion {
+            tenant: self.config.tenant.clone(),
+            node: self.config.node.clone(),
+            boot: self.config.boot.clone(),
+            nonce,
+            applied: self.control.epoch(),
+        };
+        let payload = encode(&Signed::new(&question, &self.config.key));
+        self.push(Effect::AskFresh(payload));
+    }
+
+    fn fresh(&mut self, payload: &[u8], now: Now) {
+        let Some(keyset) = self.control.keyset() else { return };
+        let answered =
+            decode::<Signed<FreshAnswer>>(payload).map_err(|error| error.to_string()).and_then(|answer| {
+                self.freshness
+                    .answered(&answer, keyset, &self.config.tenant, now)
+                    .map_err(|reason| format!("{}: {}", reason.code(), reason.for_operator()))
+            });
+        match answered {
+            Ok(_) => self.retry_waiting(now),
+            Err(why) => self.alarm(format!("freshness: {why}")),
+        }
+    }
+
+    fn control_event(&mut self, sequence: u64, payload: &[u8], now: Now) {
+        let document = match self.control.apply(sequence, payload) {
+            Ok(document) => document,
+            // What was applied is delivered again after a reconnect.
+            Err(ControlFault::Rollback { .. }) => return,
+            Err(fault) => return self.alarm(format!("control stream: {fault}")),
+        };
+        if let ControlEvent::Policy(bundle) = &document.event {
+            match PolicySet::load(bundle) {
+                Ok((policy, _)) => self.policy = Some(Arc::new(policy)),
+                Err(findings) => self.alarm(format!("policy revision {sequence} is broken: {findings}")),
+            }
+        }
+        self.retry_waiting(now);
+    }
+
+    /// Puts a record on its way to the stream and keeps at it until the stream has it.
+    fn publish_record(
+        &mut self,
+        prepared: Box<Prepared>,
+        message_id: String,
+        purpose: Purpose,
+        delay: Millis,
+    ) {
+        let store = Store {
+            subject: prepared.subject.clone(),
+            payload: prepared.bytes.clone(),
+            message_id: Some(message_id),
+            fence: writ_bus::Fence::None,
+            ttl_secs: None,
+        };
+        let ticket = self.fresh_ticket();
+        self.push(Effect::Publish { ticket, store: store.clone(), delay });
+        self.unacknowledged.insert(ticket, Unacknowledged { prepared, store, purpose });
+    }
+
+    fn journal(&mut self, ticket: Option<Ticket>, prepared: &Prepared, message_id: &str, ends: Option<u64>) {
+        let entry = Entry::Prepared {
+            seq: prepared.id.seq,
+            kind: prepared.kind,
+            subject: prepared.subject.clone(),
+            message_id: message_id.to_owned(),
+            ends,
+            record: prepared.bytes.clone(),
+        };
+        self.push(Effect::Journal(ticket, entry));
+    }
+
+    fn committed(&mut self, seq: u64, stream: u64) {
+        self.push(Effect::Journal(None, Entry::Committed { seq, stream }));
+    }
+
+    fn journalled(&mut self, ticket: Ticket, now: Now) {
+        match self.pending.remove(&ticket) {
+            Some(Pending::IntentWritten(call)) => self.publish_intent(call),
+            Some(Pending::FinalWritten(call, prepared)) => self.final_written(call, prepared),
+            Some(Pending::OutcomeWritten(call, prepared)) => self.outcome_written(call, prepared, now),
+            Some(Pending::IntentPublished(_) | Pending::Search(_)) | None => {}
+        }
+    }
+
+    fn journal_failed(&mut self, ticket: Ticket, why: &str) {
+        self.alarm(format!("the journal cannot be written: {why}"));
+        match self.pending.remove(&ticket) {
+            Some(Pending::IntentWritten(call) | Pending::FinalWritten(call, _)) => self.unrecordable(call),
+            Some(Pending::OutcomeWritten(call, prepared)) => {
+                // It ran. The caller gets the answer; the stream, if it can be reached, the outcome.
+                self.outcome_unwritten(call, prepared);
+            }
+            Some(Pending::IntentPublished(_) | Pending::Search(_)) | None => {}
+        }
+    }
+
+    fn published(&mut self, ticket: Ticket, result: Result<Stored, StoreError>, now: Now) {
+        if let Some(Pending::IntentPublished(call)) = self.pending.remove(&ticket) {
+            return self.intent_published(call, result, now);
+        }
+        let Some(unacknowledged) = self.unacknowledged.remove(&ticket) else { return };
+        match result {
+            Ok(stored) => self.acknowledged(unacknowledged, stored, now),
+            Err(error) => {
+                if self.unacknowledged.len() == self.config.unacknowledged_max {
+                    self.alarm(format!("the audit stream takes no records: {error}"));
+                }
+                // Past the stream's duplicate window the id of an intent proves nothing: look first.
+                if let Purpose::VoidUnknown(intent) = &unacknowledged.purpose
+                    && now.monotonic.since(intent.since.monotonic) > DUPLICATE_WINDOW_SURE
+                {
+                    let intent = intent.as_ref().clone();
+                    return self.search(intent);
+                }
+                let ticket = self.fresh_ticket();
+                let store = unacknowledged.store.clone();
+                self.push(Effect::Publish { ticket, store, delay: REPUBLISH_AFTER });
+                self.unacknowledged.insert(ticket, unacknowledged);
+            }
+        }
+    }
+
+    fn acknowledged(&mut self, unacknowledged: Unacknowledged, stored: Stored, now: Now) {
+        let Unacknowledged { prepared, purpose, .. } = unacknowledged;
+        let is_own = prepared.id.boot == self.config.boot;
+        match purpose {
+            Purpose::Record => self.committed(prepared.id.seq, stored.sequence),
+            Purpose::Settle(boot) => self.settled(&boot),
+            Purpose::VoidUnknown(intent) if stored.duplicate => {
+                self.intent_stands(&intent, stored.sequence, now);
+            }
+            Purpose::VoidUnknown(intent) => {
+                if is_own {
+                    self.committed(prepared.id.seq, stored.sequence);
+                }
+                self.settled(&intent.prepared.id.boot);
+            }
+        }
+    }
+
+    fn label_read(&mut self, domain: &FlowDomain, found: Result<Option<(u64, Bytes)>, String>, now: Now) {
+        let label = match found {
+            Ok(Some((sequence, payload))) => self.open_label(domain, sequence, &payload),
+            Ok(None) => None,
+            Err(why) => {
+                self.alarm(format!("label of {domain}: {why}"));
+                None
+            }
+        };
+        match label {
+            Some(known) => drop(self.labels.insert(domain.clone(), known)),
+            None => drop(self.labels.remove(domain)),
+        }
+        for call in self.waiting_for_label.remove(domain).unwrap_or_default() {
+            self.decide_call(call, now);
+        }
+    }
+
+    /// A label counts only if a broker or node of this tenant signed it for this domain.
+    fn open_label(&mut self, domain: &FlowDomain, sequence: u64, payload: &[u8]) -> Option<(u64, Label)> {
+        let keyset = self.control.keyset()?;
+        let accepts = |key: &PublicKey| {
+            keyset.document().keys.iter().any(|entry| entry.public == *key)
+                || self.control.nodes().values().any(|node| node.key == *key)
+        };
+        let opened = decode::<Signed<DomainLabel>>(payload)
+            .map_err(|error| error.to_string())
+            .and_then(|signed| signed.open(accepts).map_err(|error| error.to_string()));
+        match opened {
+            Ok(label) if label.tenant == self.config.tenant && label.domain == *domain => {
+                Some((sequence, label.label))
+            }
+            // Unverifiable is top, not absent: the domain exists, and nothing may leave it.
+            Ok(_) => Some((sequence, Label::top())),
+            Err(why) => {
+                self.alarm(format!("label of {domain} at {sequence}: {why}"));
+                Some((sequence, Label::top()))
+            }
+        }
+    }
+}

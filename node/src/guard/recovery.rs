@@ -1,0 +1,130 @@
+//! After a crash: what an earlier run prepared is completed, voided or marked, and never run again.
+
+use writ_common::{
+    digest::Digest,
+    ids::BootId,
+    reason::{Reason, ReasonCode},
+    record::{OutcomeStatus, Record, RecordBody, RecordKind, What, Who},
+    recorder::Prepared,
+    time::{Millis, Now},
+};
+use writ_journal::{Unpublished, Unsettled};
+
+use super::{Effect, Guard, Pending, Purpose, REPUBLISH_AFTER, call::recorded};
+
+/// An intent of which nobody knows whether it is on record.
+#[derive(Clone, Debug)]
+pub(super) struct OldIntent {
+    pub(super) prepared: Box<Prepared>,
+    pub(super) call_id: Digest,
+    pub(super) who: Who,
+    pub(super) what: What,
+    /// Since when; past the stream's duplicate window its id proves nothing any more.
+    pub(super) since: Now,
+}
+
+impl Guard {
+    /// Takes over what an earlier run left open.
+    pub(super) fn recover(&mut self, boot: BootId, unsettled: Unsettled, now: Now) {
+        let open = unsettled.unpublished.len() + unsettled.without_outcome.len();
+        if open == 0 {
+            return self.push(Effect::Forget(boot));
+        }
+        self.alarm(format!("run {boot} left {open} records open; completing them"));
+        self.recovering.insert(boot.clone(), open);
+        for unpublished in unsettled.unpublished {
+            self.republish(&boot, &unpublished, now);
+        }
+        for (seq, bytes) in unsettled.without_outcome {
+            match self.reopen(&bytes) {
+                Some((prepared, record)) => {
+                    let call_id = call_id_of(&record);
+                    let task = record.task().cloned();
+                    self.record_outcome_of(&prepared.id, call_id, task, OutcomeStatus::UnknownOutcome, now);
+                }
+                None => self.alarm(format!("record {seq} of run {boot} is not readable")),
+            }
+            self.settled(&boot);
+        }
+    }
+
+    fn reopen(&self, bytes: &[u8]) -> Option<(Prepared, Record)> {
+        self.recorder.reopen(bytes).ok()
+    }
+
+    fn republish(&mut self, boot: &BootId, unpublished: &Unpublished, now: Now) {
+        let Some((prepared, record)) = self.reopen(&unpublished.record) else {
+            self.alarm(format!("record {} of run {boot} is not readable", unpublished.seq));
+            return self.settled(boot);
+        };
+        let prepared = Box::new(prepared);
+        if unpublished.kind != RecordKind::Allow {
+            let purpose = Purpose::Settle(boot.clone());
+            return self.publish_record(prepared, unpublished.message_id.clone(), purpose, Millis(0));
+        }
+        // An ALLOW is never published again. Its id may be forgotten by now, so the stream is asked first.
+        let (who, what) = match record.body {
+            RecordBody::Verdict(verdicted) => (verdicted.who, verdicted.what),
+            RecordBody::Outcome(_) | RecordBody::Void(_) => (Who::default(), What::default()),
+        };
+        let call_id = what.call_id.unwrap_or(Digest::from_bytes([0; 32]));
+        self.search(OldIntent { prepared, call_id, who, what, since: now });
+    }
+
+    pub(super) fn search(&mut self, intent: OldIntent) {
+        let (subject, record) = (intent.prepared.subject.clone(), intent.prepared.bytes.clone());
+        let ticket = self.ticket(Pending::Search(Box::new(intent)));
+        self.push(Effect::Search { ticket, subject, record });
+    }
+
+    pub(super) fn searched(&mut self, ticket: super::Ticket, found: Result<Option<u64>, String>, now: Now) {
+        let Some(Pending::Search(intent)) = self.pending.remove(&ticket) else { return };
+        match found {
+            Ok(Some(sequence)) => self.intent_stands(&intent, sequence, now),
+            Ok(None) => self.void_old(*intent, now),
+            Err(why) => {
+                self.alarm(format!("record {} cannot be looked for: {why}", intent.prepared.id));
+                self.search(*intent);
+            }
+        }
+    }
+
+    /// Voids an intent that is not on record, under its own id, so that a late copy of it is dropped.
+    fn void_old(&mut self, intent: OldIntent, now: Now) {
+        let reason =
+            Reason::new(ReasonCode::AuditUnavailable).noted("the node ended before it was acknowledged");
+        let void = self.recorder.void(
+            &intent.prepared,
+            recorded(&reason),
+            intent.who.clone(),
+            intent.what.clone(),
+            now.wall,
+        );
+        let message_id = intent.call_id.to_string();
+        self.publish_record(
+            Box::new(void),
+            message_id,
+            Purpose::VoidUnknown(Box::new(intent)),
+            REPUBLISH_AFTER,
+        );
+    }
+
+    /// One thing less an earlier run left open; its journal goes with the last.
+    pub(super) fn settled(&mut self, boot: &BootId) {
+        let Some(open) = self.recovering.get_mut(boot) else { return };
+        *open -= 1;
+        if *open == 0 {
+            self.recovering.remove(boot);
+            self.push(Effect::Forget(boot.clone()));
+        }
+    }
+}
+
+fn call_id_of(record: &Record) -> Digest {
+    match &record.body {
+        RecordBody::Verdict(verdicted) => verdicted.what.call_id,
+        RecordBody::Outcome(outcome) => Some(outcome.call_id),
+        RecordBody::Void(void) => void.what.call_id,
+    }
+    .unwrap_or(Digest::from_bytes([0; 32]))
+}

@@ -1,0 +1,471 @@
+//! The node's event loop: one guard, one loop, everything that can wake it in one list.
+//!
+//! The loop alone touches guard and journal. Requests, acknowledgements, answers and ticks arrive as events; what
+//! the guard wants done beyond the journal runs in tasks of its own and reports back as an event.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, watch};
+use writ_bus::{Bus, BusError, Endpoint, Incoming, Service, SystemClock, SystemEntropy};
+use writ_common::{
+    decide::Gate,
+    fresh::FreshBounds,
+    ids::{BootId, FlowDomain, NodeId, Resource, TenantId},
+    json::Value,
+    keys::{PrivateKey, PublicKey},
+    reason::{Reason, ReasonCode},
+    record::OutcomeStatus,
+    subjects::{Subject, audit_part, control_stream, filter, part_stream},
+};
+use writ_journal::{JournalDir, JournalError, JournalFile, Sync, unsettled};
+use writ_telemetry::Spans;
+
+use crate::{
+    guard::{Arrival, CallRef, Effect, Event, Guard, GuardConfig, ToolFailure},
+    tools::Tool,
+};
+
+/// How long an acknowledgement of the stream is waited for.
+const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the guard is told that time has passed.
+const TICK: Duration = Duration::from_millis(100);
+/// Most events taken into one round.
+const ROUND_EVENTS_MAX: usize = 256;
+/// Most events waiting for the loop.
+const QUEUE_EVENTS_MAX: usize = 16_384;
+
+/// Everything a node needs to run.
+pub struct NodeSetup {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Its name.
+    pub node: NodeId,
+    /// The pinned offline root.
+    pub root: PublicKey,
+    /// The key that signs records and receipts.
+    pub key: PrivateKey,
+    /// The connection.
+    pub bus: Bus,
+    /// The journal's folder.
+    pub journal: PathBuf,
+    /// When a journal write counts as written.
+    pub sync: Sync,
+    /// Bounds on staleness and clocks.
+    pub fresh: FreshBounds,
+    /// What it serves.
+    pub tools: BTreeMap<Resource, Arc<dyn Tool>>,
+}
+
+/// Why a node cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The bus.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// A running node.
+pub struct NodeHandle {
+    stop: watch::Sender<bool>,
+    ready: watch::Receiver<bool>,
+    done: tokio::task::JoinHandle<()>,
+    boot: BootId,
+}
+
+impl NodeHandle {
+    /// This run.
+    #[must_use]
+    pub fn boot(&self) -> &BootId {
+        &self.boot
+    }
+
+    /// Waits until the node can decide: it has a policy and has heard from the broker.
+    pub async fn ready(&mut self) {
+        // The loop ends before it was ready only when it is stopped.
+        drop(self.ready.wait_for(|ready| *ready).await);
+    }
+
+    /// Takes no new calls, finishes those under way, and ends.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        drop(self.done.await);
+    }
+}
+
+/// Starts a node and returns once it listens; it decides once [`NodeHandle::ready`].
+///
+/// # Errors
+/// [`NodeError`]: the journal belongs to another process or is corrupt, the bus refuses.
+pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
+    let clock = SystemClock::new();
+    let mut entropy = SystemEntropy;
+    let boot = BootId::generate(clock.now().wall, writ_common::entropy::draw(&mut entropy));
+    let dir = JournalDir::open(&setup.journal)?;
+    let mut recovered = Vec::new();
+    for run in dir.runs()? {
+        let entries = dir.read(&run)?;
+        recovered.push(Event::Recovered { boot: run, unsettled: unsettled(&entries) });
+    }
+    let journal = dir.create(&boot, setup.sync)?;
+
+    let mut config =
+        GuardConfig::new(setup.tenant.clone(), setup.node.clone(), boot.clone(), setup.root, setup.key);
+    config.fresh = setup.fresh;
+    let gates = setup.tools.iter().map(|(resource, tool)| {
+        let gate: Arc<dyn Gate + Send + std::marker::Sync> = Arc::new(ToolGate(Arc::clone(tool)));
+        (resource.clone(), gate)
+    });
+    let guard = Guard::new(config, gates.collect(), Box::new(entropy));
+
+    let (events, queue) = mpsc::channel::<Wake>(QUEUE_EVENTS_MAX);
+    let service = Service::start(
+        &setup.bus,
+        "writ-node",
+        "Verifies, decides and records calls on tools and agents",
+        setup.node.as_str(),
+    )
+    .await?;
+    let mut endpoints = Vec::new();
+    for resource in setup.tools.keys() {
+        let name = format!("call-{}", resource.as_str().replace('.', "-"));
+        let subject = filter::calls_on(&setup.tenant, resource);
+        endpoints.push(service.endpoint(&name, &subject, "writ-node").await?);
+    }
+    let agents = filter::agent_calls(&setup.tenant);
+    endpoints.push(service.endpoint("call-agents", &agents, "writ-node").await?);
+    let own = filter::calls_on(&setup.tenant, &Resource::node(&setup.node));
+    endpoints.push(service.endpoint("kept-results", &own, setup.node.as_str()).await?);
+
+    let (stop, stopping) = watch::channel(false);
+    let (ready_sender, ready) = watch::channel(false);
+    let mut tasks = tokio::task::JoinSet::new();
+    for endpoint in endpoints {
+        tasks.spawn(receive(endpoint, events.clone(), stopping.clone()));
+    }
+    tasks.spawn(follow_control(setup.bus.clone(), setup.tenant.clone(), events.clone()));
+    let driver = Driver {
+        bus: setup.bus,
+        tenant: setup.tenant,
+        tools: setup.tools,
+        spans: Spans::new(),
+        events: events.clone(),
+        waiting: BTreeMap::new(),
+        next_call: 0,
+        dir,
+        journal,
+        clock,
+    };
+    let done = tokio::spawn(async move {
+        driver.run(guard, queue, recovered, stopping, ready_sender).await;
+        tasks.shutdown().await;
+        drop(service);
+    });
+    Ok(NodeHandle { stop, ready, done, boot })
+}
+
+/// What wakes the loop.
+enum Wake {
+    Arrived(Incoming),
+    Event(Event),
+    /// A relayed call came back; its bytes are judged by the guard.
+    Answered(CallRef, Result<bytes::Bytes, BusError>),
+}
+
+struct Driver {
+    bus: Bus,
+    tenant: TenantId,
+    tools: BTreeMap<Resource, Arc<dyn Tool>>,
+    spans: Spans,
+    events: mpsc::Sender<Wake>,
+    waiting: BTreeMap<CallRef, Incoming>,
+    next_call: u64,
+    dir: JournalDir,
+    journal: JournalFile,
+    clock: SystemClock,
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut guard: Guard,
+        mut queue: mpsc::Receiver<Wake>,
+        recovered: Vec<Event>,
+        mut stopping: watch::Receiver<bool>,
+        ready: watch::Sender<bool>,
+    ) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        self.round(&mut guard, recovered.into_iter().map(Wake::Event).collect());
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                taken = queue.recv_many(&mut batch, ROUND_EVENTS_MAX) => {
+                    if taken == 0 {
+                        return;
+                    }
+                }
+                _ = ticks.tick() => batch.push(Wake::Event(Event::Tick)),
+                _ = stopping.changed() => {}
+            }
+            self.round(&mut guard, std::mem::take(&mut batch));
+            ready.send_if_modified(|ready| {
+                let is_ready = guard.is_ready(self.clock.now());
+                std::mem::replace(ready, is_ready) != is_ready
+            });
+            let drained = guard.calls_in_flight() == 0 && guard.unacknowledged() == 0;
+            if *stopping.borrow() && drained && queue.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Handles events, and the journal writes they lead to, until nothing more follows at once.
+    fn round(&mut self, guard: &mut Guard, wakes: Vec<Wake>) {
+        let mut events: Vec<Event> = Vec::new();
+        for wake in wakes {
+            match wake {
+                Wake::Event(event) => events.push(event),
+                Wake::Arrived(incoming) => events.push(self.admit(incoming)),
+                Wake::Answered(call, answer) => {
+                    events.push(Event::Finished(call, answered(guard, call, answer)))
+                }
+            }
+        }
+        while !events.is_empty() {
+            let mut entries = Vec::new();
+            let mut tickets = Vec::new();
+            let mut others = Vec::new();
+            for event in events.drain(..) {
+                for effect in guard.handle(event, self.clock.now()) {
+                    match effect {
+                        Effect::Journal(ticket, entry) => {
+                            entries.push(entry);
+                            tickets.extend(ticket);
+                        }
+                        other => others.push(other),
+                    }
+                }
+            }
+            // One write for all, before anything that relies on it is done.
+            if !entries.is_empty() {
+                events.extend(match self.journal.append(&entries) {
+                    Ok(()) => tickets.into_iter().map(Event::Journalled).collect::<Vec<_>>(),
+                    Err(error) => {
+                        let why = error.to_string();
+                        tickets.into_iter().map(|ticket| Event::JournalFailed(ticket, why.clone())).collect()
+                    }
+                });
+            }
+            for effect in others {
+                self.perform(effect);
+            }
+        }
+    }
+
+    fn admit(&mut self, incoming: Incoming) -> Event {
+        self.next_call += 1;
+        let call = CallRef(self.next_call);
+        let arrival = Arrival {
+            subject: incoming.subject().to_owned(),
+            attested: incoming.attested(),
+            payload: incoming.payload().clone(),
+            trace: incoming.trace(),
+        };
+        self.waiting.insert(call, incoming);
+        Event::Arrived(call, arrival)
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Alarm(text) => tracing::warn!("{text}"),
+            Effect::Span(span) => self.spans.emit(*span),
+            Effect::Journal(..) => {}
+            Effect::Forget(boot) => {
+                if let Err(error) = self.dir.remove(&boot) {
+                    tracing::warn!("{error}");
+                }
+            }
+            Effect::Reply(call, payload) => {
+                if let Some(incoming) = self.waiting.remove(&call) {
+                    tokio::spawn(async move {
+                        if let Err(error) = incoming.respond(payload, None).await {
+                            tracing::warn!("{error}");
+                        }
+                    });
+                }
+            }
+            Effect::AskFresh(payload) => self.ask_fresh(payload),
+            Effect::Publish { ticket, store, delay } => {
+                let bus = self.bus.clone();
+                self.report(async move {
+                    if delay.0 > 0 {
+                        tokio::time::sleep(delay.to_duration()).await;
+                    }
+                    Wake::Event(Event::Published(ticket, bus.store(&store, ACK_TIMEOUT).await))
+                });
+            }
+            Effect::ReadLabel(domain) => self.read_label(domain),
+            Effect::ReadFirst(call, sequence) => {
+                let bus = self.bus.clone();
+                let stream = part_stream(&self.tenant, &writ_common::ids::PartId::first());
+                self.report(async move {
+                    let found = bus.message_at(&stream, sequence).await;
+                    let found = found.map(|found| found.map(|message| message.payload));
+                    Wake::Event(Event::FirstRead(call, found.map_err(|error| error.to_string())))
+                });
+            }
+            Effect::RunTool(call, permit) => match self.tools.get(permit.resource()) {
+                Some(tool) => {
+                    let tool = Arc::clone(tool);
+                    self.report(async move {
+                        let result = tool.call(permit).await.map(|value: Value| value.to_string());
+                        Wake::Event(Event::Finished(call, result))
+                    });
+                }
+                None => {
+                    let failure = ToolFailure {
+                        reason: Reason::new(ReasonCode::ToolUnknown).told("not served by this node"),
+                        status: OutcomeStatus::NotRun,
+                    };
+                    self.report(async move { Wake::Event(Event::Finished(call, Err(failure))) });
+                }
+            },
+            Effect::Relay { call, subject, payload, trace, timeout } => {
+                let bus = self.bus.clone();
+                self.report(async move {
+                    let answer = bus.request(subject, payload, trace.as_ref(), timeout.to_duration()).await;
+                    Wake::Answered(call, answer.map(|reply| reply.payload))
+                });
+            }
+            Effect::Search { ticket, subject, record } => {
+                let bus = self.bus.clone();
+                let tenant = self.tenant.clone();
+                self.report(async move {
+                    let found = search(&bus, &tenant, &subject, &record).await;
+                    Wake::Event(Event::Searched(ticket, found.map_err(|error| error.to_string())))
+                });
+            }
+        }
+    }
+
+    /// Runs something in a task of its own and hands what comes of it to the loop.
+    fn report(&self, work: impl Future<Output = Wake> + Send + 'static) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            // The loop is gone only when the node ends.
+            drop(events.send(work.await).await);
+        });
+    }
+
+    fn ask_fresh(&self, payload: Vec<u8>) {
+        let bus = self.bus.clone();
+        let subject = Subject::Fresh.of(&self.tenant);
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            // No answer is an answer: the lease runs out.
+            if let Ok(reply) = bus.request(subject, payload, None, Duration::from_secs(3)).await {
+                drop(events.send(Wake::Event(Event::Fresh(reply.payload))).await);
+            }
+        });
+    }
+
+    fn read_label(&self, domain: FlowDomain) {
+        let bus = self.bus.clone();
+        let stream = part_stream(&self.tenant, &domain.part);
+        let subject = Subject::Label(domain.clone()).of(&self.tenant);
+        self.report(async move {
+            let found = bus.last_on(&stream, &subject).await;
+            let found = found.map(|found| found.map(|message| (message.sequence, message.payload)));
+            Wake::Event(Event::LabelRead(domain, found.map_err(|error| error.to_string())))
+        });
+    }
+}
+
+fn answered(
+    guard: &Guard,
+    call: CallRef,
+    answer: Result<bytes::Bytes, BusError>,
+) -> Result<String, ToolFailure> {
+    match answer {
+        Ok(bytes) => guard.agent_answered(call, &bytes),
+        // Nobody was there to take it: it did not run.
+        Err(BusError::NoResponders(_) | BusError::Refused(_)) => {
+            Err(ToolFailure { reason: ReasonCode::AgentUnreachable.into(), status: OutcomeStatus::NotRun })
+        }
+        Err(error) => Err(ToolFailure {
+            reason: Reason::new(ReasonCode::ToolTimeout).told("the agent did not answer").noted(error),
+            status: OutcomeStatus::UnknownOutcome,
+        }),
+    }
+}
+
+async fn receive(mut endpoint: Endpoint, events: mpsc::Sender<Wake>, mut stopping: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            incoming = endpoint.next() => match incoming {
+                Some(incoming) => {
+                    if events.send(Wake::Arrived(incoming)).await.is_err() {
+                        return;
+                    }
+                }
+                None => return,
+            },
+            _ = stopping.changed() => return,
+        }
+    }
+}
+
+/// Follows the control stream for good: through reconnects, from where it got to.
+async fn follow_control(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) {
+    let stream = control_stream(&tenant);
+    let subject = Subject::Control.of(&tenant);
+    let mut next = 1;
+    loop {
+        if let Ok(mut tail) = bus.tail(&stream, &subject, next).await {
+            while let Ok(message) = tail.next().await {
+                next = message.sequence + 1;
+                let event = Event::Control { sequence: message.sequence, payload: message.payload };
+                if events.send(Wake::Event(event)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// Looks for a record of ours on its subject.
+async fn search(bus: &Bus, tenant: &TenantId, subject: &str, record: &[u8]) -> Result<Option<u64>, BusError> {
+    let Some(part) = audit_part(subject) else { return Ok(None) };
+    let stream = part_stream(tenant, &part);
+    let Some(last) = bus.last_on(&stream, subject).await? else { return Ok(None) };
+    if last.payload == record {
+        return Ok(Some(last.sequence));
+    }
+    let mut tail = bus.tail(&stream, subject, 1).await?;
+    loop {
+        let message = tail.next().await?;
+        if message.payload == record {
+            return Ok(Some(message.sequence));
+        }
+        if message.sequence >= last.sequence {
+            return Ok(None);
+        }
+    }
+}
+
+/// A tool seen as nothing but its gate.
+struct ToolGate(Arc<dyn Tool>);
+
+impl Gate for ToolGate {
+    fn admit(
+        &self,
+        action: &writ_common::ids::Action,
+        arguments: &Value,
+    ) -> Result<Vec<writ_common::datalog::Predicate>, Reason> {
+        self.0.admit(action, arguments)
+    }
+}

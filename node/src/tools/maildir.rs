@@ -1,0 +1,140 @@
+//! `draft`: a message into the drafts of a maildir. Nothing is sent.
+//!
+//! Delivery is as in <https://cr.yp.to/proto/maildir.html>: write under `tmp`, flush, then rename into place, so
+//! that no reader ever sees half a message. Drafts carry the flag `D`.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use lettre::{Message, message::Mailbox};
+use writ_common::{
+    datalog::Predicate,
+    decide::Gate,
+    digest::Digest,
+    ids::Action,
+    json::Value,
+    reason::{Reason, ReasonCode},
+    verdict::Permit,
+};
+
+use super::{Tool, ToolSetupError, tool_failed, unknown_action};
+use crate::guard::ToolFailure;
+
+/// A maildir that drafts are put into.
+pub struct Maildir {
+    folder: PathBuf,
+    from: Mailbox,
+    counter: AtomicU64,
+}
+
+impl Maildir {
+    /// Creates the folder's three parts if need be.
+    ///
+    /// # Errors
+    /// [`ToolSetupError`] if the folder cannot be written or the sender is no address.
+    pub fn open(folder: &Path, from: &str) -> Result<Self, ToolSetupError> {
+        for part in ["tmp", "new", "cur"] {
+            let path = folder.join(part);
+            fs::create_dir_all(&path)
+                .map_err(|error| ToolSetupError::Path { path, why: error.to_string() })?;
+        }
+        let from =
+            from.parse().map_err(|error| ToolSetupError::Setting(format!("`from = \"{from}\"`: {error}")))?;
+        Ok(Self { folder: folder.to_owned(), from, counter: AtomicU64::new(0) })
+    }
+
+    fn compose(&self, arguments: &Value) -> Result<Vec<u8>, Reason> {
+        let invalid = |text: String| Reason::new(ReasonCode::ArgInvalid).told(text);
+        let text = |key: &str| arguments.get(key).and_then(Value::as_str).unwrap_or_default();
+        let mut message = Message::builder().from(self.from.clone()).subject(text("subject"));
+        let Some(Value::Array(recipients)) = arguments.get("to") else {
+            return Err(invalid("`/to` is no list".to_owned()));
+        };
+        for (index, recipient) in recipients.iter().enumerate() {
+            let address: Mailbox = recipient
+                .as_str()
+                .unwrap_or_default()
+                .parse()
+                .map_err(|error| invalid(format!("`/to/{index}`: {error}")))?;
+            message = message.to(address);
+        }
+        let message = message.body(text("body").to_owned()).map_err(|error| invalid(error.to_string()))?;
+        Ok(message.formatted())
+    }
+
+    fn deliver(&self, message: &[u8]) -> std::io::Result<String> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let count = self.counter.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}.P{}Q{count}.writ", since.as_micros(), std::process::id());
+        let tmp = self.folder.join("tmp").join(&name);
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&tmp)?;
+        file.write_all(message)?;
+        file.sync_all()?;
+        let flagged = format!("{name}:2,D");
+        fs::rename(&tmp, self.folder.join("cur").join(&flagged))?;
+        Ok(flagged)
+    }
+}
+
+impl Gate for Maildir {
+    fn admit(&self, action: &Action, arguments: &Value) -> Result<Vec<Predicate>, Reason> {
+        if action.as_str() != "draft" {
+            return Err(unknown_action(action));
+        }
+        self.compose(arguments).map(|_| Vec::new())
+    }
+}
+
+#[async_trait]
+impl Tool for Maildir {
+    async fn call(&self, permit: Permit) -> Result<Value, ToolFailure> {
+        let message =
+            self.compose(permit.arguments().value()).map_err(|reason| tool_failed(reason.for_caller()))?;
+        // A few kilobytes to a local folder: not worth a thread of their own.
+        let name = self.deliver(&message).map_err(tool_failed)?;
+        let digest = Digest::plain(&message).to_string();
+        Ok([("draft", Value::from(name)), ("sha256", Value::from(digest))].into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compose(arguments: &str) -> Result<String, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let maildir = Maildir::open(folder.path(), "Support <support@acme.example>").unwrap();
+        let bytes =
+            maildir.compose(&Value::parse(arguments).unwrap()).map_err(|reason| reason.to_string())?;
+        Ok(String::from_utf8(bytes).unwrap())
+    }
+
+    #[test]
+    fn headers_cannot_be_smuggled_in() {
+        let message =
+            compose(r#"{"to":["ada@example.com"],"subject":"hi\r\nBcc: eve@example.com","body":"x"}"#)
+                .unwrap();
+        assert!(!message.lines().any(|line| line.starts_with("Bcc:")), "{message}");
+        for to in ["ada@example.com\\r\\nBcc: eve@example.com", "ada", "a@b, c@d", ""] {
+            let arguments = format!(r#"{{"to":["{to}"],"subject":"s","body":"b"}}"#);
+            assert!(compose(&arguments).is_err(), "{to}");
+        }
+    }
+
+    #[test]
+    fn drafts_appear_whole_and_flagged() {
+        let folder = tempfile::tempdir().unwrap();
+        let maildir = Maildir::open(folder.path(), "support@acme.example").unwrap();
+        let name = maildir.deliver(b"message").unwrap();
+        assert!(name.ends_with(":2,D"));
+        assert_eq!(fs::read(folder.path().join("cur").join(name)).unwrap(), b"message");
+        assert_eq!(fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,356 @@
+//! The SQL gate: one statement, a SELECT, of parts that are on a list.
+//!
+//! It is the first of three locks; the second is a connection that cannot write, the third the database's own
+//! authorizer. Reading is by `sqlparser`; whatever it cannot read with certainty is refused, and so are comments,
+//! in which dialects hide statements.
+
+use std::ops::ControlFlow;
+
+use sqlparser::{
+    ast::{
+        Expr, FunctionArguments, ObjectName, Query, Select, SetExpr, Statement, TableFactor, Visit as _,
+        Visitor,
+    },
+    dialect::SQLiteDialect,
+    parser::Parser,
+    tokenizer::{Token, Tokenizer, Whitespace},
+};
+use writ_common::reason::{Reason, ReasonCode};
+
+/// Functions that read nothing but their arguments.
+pub const FUNCTIONS: [&str; 46] = [
+    "abs",
+    "avg",
+    "coalesce",
+    "concat",
+    "count",
+    "cume_dist",
+    "date",
+    "datetime",
+    "dense_rank",
+    "first_value",
+    "group_concat",
+    "ifnull",
+    "iif",
+    "instr",
+    "julianday",
+    "lag",
+    "last_value",
+    "lead",
+    "length",
+    "like",
+    "lower",
+    "ltrim",
+    "max",
+    "min",
+    "nth_value",
+    "ntile",
+    "nullif",
+    "percent_rank",
+    "rank",
+    "replace",
+    "round",
+    "row_number",
+    "rtrim",
+    "sign",
+    "strftime",
+    "string_agg",
+    "substr",
+    "substring",
+    "sum",
+    "time",
+    "total",
+    "trim",
+    "typeof",
+    "unicode",
+    "unixepoch",
+    "upper",
+];
+
+/// Deepest nesting the parser follows.
+const RECURSION_MAX: usize = 40;
+
+/// Lets exactly one plain SELECT through and returns the tables it names.
+///
+/// # Errors
+/// `sql.unparsable`, `sql.multi_statement` or `sql.not_read_only`.
+pub fn admit_select(sql: &str) -> Result<Vec<String>, Reason> {
+    let unparsable = |text: String| Reason::new(ReasonCode::SqlUnparsable).told(text);
+    let dialect = SQLiteDialect {};
+    let tokens = Tokenizer::new(&dialect, sql).tokenize().map_err(|error| unparsable(error.to_string()))?;
+    let has_comment = tokens.iter().any(|token| {
+        matches!(
+            token,
+            Token::Whitespace(Whitespace::SingleLineComment { .. } | Whitespace::MultiLineComment(_))
+        )
+    });
+    if has_comment && !writ_common::red::off("A03") {
+        return Err(unparsable("comments are not accepted".to_owned()));
+    }
+    let statements = Parser::new(&dialect)
+        .with_recursion_limit(RECURSION_MAX)
+        .with_tokens(tokens)
+        .parse_statements()
+        .map_err(|error| unparsable(error.to_string()))?;
+    let statement = match statements.as_slice() {
+        [statement] => statement,
+        [] => return Err(unparsable("there is no statement".to_owned())),
+        [first, ..] if writ_common::red::off("A01") => first,
+        more => {
+            return Err(Reason::new(ReasonCode::SqlMultiStatement)
+                .told(format_args!("{} statements where one is allowed", more.len())));
+        }
+    };
+    let mut gate = SelectGate { tables: Vec::new() };
+    match statement.visit(&mut gate) {
+        ControlFlow::Break(refusal) if !writ_common::red::off("A02") => {
+            Err(Reason::new(ReasonCode::SqlNotReadOnly).told(refusal))
+        }
+        _ => {
+            gate.tables.sort();
+            gate.tables.dedup();
+            Ok(gate.tables)
+        }
+    }
+}
+
+struct SelectGate {
+    tables: Vec<String>,
+}
+
+type Flow = ControlFlow<String>;
+
+fn refuse(what: impl Into<String>) -> Flow {
+    ControlFlow::Break(what.into())
+}
+
+impl Visitor for SelectGate {
+    type Break = String;
+
+    fn pre_visit_statement(&mut self, statement: &Statement) -> Flow {
+        match statement {
+            Statement::Query(_) => ControlFlow::Continue(()),
+            other => {
+                let text = other.to_string();
+                let verb = text.split_whitespace().next().unwrap_or("this statement");
+                refuse(format!("`{verb}` is no SELECT"))
+            }
+        }
+    }
+
+    fn pre_visit_query(&mut self, query: &Query) -> Flow {
+        let has_extras = !query.locks.is_empty()
+            || query.for_clause.is_some()
+            || query.settings.is_some()
+            || query.format_clause.is_some()
+            || !query.pipe_operators.is_empty();
+        if has_extras {
+            return refuse("locking or output clauses are not accepted");
+        }
+        set_expr(&query.body)
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> Flow {
+        if select.into.is_some() {
+            return refuse("`SELECT … INTO` writes");
+        }
+        let has_extras = select.top.is_some()
+            || !select.lateral_views.is_empty()
+            || select.prewhere.is_some()
+            || !select.connect_by.is_empty()
+            || !select.cluster_by.is_empty()
+            || !select.distribute_by.is_empty()
+            || !select.sort_by.is_empty()
+            || select.qualify.is_some()
+            || select.value_table_mode.is_some()
+            || !select.optimizer_hints.is_empty();
+        if has_extras { refuse("this clause is not on the list") } else { ControlFlow::Continue(()) }
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> Flow {
+        match factor {
+            TableFactor::Table { args: None, with_hints, version: None, partitions, .. }
+                if with_hints.is_empty() && partitions.is_empty() =>
+            {
+                ControlFlow::Continue(())
+            }
+            TableFactor::Derived { lateral: false, .. } | TableFactor::NestedJoin { .. } => {
+                ControlFlow::Continue(())
+            }
+            _ => refuse("table functions are not accepted"),
+        }
+    }
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> Flow {
+        let name = relation.to_string().to_ascii_lowercase().replace(['"', '`', '[', ']'], "");
+        let schema_table = name.rsplit('.').next().unwrap_or("");
+        if schema_table.starts_with("sqlite_") || schema_table.starts_with("pragma_") {
+            return refuse(format!("`{schema_table}` is not data"));
+        }
+        self.tables.push(name);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> Flow {
+        match expr {
+            Expr::Function(function) => {
+                let name = function.name.to_string().to_ascii_lowercase();
+                if !FUNCTIONS.contains(&name.as_str()) {
+                    return refuse(format!("the function `{name}` is not on the list"));
+                }
+                match function.args {
+                    FunctionArguments::None | FunctionArguments::List(_) => ControlFlow::Continue(()),
+                    FunctionArguments::Subquery(_) => refuse("a function over a query is not accepted"),
+                }
+            }
+            Expr::Identifier(_)
+            | Expr::CompoundIdentifier(_)
+            | Expr::IsFalse(_)
+            | Expr::IsNotFalse(_)
+            | Expr::IsTrue(_)
+            | Expr::IsNotTrue(_)
+            | Expr::IsNull(_)
+            | Expr::IsNotNull(_)
+            | Expr::IsDistinctFrom(..)
+            | Expr::IsNotDistinctFrom(..)
+            | Expr::InList { .. }
+            | Expr::InSubquery { .. }
+            | Expr::Between { .. }
+            | Expr::BinaryOp { .. }
+            | Expr::Like { .. }
+            | Expr::UnaryOp { .. }
+            | Expr::Cast { .. }
+            | Expr::Collate { .. }
+            | Expr::Substring { .. }
+            | Expr::Trim { .. }
+            | Expr::Nested(_)
+            | Expr::Value(_)
+            | Expr::Case { .. }
+            | Expr::Exists { .. }
+            | Expr::Subquery(_)
+            | Expr::Tuple(_)
+            | Expr::Wildcard(_)
+            | Expr::QualifiedWildcard(..) => ControlFlow::Continue(()),
+            _ => refuse("this expression is not on the list"),
+        }
+    }
+}
+
+fn set_expr(body: &SetExpr) -> Flow {
+    match body {
+        // Nested queries are visited by themselves.
+        SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::Values(_) => ControlFlow::Continue(()),
+        SetExpr::SetOperation { left, right, .. } => {
+            set_expr(left)?;
+            set_expr(right)
+        }
+        SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
+            refuse("a query that writes is no SELECT")
+        }
+        SetExpr::Table(_) => refuse("`TABLE …` is not accepted"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(sql: &str) -> Option<ReasonCode> {
+        admit_select(sql).err().map(|reason| reason.code())
+    }
+
+    #[test]
+    fn plain_selects_pass_and_name_their_tables() {
+        for (sql, tables) in [
+            ("SELECT 1", vec![]),
+            ("select name from Customers where id = ?1;", vec!["customers"]),
+            (
+                "WITH recent AS (SELECT * FROM orders WHERE placed > date('now','-7 day')) \
+                 SELECT c.name, count(*) FROM customers c JOIN recent r ON r.customer = c.id \
+                 GROUP BY c.name HAVING count(*) > 1 ORDER BY 2 DESC LIMIT 5 OFFSET 1",
+                vec!["customers", "orders", "recent"],
+            ),
+            (
+                "SELECT a FROM t UNION ALL SELECT b FROM main.\"U\" WHERE b IN (SELECT c FROM v)",
+                vec!["main.u", "t", "v"],
+            ),
+            ("SELECT CASE WHEN a LIKE 'x%' THEN upper(a) ELSE trim(a) END FROM t", vec!["t"]),
+            ("SELECT sum(x) OVER (PARTITION BY y ORDER BY z) FROM t", vec!["t"]),
+        ] {
+            assert_eq!(admit_select(sql).unwrap(), tables, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a01_second_statements() {
+        assert_eq!(code("SELECT 1; DROP TABLE x"), Some(ReasonCode::SqlMultiStatement));
+        assert_eq!(code("SELECT 1; SELECT 2"), Some(ReasonCode::SqlMultiStatement));
+        assert_eq!(code(""), Some(ReasonCode::SqlUnparsable));
+        assert_eq!(code(";"), Some(ReasonCode::SqlUnparsable));
+    }
+
+    #[test]
+    fn a02_whatever_is_not_a_plain_select() {
+        for sql in [
+            "DELETE FROM t",
+            "UPDATE t SET a = 1",
+            "INSERT INTO t VALUES (1)",
+            "WITH x AS (DELETE FROM t RETURNING *) SELECT * FROM x",
+            "SELECT * INTO y FROM t",
+            "SELECT pg_read_file('/etc/passwd')",
+            "SELECT load_extension('x')",
+            "SELECT writefile('x', 'y')",
+            "EXPLAIN ANALYZE DELETE FROM t",
+            "EXPLAIN SELECT 1",
+            "SELECT * FROM t FOR UPDATE",
+            "PRAGMA journal_mode = DELETE",
+            "ATTACH DATABASE 'x' AS y",
+            "DETACH y",
+            "VACUUM",
+            "CREATE TABLE y AS SELECT 1",
+            "DROP TABLE t",
+            "ALTER TABLE t ADD c",
+            "BEGIN",
+            "SELECT * FROM pragma_table_info('t')",
+            "SELECT * FROM sqlite_master",
+            "SELECT * FROM main.sqlite_schema",
+            "SELECT * FROM generate_series(1, 1000000000)",
+            "SELECT randomblob(1000000000)",
+            "COPY t TO PROGRAM 'sh'",
+        ] {
+            let code = code(sql);
+            assert!(
+                matches!(code, Some(ReasonCode::SqlNotReadOnly | ReasonCode::SqlUnparsable)),
+                "{sql}: {code:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a03_dialect_tricks() {
+        for sql in [
+            "SELECT 1 /*!50000 UNION SELECT password FROM users */",
+            "SELECT 1 -- ; DROP TABLE x",
+            "SELECT /* */ 1",
+            "SELECT 'unclosed",
+            "SELECT \u{ff07}x\u{ff07}; DROP TABLE y",
+        ] {
+            let code = code(sql);
+            assert!(
+                matches!(
+                    code,
+                    Some(
+                        ReasonCode::SqlUnparsable
+                            | ReasonCode::SqlNotReadOnly
+                            | ReasonCode::SqlMultiStatement
+                    )
+                ),
+                "{sql}: {code:?}"
+            );
+        }
+        // SQLite knows no backslash escapes: to it, and so to the gate, this is one text.
+        assert_eq!(code("SELECT '\\''; DROP TABLE x --'"), None);
+        let deep = format!("SELECT {}1{}", "(".repeat(5_000), ")".repeat(5_000));
+        assert_eq!(code(&deep), Some(ReasonCode::SqlUnparsable));
+    }
+}

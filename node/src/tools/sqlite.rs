@@ -1,0 +1,270 @@
+//! `read` on a SQLite file: parsed, opened read-only, and watched by SQLite's own authorizer.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use rusqlite::{
+    Connection, OpenFlags,
+    hooks::{AuthAction, AuthContext, Authorization},
+    limits::Limit,
+    types::{Value as SqlValue, ValueRef},
+};
+use writ_common::{
+    datalog::Predicate,
+    decide::Gate,
+    ids::Action,
+    json::{Number, Value},
+    reason::{Reason, ReasonCode},
+    record::OutcomeStatus,
+    time::Millis,
+    verdict::Permit,
+};
+
+use super::{Tool, ToolSetupError, sql_gate, tool_failed, unknown_action};
+use crate::guard::ToolFailure;
+
+/// Most bytes of all texts in one result.
+const RESULT_BYTES_MAX: usize = 512 * 1024;
+
+/// A SQLite file that can be read.
+pub struct Sqlite {
+    connection: Arc<Mutex<Connection>>,
+    rows_max: usize,
+    timeout: Millis,
+}
+
+impl Sqlite {
+    /// Opens the file read-only.
+    ///
+    /// # Errors
+    /// [`ToolSetupError::Path`] if there is no readable database.
+    pub fn open(file: &Path, rows_max: usize, timeout: Millis) -> Result<Self, ToolSetupError> {
+        let failed = |error: rusqlite::Error| ToolSetupError::Path {
+            path: PathBuf::from(file),
+            why: format!("no readable SQLite database: {error}"),
+        };
+        let flags = if writ_common::red::off("A02") {
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        } else {
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        };
+        let mut connection = Connection::open_with_flags(file, flags).map_err(failed)?;
+        let limits = [
+            (Limit::SQLITE_LIMIT_ATTACHED, 0),
+            (Limit::SQLITE_LIMIT_LENGTH, i32::try_from(RESULT_BYTES_MAX).unwrap_or(i32::MAX)),
+            (Limit::SQLITE_LIMIT_SQL_LENGTH, 64 * 1024),
+            (Limit::SQLITE_LIMIT_EXPR_DEPTH, 100),
+            (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 20),
+        ];
+        for (limit, value) in limits {
+            connection.set_limit(limit, value).map_err(failed)?;
+        }
+        // Fails now if the file is no database.
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
+        if !writ_common::red::off("A02") {
+            connection.authorizer(Some(authorize)).map_err(failed)?;
+        }
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), rows_max, timeout })
+    }
+}
+
+/// The third lock: SQLite asks about everything a statement would touch.
+fn authorize(context: AuthContext<'_>) -> Authorization {
+    match context.action {
+        AuthAction::Select | AuthAction::Recursive => Authorization::Allow,
+        AuthAction::Read { table_name, .. } if !table_name.starts_with("sqlite_") => Authorization::Allow,
+        AuthAction::Function { function_name }
+            if sql_gate::FUNCTIONS.contains(&function_name.to_ascii_lowercase().as_str()) =>
+        {
+            Authorization::Allow
+        }
+        _ => Authorization::Deny,
+    }
+}
+
+impl Gate for Sqlite {
+    fn admit(&self, action: &Action, arguments: &Value) -> Result<Vec<Predicate>, Reason> {
+        if action.as_str() != "read" {
+            return Err(unknown_action(action));
+        }
+        let sql = arguments.get("sql").and_then(Value::as_str).unwrap_or_default();
+        sql_gate::admit_select(sql)?;
+        Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl Tool for Sqlite {
+    async fn call(&self, permit: Permit) -> Result<Value, ToolFailure> {
+        let connection = Arc::clone(&self.connection);
+        let interrupt = connection.lock().unwrap_or_else(PoisonError::into_inner).get_interrupt_handle();
+        let rows_max = self.rows_max;
+        let mut query = tokio::task::spawn_blocking(move || {
+            let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            select(&connection, permit.arguments().value(), rows_max)
+        });
+        let timed_out = ToolFailure {
+            reason: Reason::new(ReasonCode::ToolTimeout).told(format_args!("longer than {}", self.timeout)),
+            // Nothing a SELECT does outlives it.
+            status: OutcomeStatus::Failed,
+        };
+        tokio::select! {
+            result = &mut query => result.unwrap_or_else(|error| Err(tool_failed(error))),
+            () = tokio::time::sleep(self.timeout.to_duration()) => {
+                interrupt.interrupt();
+                // The blocking thread ends by itself once it notices.
+                drop(query.await);
+                Err(timed_out)
+            }
+        }
+    }
+}
+
+fn select(connection: &Connection, arguments: &Value, rows_max: usize) -> Result<Value, ToolFailure> {
+    let sql = arguments.get("sql").and_then(Value::as_str).unwrap_or_default();
+    let mut statement = connection.prepare(sql).map_err(tool_failed)?;
+    if !statement.readonly() && !writ_common::red::off("A02") {
+        return Err(tool_failed("the statement is not read-only"));
+    }
+    let params = match arguments.get("params") {
+        Some(Value::Array(items)) => items.iter().map(to_sql).collect(),
+        _ => Vec::new(),
+    };
+    let columns: Vec<Value> = statement.column_names().map(Value::from).collect();
+    let width = columns.len();
+    let mut rows = statement.query(rusqlite::params_from_iter(params)).map_err(tool_failed)?;
+    let (mut found, mut bytes, mut truncated) = (Vec::new(), 0usize, false);
+    while let Some(row) = rows.next().map_err(tool_failed)? {
+        if found.len() == rows_max || bytes > RESULT_BYTES_MAX {
+            truncated = true;
+            break;
+        }
+        let mut cells = Vec::with_capacity(width);
+        for index in 0..width {
+            let cell = from_sql(row.get_ref(index).map_err(tool_failed)?);
+            bytes += cell.as_str().map_or(8, str::len);
+            cells.push(cell);
+        }
+        found.push(Value::Array(cells));
+    }
+    Ok([
+        ("columns", Value::Array(columns)),
+        ("rows", Value::Array(found)),
+        ("truncated", Value::Bool(truncated)),
+    ]
+    .into_iter()
+    .collect())
+}
+
+fn to_sql(value: &Value) -> SqlValue {
+    match value {
+        Value::Bool(value) => SqlValue::Integer(i64::from(*value)),
+        Value::Number(number) => match number.as_i64() {
+            Some(integer) => SqlValue::Integer(integer),
+            None => SqlValue::Text(number.as_str().to_owned()),
+        },
+        Value::String(text) => SqlValue::Text(text.clone()),
+        Value::Null | Value::Array(_) | Value::Object(_) => SqlValue::Null,
+    }
+}
+
+fn from_sql(value: ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(integer) => Value::from(integer),
+        // A REAL that JSON's exact numbers cannot hold is passed on as text.
+        ValueRef::Real(real) => match Number::parse(&real.to_string()) {
+            Ok(number) => Value::Number(number),
+            Err(_) => Value::from(real.to_string()),
+        },
+        ValueRef::Text(text) => Value::from(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Blob(bytes) => Value::from(format!("hex:{}", hex::encode(bytes))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tools::testing::permit;
+
+    fn database() -> (tempfile::TempDir, Sqlite) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("crm.db");
+        Connection::open(&file)
+            .unwrap()
+            .execute_batch(
+                "CREATE TABLE customers (id INTEGER, name TEXT, score REAL); \
+                 INSERT INTO customers VALUES (1, 'Ada', 98.7), (2, 'Bo', NULL);",
+            )
+            .unwrap();
+        let tool = Sqlite::open(&file, 100, Millis(500)).unwrap();
+        (folder, tool)
+    }
+
+    async fn read(tool: &Sqlite, arguments: &str) -> Result<String, String> {
+        let result = tool.call(permit("tool.crm", "read", arguments)).await;
+        result.map(|value| value.to_string()).map_err(|failure| failure.reason.for_caller().to_owned())
+    }
+
+    #[tokio::test]
+    async fn rows_come_back_exactly() {
+        let (_folder, tool) = database();
+        let result =
+            read(&tool, r#"{"sql":"SELECT id, name, score FROM customers WHERE id >= ?1","params":[1]}"#)
+                .await;
+        assert_eq!(
+            result.unwrap(),
+            r#"{"columns":["id","name","score"],"rows":[[1,"Ada",98.7],[2,"Bo",null]],"truncated":false}"#
+        );
+    }
+
+    /// A02: even if the parser were fooled, the connection and the authorizer refuse.
+    #[tokio::test]
+    async fn a02_the_second_and_third_lock_hold_by_themselves() {
+        let (_folder, tool) = database();
+        for sql in [
+            "DELETE FROM customers",
+            "UPDATE customers SET name = 'x'",
+            "CREATE TABLE t (x)",
+            "ATTACH DATABASE ':memory:' AS other",
+            "PRAGMA journal_mode = DELETE",
+            "SELECT load_extension('x')",
+            "SELECT * FROM sqlite_schema",
+            "CREATE TEMP TABLE t AS SELECT 1",
+            "SELECT randomblob(10)",
+        ] {
+            let arguments: Value = [("sql", Value::from(sql))].into_iter().collect();
+            let result = read(&tool, &arguments.to_string()).await;
+            assert!(result.is_err(), "{sql}: {result:?}");
+        }
+        assert!(read(&tool, r#"{"sql":"SELECT count(*) FROM customers"}"#).await.unwrap().contains("[[2]]"));
+    }
+
+    #[tokio::test]
+    async fn a_query_without_end_is_interrupted() {
+        let (_folder, tool) = database();
+        let endless = r#"{"sql":"WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"}"#;
+        assert_eq!(read(&tool, endless).await, Err("longer than 500 ms".to_owned()));
+        assert!(read(&tool, r#"{"sql":"SELECT 1"}"#).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn results_are_bounded() {
+        let (_folder, tool) = database();
+        let many = r#"{"sql":"WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 500) SELECT x FROM n"}"#;
+        let result = read(&tool, many).await.unwrap();
+        assert!(result.ends_with(r#""truncated":true}"#), "{result}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("crm.db");
+        assert!(Sqlite::open(&file, 1, Millis(1)).is_err());
+        std::fs::write(&file, "this is not a database, but long enough to be looked at closely").unwrap();
+        assert!(Sqlite::open(&file, 1, Millis(1)).is_err());
+    }
+}

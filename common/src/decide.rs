@@ -527,6 +527,24 @@ fn carrier_of(capability: &Capability, block: usize) -> String {
     }
 }
 
+/// Every delegation policy allows between agents, whatever the request: what keys a broker hands out.
+///
+/// # Errors
+/// The engine's reason, if it could not say.
+pub fn delegations(policy: &PolicySet) -> Result<BTreeSet<(AgentId, AgentId)>, Reason> {
+    let mut world = World::run(None, &policy.inventory_facts, &policy.program)?;
+    let pairs = world.facts("may_delegate", 2)?;
+    Ok(pairs
+        .iter()
+        .filter_map(|tuple| match tuple.as_slice() {
+            [Term::Str(from), Term::Str(to)] => {
+                Some((AgentId::parse(from.as_str()).ok()?, AgentId::parse(to.as_str()).ok()?))
+            }
+            _ => None,
+        })
+        .collect())
+}
+
 /// Names the policy a process without one would have used: none.
 #[must_use]
 pub fn without_policy() -> Verdict {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     capability::{CAPABILITY_BYTES_MAX, Right},
     codec::{Message, to_array_bytes},
+    control::RevocationTarget,
     digest::Digest,
     epoch::Epoch,
     ids::{Action, AgentId, CapabilityId, KeyId, NodeId, Resource, TaskId, TaskKind, TenantId},
@@ -17,7 +18,7 @@ use crate::{
     record::{DecisionId, OutcomeStatus, Receipt},
     request::ARGUMENT_BYTES_MAX,
     signed::{Signable, Signed},
-    time::Timestamp,
+    time::{Millis, Timestamp},
 };
 
 /// The digest of what is called: resource, action, canonical arguments and task. Not of nonce, time or trace.
@@ -505,4 +506,208 @@ impl Message for EnrollReply {
 #[must_use]
 pub fn join_token_digest(token: &str) -> Digest {
     Digest::of("writ/v1/join-token", &[token.as_bytes()])
+}
+
+/// An operator's request to a broker, signed by the operator's key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminRequest {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// When it was signed.
+    pub at: Timestamp,
+    /// Fresh random bytes; a request counts once.
+    #[serde(with = "crate::bytes32")]
+    pub nonce: [u8; 16],
+    /// What is wanted.
+    pub wanted: AdminWanted,
+}
+
+/// The things an operator can ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum AdminWanted {
+    /// The agents with their keys.
+    Agents,
+    /// A join token for an agent.
+    Enroll {
+        /// The agent.
+        agent: AgentId,
+        /// How long the token is good for.
+        life: Millis,
+    },
+    /// Stops everything, or lets it go on.
+    HaltAll {
+        /// Whether the halt is on.
+        on: bool,
+    },
+    /// Isolates an agent, or lets it go.
+    Quarantine {
+        /// The agent.
+        agent: AgentId,
+        /// Whether it is isolated.
+        on: bool,
+    },
+    /// Revokes something.
+    Revoke {
+        /// What.
+        target: RevocationTarget,
+        /// Answer only once no node can act under it any more.
+        wait: bool,
+    },
+    /// Brokers and nodes, and how recently they were heard from.
+    Status,
+    /// One task.
+    Task {
+        /// Which; the latest if absent.
+        task: Option<TaskId>,
+    },
+    /// Withdraws a key of an agent.
+    WithdrawKey {
+        /// The agent.
+        agent: AgentId,
+        /// The key.
+        key: KeyId,
+    },
+}
+
+impl AdminWanted {
+    /// The action a policy knows it by.
+    #[must_use]
+    pub fn action(&self) -> &'static str {
+        match self {
+            Self::Agents => "agents",
+            Self::Enroll { .. } => "enroll",
+            Self::HaltAll { .. } => "halt-all",
+            Self::Quarantine { .. } => "quarantine",
+            Self::Revoke { .. } => "revoke",
+            Self::Status => "status",
+            Self::Task { .. } => "task",
+            Self::WithdrawKey { .. } => "withdraw-key",
+        }
+    }
+}
+
+impl Signable for AdminRequest {
+    const PURPOSE: Purpose = Purpose::Admin;
+    const KIND: &'static str = "admin";
+}
+
+impl Message for Signed<AdminRequest> {
+    const KIND: &'static str = "admin";
+    const BYTES_MAX: usize = 16 * 1024;
+}
+
+/// A broker's answer to an operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum AdminReply {
+    /// The agents.
+    Agents(Vec<AgentInfo>),
+    /// It is in force as of this epoch.
+    Done {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// A join token; it is told this once.
+    Enroll {
+        /// The token.
+        token: String,
+        /// When it ends.
+        expires: Timestamp,
+    },
+    /// Refused.
+    Refused {
+        /// Why; never empty.
+        reasons: Vec<ToldReason>,
+    },
+    /// Brokers and nodes.
+    Status(StatusInfo),
+    /// A task.
+    Task(Box<TaskInfo>),
+}
+
+impl Message for AdminReply {
+    const KIND: &'static str = "admin_reply";
+    const BYTES_MAX: usize = 900 * 1024;
+}
+
+/// An agent as the control plane knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentInfo {
+    /// Its name.
+    pub agent: AgentId,
+    /// The team that answers for it.
+    pub owner: String,
+    /// What it is for.
+    pub description: String,
+    /// The agents it may delegate to.
+    pub delegates_to: Vec<AgentId>,
+    /// Its enrolled keys.
+    pub keys: Vec<AgentKeyInfo>,
+    /// Whether it is isolated.
+    pub quarantined: bool,
+}
+
+/// A key of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentKeyInfo {
+    /// The key's id.
+    pub key: KeyId,
+    /// The NATS user enrolled with it.
+    pub connection: String,
+}
+
+/// The control plane's view of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatusInfo {
+    /// Control state.
+    pub epoch: Epoch,
+    /// The policy in force.
+    pub policy: Option<crate::policy::PolicyRevision>,
+    /// Whether everything is halted.
+    pub halted: bool,
+    /// The nodes.
+    pub nodes: Vec<NodeInfo>,
+}
+
+/// A node as the broker knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeInfo {
+    /// Its name.
+    pub node: NodeId,
+    /// Its key.
+    pub key: KeyId,
+    /// What it has applied, if it was heard from.
+    pub applied: Option<Epoch>,
+    /// How long ago.
+    pub heard: Option<Millis>,
+}
+
+/// A task as the broker knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskInfo {
+    /// The task.
+    pub task: TaskId,
+    /// Its kind.
+    pub kind: TaskKind,
+    /// On whose authority.
+    pub user: crate::ids::UserId,
+    /// The agent it was given to.
+    pub agent: AgentId,
+    /// Its capability.
+    pub capability: CapabilityId,
+    /// How often that was issued.
+    pub serial: u64,
+    /// The rights granted.
+    pub rights: Vec<Right>,
+    /// When it ends.
+    pub deadline: Timestamp,
+    /// Why it does not go on, if it does not.
+    pub stopped: Option<ReasonCode>,
 }

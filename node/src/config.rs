@@ -143,7 +143,7 @@ fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path)
     const KINDS: [&str; 2] = ["maildir", "sqlite"];
     let span = section.span_of("kind");
     let kind = section.text("kind", "\"sqlite\"");
-    let tool = match kind.as_deref() {
+    match kind.as_deref() {
         Some("maildir") => {
             let folder = section.text("folder", "\"drafts\"").map(|path| base.join(path));
             let from = section.text("from", "\"support@example.com\"");
@@ -171,8 +171,7 @@ fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path)
             None
         }
         None => None,
-    };
-    tool
+    }
 }
 
 struct PublicKeyText(PublicKey);

@@ -10,7 +10,7 @@ use writ_bus::{Bus, BusError, Endpoint, Incoming, Service, SystemClock, SystemEn
 use writ_common::{
     decide::Gate,
     fresh::FreshBounds,
-    ids::{BootId, FlowDomain, NodeId, Resource, TenantId},
+    ids::{BootId, FlowDomain, NodeId, PartId, Resource, TenantId},
     json::Value,
     keys::{PrivateKey, PublicKey},
     reason::{Reason, ReasonCode},
@@ -230,7 +230,7 @@ impl Driver {
                 Wake::Event(event) => events.push(event),
                 Wake::Arrived(incoming) => events.push(self.admit(incoming)),
                 Wake::Answered(call, answer) => {
-                    events.push(Event::Finished(call, answered(guard, call, answer)))
+                    events.push(Event::Finished(call, answered(guard, call, answer)));
                 }
             }
         }
@@ -310,7 +310,7 @@ impl Driver {
             Effect::ReadLabel(domain) => self.read_label(domain),
             Effect::ReadFirst(call, sequence) => {
                 let bus = self.bus.clone();
-                let stream = part_stream(&self.tenant, &writ_common::ids::PartId::first());
+                let stream = part_stream(&self.tenant, &PartId::first());
                 self.report(async move {
                     let found = bus.message_at(&stream, sequence).await;
                     let found = found.map(|found| found.map(|message| message.payload));
@@ -342,9 +342,10 @@ impl Driver {
             }
             Effect::Search { ticket, subject, record } => {
                 let bus = self.bus.clone();
-                let tenant = self.tenant.clone();
+                let part = audit_part(&subject).unwrap_or(PartId::first());
+                let stream = part_stream(&self.tenant, &part);
                 self.report(async move {
-                    let found = search(&bus, &tenant, &subject, &record).await;
+                    let found = bus.find(&stream, &subject, &record).await;
                     Wake::Event(Event::Searched(ticket, found.map_err(|error| error.to_string())))
                 });
             }
@@ -434,26 +435,6 @@ async fn follow_control(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) 
             }
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
-    }
-}
-
-/// Looks for a record of ours on its subject.
-async fn search(bus: &Bus, tenant: &TenantId, subject: &str, record: &[u8]) -> Result<Option<u64>, BusError> {
-    let Some(part) = audit_part(subject) else { return Ok(None) };
-    let stream = part_stream(tenant, &part);
-    let Some(last) = bus.last_on(&stream, subject).await? else { return Ok(None) };
-    if last.payload == record {
-        return Ok(Some(last.sequence));
-    }
-    let mut tail = bus.tail(&stream, subject, 1).await?;
-    loop {
-        let message = tail.next().await?;
-        if message.payload == record {
-            return Ok(Some(message.sequence));
-        }
-        if message.sequence >= last.sequence {
-            return Ok(None);
-        }
     }
 }
 

@@ -7,6 +7,7 @@
 mod connect;
 mod error;
 mod headers;
+pub mod keyfile;
 mod serve;
 mod store;
 mod stream;

@@ -50,13 +50,15 @@ pub struct StoredMessage {
     pub sequence: u64,
     /// Its bytes.
     pub payload: Bytes,
+    /// How many messages wait behind it; 0 where that is not known.
+    pub pending: u64,
 }
 
 /// Messages of a stream from some sequence on, in order, without end.
 pub struct Tail {
     messages: BoxStream<'static, Result<StoredMessage, BusError>>,
-    /// Sequence of the last message there was when the tail was opened.
-    pub last_sequence: u64,
+    /// How many messages were waiting when the tail was opened.
+    pub pending: u64,
 }
 
 impl Tail {
@@ -129,6 +131,27 @@ impl Bus {
         direct(self.stream(stream).await?.direct_get(sequence).await)
     }
 
+    /// The sequence at which exactly these bytes stand on a subject, if they do.
+    ///
+    /// # Errors
+    /// [`BusError::Client`].
+    pub async fn find(&self, stream: &str, subject: &str, payload: &[u8]) -> Result<Option<u64>, BusError> {
+        let Some(last) = self.last_on(stream, subject).await? else { return Ok(None) };
+        if last.payload == payload {
+            return Ok(Some(last.sequence));
+        }
+        let mut tail = self.tail(stream, subject, 1).await?;
+        loop {
+            let message = tail.next().await?;
+            if message.payload == payload {
+                return Ok(Some(message.sequence));
+            }
+            if message.sequence >= last.sequence {
+                return Ok(None);
+            }
+        }
+    }
+
     /// Follows a stream from `from` on (1 is the first message).
     ///
     /// # Errors
@@ -138,7 +161,6 @@ impl Bus {
             BusError::client(format!("following stream `{stream}`"), error)
         };
         let handle = self.jetstream().get_stream(stream).await.map_err(|error| failed(error.into()))?;
-        let last_sequence = handle.cached_info().state.last_sequence;
         let config = OrderedConfig {
             deliver_subject: self.client().new_inbox(),
             filter_subject: filter.to_owned(),
@@ -146,20 +168,22 @@ impl Bus {
             ..OrderedConfig::default()
         };
         let consumer = handle.create_consumer(config).await.map_err(|error| failed(error.into()))?;
+        let pending = consumer.cached_info().num_pending;
         let messages = consumer.messages().await.map_err(|error| failed(error.into()))?;
         let messages = messages
             .map(|message| {
                 let message = message.map_err(|error| BusError::client("following a stream", error))?;
                 let info = message.info().map_err(|error| BusError::client("following a stream", error))?;
-                let sequence = info.stream_sequence;
+                let (sequence, pending) = (info.stream_sequence, info.pending);
                 Ok(StoredMessage {
                     subject: message.subject.to_string(),
                     sequence,
                     payload: message.payload.clone(),
+                    pending,
                 })
             })
             .boxed();
-        Ok(Tail { messages, last_sequence })
+        Ok(Tail { messages, pending })
     }
 }
 
@@ -180,6 +204,7 @@ fn direct(
             subject: message.subject.to_string(),
             sequence: message.sequence,
             payload: message.payload,
+            pending: 0,
         })),
         Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
         Err(error) => Err(BusError::client("reading a stream", error)),

@@ -1,0 +1,329 @@
+//! `writ.toml` of a broker: read whole, every fault at once.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use jsonwebtoken::Algorithm;
+use writ_common::{
+    datalog::Span,
+    diagnostic::{Diagnostic, Diagnostics},
+    ids::{BrokerId, NodeId, OperatorId, RoleId, TenantId},
+    json::Value,
+    keys::PublicKey,
+    policy::PolicyBundle,
+    settings::{Document, Section},
+    time::Millis,
+};
+
+use crate::jwt::{Issuer, parse_algorithms, parse_keys};
+
+/// A broker's configuration.
+pub struct BrokerConfig {
+    /// The tenant it serves.
+    pub tenant: TenantId,
+    /// Its name.
+    pub broker: BrokerId,
+    /// The pinned offline root.
+    pub root: PublicKey,
+    /// The signed keyset.
+    pub keyset_file: PathBuf,
+    /// The online key.
+    pub key_file: PathBuf,
+    /// The key that signs records.
+    pub record_key_file: PathBuf,
+    /// Folder of the index and the journal.
+    pub state: PathBuf,
+    /// Folder of the policies.
+    pub policies: PathBuf,
+    /// Server addresses.
+    pub bus_urls: Vec<String>,
+    /// The NATS user's seed.
+    pub bus_user_file: PathBuf,
+    /// Root certificate for TLS.
+    pub bus_ca_file: Option<PathBuf>,
+    /// Most bytes of the audit stream.
+    pub stream_bytes_max: u64,
+    /// On how many servers streams live.
+    pub replicas: usize,
+    /// Identity providers.
+    pub issuers: Vec<Issuer>,
+    /// Nodes: their record keys and NATS users.
+    pub nodes: BTreeMap<NodeId, (PublicKey, String)>,
+    /// Operators and their keys.
+    pub operators: BTreeMap<OperatorId, PublicKey>,
+    /// Longest staleness any node may be set to.
+    pub staleness_max: Millis,
+}
+
+struct KeyText(PublicKey);
+
+impl std::str::FromStr for KeyText {
+    type Err = writ_common::keys::InvalidKey;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        PublicKey::parse(text).map(Self)
+    }
+}
+
+impl BrokerConfig {
+    /// Reads a configuration. Relative paths are relative to `base`; key sets of issuers are read as well.
+    ///
+    /// # Errors
+    /// Every finding.
+    pub fn read(
+        file: &str,
+        text: &str,
+        base: &Path,
+        overrides: &BTreeMap<String, String>,
+    ) -> Result<Self, Diagnostics> {
+        let document = Document::new(file, text, overrides);
+        let mut root = document.root();
+        let path = |text: String| base.join(text);
+        let tenant: Option<TenantId> = root.required("tenant", "\"acme\"");
+        let mut broker = root.table("broker");
+        let name: Option<BrokerId> = broker.required("name", "\"broker-1\"");
+        let root_key: Option<KeyText> = broker.required("root_key", "\"ed25519:…\"");
+        let keyset_file = broker.text("keyset_file", "\"keyset.writ\"").map(path);
+        let key_file = broker.text("key_file", "\"broker.key\"").map(path);
+        let record_key_file = broker.text("record_key_file", "\"broker-records.key\"").map(path);
+        let state = broker.text("state", "\"state\"").map(path);
+        let policies = broker.text("policies", "\"policies\"").map(path);
+        let staleness = broker.optional_integer("staleness_seconds_max", 1..=3_600).unwrap_or(60);
+        broker.finish(&[
+            "name",
+            "root_key",
+            "keyset_file",
+            "key_file",
+            "record_key_file",
+            "state",
+            "policies",
+            "staleness_seconds_max",
+        ]);
+        let mut bus = root.table("bus");
+        let bus_urls: Vec<String> = bus.list("urls");
+        if bus_urls.is_empty() {
+            let finding = document.at(bus.span(), "`bus.urls` is missing");
+            document.note(finding.help("add `urls = [\"nats://127.0.0.1:4222\"]` under `[bus]`"));
+        }
+        let bus_user_file = bus.text("user_file", "\"broker.nkey\"").map(path);
+        let bus_ca_file = bus.optional_text("ca_file").map(path);
+        bus.finish(&["urls", "user_file", "ca_file"]);
+        let mut stream = root.table("stream");
+        let mebibytes = stream.optional_integer("mebibytes_max", 1..=1_048_576).unwrap_or(1_024);
+        let replicas = stream.optional_integer("replicas", 1..=5).unwrap_or(1);
+        stream.finish(&["mebibytes_max", "replicas"]);
+        let issuers: Vec<Issuer> = root
+            .tables("issuer")
+            .into_iter()
+            .filter_map(|section| read_issuer(&document, section, base))
+            .collect();
+        let mut nodes = BTreeMap::new();
+        for mut section in root.tables("node") {
+            let name: Option<NodeId> = section.required("name", "\"node-1\"");
+            let key: Option<KeyText> = section.required("key", "\"ed25519:…\"");
+            let connection = section.text("connection", "\"U…\"");
+            section.finish(&["name", "key", "connection"]);
+            if let Some(((name, key), connection)) = name.zip(key).zip(connection) {
+                nodes.insert(name, (key.0, connection));
+            }
+        }
+        let mut operators = BTreeMap::new();
+        for mut section in root.tables("operator") {
+            let name: Option<OperatorId> = section.required("name", "\"ops\"");
+            let key: Option<KeyText> = section.required("key", "\"ed25519:…\"");
+            section.finish(&["name", "key"]);
+            operators.extend(name.zip(key).map(|(name, key)| (name, key.0)));
+        }
+        let known = ["tenant", "broker", "bus", "stream", "issuer", "node", "operator"];
+        root.finish(&known);
+        let findings = document.into_findings();
+        if findings.has_errors() {
+            return Err(findings);
+        }
+        let complete = || {
+            Some(Self {
+                tenant: tenant?,
+                broker: name?,
+                root: root_key?.0,
+                keyset_file: keyset_file?,
+                key_file: key_file?,
+                record_key_file: record_key_file?,
+                state: state?,
+                policies: policies?,
+                bus_urls,
+                bus_user_file: bus_user_file?,
+                bus_ca_file,
+                stream_bytes_max: mebibytes * 1024 * 1024,
+                replicas: usize::try_from(replicas).unwrap_or(1),
+                issuers,
+                nodes,
+                operators,
+                staleness_max: Millis::from_secs(staleness),
+            })
+        };
+        complete().ok_or(findings)
+    }
+}
+
+fn read_issuer(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path) -> Option<Issuer> {
+    let issuer = section.text("issuer", "\"https://idp.example\"");
+    let audience = section.text("audience", "\"writ\"");
+    let typ = section.optional_text("typ").unwrap_or_else(|| "at+jwt".to_owned());
+    let algorithms_span = section.span_of("algorithms");
+    let names: Vec<String> = section.list("algorithms");
+    let algorithms: Option<Vec<Algorithm>> = note(document, algorithms_span, parse_algorithms(&names));
+    let keys_span = section.span_of("jwks_file");
+    let jwks_file = section.text("jwks_file", "\"jwks.json\"").map(|file| base.join(file));
+    let role_claim = section.optional_text("role_claim").unwrap_or_else(|| "/roles".to_owned());
+    let mut roles = BTreeMap::new();
+    for (value, span, role) in section.free_table("roles") {
+        match role {
+            Value::String(role) => {
+                roles.extend(note(document, span, RoleId::parse(role)).map(|role| (value, role)));
+            }
+            _ => document.note(document.at(span, "a role is a text")),
+        }
+    }
+    section.finish(&["issuer", "audience", "typ", "algorithms", "jwks_file", "role_claim", "roles"]);
+    let jwks_file = jwks_file?;
+    let jwks = match fs::read_to_string(&jwks_file) {
+        Ok(jwks) => jwks,
+        Err(error) => {
+            document.note(document.at(keys_span, format!("{}: {error}", jwks_file.display())));
+            return None;
+        }
+    };
+    let keys = note(document, keys_span, parse_keys(&jwks))?;
+    Some(Issuer {
+        issuer: issuer?,
+        audience: audience?,
+        typ,
+        algorithms: algorithms?,
+        role_claim,
+        roles,
+        keys,
+    })
+}
+
+fn note<T, E: std::fmt::Display>(document: &Document<'_>, span: Span, result: Result<T, E>) -> Option<T> {
+    result.map_err(|error| document.note(document.at(span, error))).ok()
+}
+
+/// Reads the policy folder into a bundle; `examples` and READMEs are no part of it.
+///
+/// # Errors
+/// Findings about files that cannot be read. What they say is checked when the bundle is loaded.
+pub fn read_policies(folder: &Path) -> Result<PolicyBundle, Diagnostics> {
+    let mut findings = Diagnostics::default();
+    let mut bundle = PolicyBundle::default();
+    walk(folder, "", &mut bundle, &mut findings);
+    if bundle.0.is_empty() && findings.0.is_empty() {
+        let finding = Diagnostic::in_file(&folder.display().to_string(), "the policy folder is empty");
+        findings.push(
+            finding.help("copy the `policies` folder of the release, or point `broker.policies` at yours"),
+        );
+    }
+    if findings.has_errors() { Err(findings) } else { Ok(bundle) }
+}
+
+fn walk(folder: &Path, prefix: &str, bundle: &mut PolicyBundle, findings: &mut Diagnostics) {
+    let mut failed = |path: &Path, error: std::io::Error| {
+        findings.push(Diagnostic::in_file(&path.display().to_string(), error));
+    };
+    let items = match fs::read_dir(folder) {
+        Ok(items) => items,
+        Err(error) => return failed(folder, error),
+    };
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for item in items {
+        match item {
+            Ok(item) => paths.push(item.path()),
+            Err(error) => failed(folder, error),
+        }
+    }
+    paths.sort();
+    for path in paths {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let relative = format!("{prefix}{name}");
+        if path.is_dir() {
+            // Worked examples stand beside the policy; they are sets of their own.
+            if relative != "examples" && !name.starts_with('.') {
+                walk(&path, &format!("{relative}/"), bundle, findings);
+            }
+        } else if !is_document(name) {
+            match fs::read_to_string(&path) {
+                Ok(text) => drop(bundle.0.insert(relative, text)),
+                Err(error) => findings.push(Diagnostic::in_file(&path.display().to_string(), error)),
+            }
+        }
+    }
+}
+
+fn is_document(name: &str) -> bool {
+    name.starts_with('.') || Path::new(name).extension().is_some_and(|extension| extension == "md")
+}
+
+#[cfg(test)]
+mod tests {
+    use writ_common::policy::PolicySet;
+
+    use super::*;
+
+    #[test]
+    fn every_fault_at_once() {
+        let text = r#"
+            tenant = "acme"
+            [broker]
+            name = "broker-1"
+            root_key = "ed25519:00"
+            keyset_file = "keyset.writ"
+            key_file = "broker.key"
+            record_key_file = "records.key"
+            state = "state"
+            policies = "policies"
+            [bus]
+            urls = ["nats://127.0.0.1:4222"]
+            user_file = "broker.nkey"
+            [[issuer]]
+            issuer = "https://idp.example"
+            audience = "writ"
+            algorithms = ["HS256"]
+            jwks_file = "/nowhere/jwks.json"
+            [[operator]]
+            name = "Ops"
+            kee = "x"
+        "#;
+        let Err(findings) = BrokerConfig::read("writ.toml", text, Path::new("."), &BTreeMap::new()) else {
+            panic!("taken");
+        };
+        let findings = findings.to_string();
+        for expected in [
+            "`broker.root_key`: the Ed25519 public key is not 32 bytes",
+            "`HS256` would let the broker's public keys sign tokens",
+            "/nowhere/jwks.json",
+            "operator name `Ops` may only hold",
+            "unknown key `operator.kee`",
+            "`operator.key` is missing",
+        ] {
+            assert!(findings.contains(expected), "{expected} not in\n{findings}");
+        }
+    }
+
+    #[test]
+    fn the_policies_of_this_repository_load() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
+        let bundle = read_policies(&folder).unwrap();
+        let (policy, warnings) = PolicySet::load(&bundle).unwrap();
+        assert_eq!(warnings, Diagnostics::default());
+        assert_eq!(policy.contracts().count(), 2);
+    }
+
+    #[test]
+    fn an_empty_or_missing_folder_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(read_policies(folder.path()).unwrap_err().to_string().contains("is empty"));
+        assert!(read_policies(&folder.path().join("nowhere")).is_err());
+    }
+}

@@ -1,0 +1,94 @@
+//! What can happen to a broker, and what it wants done.
+
+use bytes::Bytes;
+use writ_bus::{Attested, Store, StoreError, Stored};
+use writ_common::{
+    time::Millis,
+    trace::{SpanRecord, TraceContext},
+};
+use writ_journal::Entry;
+
+use super::TaskEntry;
+
+/// Names a request while it is here; the driver's own choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CallRef(pub u64);
+
+/// Names a write or publish while it is under way; the broker's own choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Its subject.
+    pub subject: String,
+    /// Who sent it, as the server says.
+    pub attested: Attested,
+    /// Its bytes.
+    pub payload: Bytes,
+    /// Where the sender's trace stands.
+    pub trace: Option<TraceContext>,
+}
+
+/// Everything that can wake a broker.
+#[derive(Debug)]
+pub enum Event {
+    /// A request of an agent, a node or an operator.
+    Arrived(CallRef, Arrival),
+    /// A control event of the stream.
+    Control {
+        /// Its sequence.
+        sequence: u64,
+        /// Its bytes.
+        payload: Bytes,
+    },
+    /// The control stream has been read to where it ended when it was opened.
+    ControlRead,
+    /// A tick of the control stream.
+    Ticked {
+        /// Its bytes.
+        payload: Bytes,
+    },
+    /// A journal write is done.
+    Journalled(Ticket),
+    /// A journal write failed.
+    JournalFailed(Ticket, String),
+    /// A publish was acknowledged, or not.
+    Published(Ticket, Result<Stored, StoreError>),
+    /// Tasks were written to the index, or not.
+    Indexed(Ticket, Result<(), String>),
+    /// Time has passed.
+    Tick,
+}
+
+/// What a broker wants done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Report to the operator's log.
+    Alarm(String),
+    /// Append to the journal, in the order of the effects.
+    Journal(Option<Ticket>, Entry),
+    /// Publish to a stream after a delay.
+    Publish {
+        /// Whose acknowledgement it is.
+        ticket: Ticket,
+        /// What.
+        store: Store,
+        /// After how long.
+        delay: Millis,
+    },
+    /// Write a task to the index and say when it is flushed.
+    Index {
+        /// Whose answer.
+        ticket: Ticket,
+        /// The task.
+        task: Box<TaskEntry>,
+        /// Stream sequence of its record.
+        sequence: u64,
+    },
+    /// Answer a request.
+    Reply(CallRef, Vec<u8>),
+    /// Export a span.
+    Span(Box<SpanRecord>),
+}

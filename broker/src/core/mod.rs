@@ -1,0 +1,489 @@
+//! The broker without I/O: requests, stream messages and time go in, what to do comes out.
+//!
+//! Three rules order everything. A task exists once its record is acknowledged by the stream and its index entry is
+//! flushed; only then is a capability handed out. Control state changes only by an event that was fenced on the
+//! event before it, so several brokers write as one. And every verdict is a record, refusals included.
+
+mod admin;
+mod control;
+mod event;
+mod fresh;
+mod issue;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use event::{Arrival, CallRef, Effect, Event, Ticket};
+
+use control::ControlWrite;
+use fresh::Freshness;
+use writ_bus::{Fence, Store, StoreError, Stored};
+use writ_common::{
+    codec::encode,
+    control::{ControlEvent, ControlFault, ControlState},
+    digest::Digest,
+    entropy::Entropy,
+    epoch::Epoch,
+    ids::{
+        AgentId, BootId, BrokerId, CapabilityId, FlowDomain, KeyId, NodeId, OperatorId, PartId, RoleId,
+        TaskId, TaskKind, TenantId, UserId,
+    },
+    keys::{PrivateKey, PublicKey},
+    keyset::KeysetDocument,
+    policy::{PolicyBundle, PolicySet},
+    reason::{Reason, ReasonCode},
+    record::{Origin, Record, RecordBody, RecordedDecision, RecordedReason},
+    recorder::{Prepared, Recorder},
+    signed::Signed,
+    subjects::Subject,
+    time::{Millis, Now, Timestamp},
+    wire::ToldReason,
+};
+use writ_journal::Entry;
+
+use crate::jwt::IdentityProvider;
+
+/// How a broker is set up.
+pub struct BrokerSetup {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The broker's name.
+    pub broker: BrokerId,
+    /// This run.
+    pub boot: BootId,
+    /// The offline root's public key.
+    pub root: PublicKey,
+    /// The keyset the offline root signed.
+    pub keyset: Signed<KeysetDocument>,
+    /// The online key that signs capabilities and control events.
+    pub key: PrivateKey,
+    /// The key that signs this broker's records.
+    pub record_key: PrivateKey,
+    /// The policy to be in force.
+    pub policy: PolicyBundle,
+    /// The nodes to be enrolled: their record keys and NATS users.
+    pub nodes: BTreeMap<NodeId, (PublicKey, String)>,
+    /// The operators and their keys.
+    pub operators: BTreeMap<OperatorId, PublicKey>,
+    /// How old a signed request may be.
+    pub request_age_max: Millis,
+    /// How far clocks may be apart.
+    pub skew: Millis,
+    /// The longest staleness any node may be set to.
+    pub staleness_max: Millis,
+}
+
+/// A task as the broker keeps it. All of it stands in the task's records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskEntry {
+    /// The task.
+    pub task: TaskId,
+    /// Its kind.
+    pub kind: TaskKind,
+    /// On whose authority.
+    pub user: UserId,
+    /// The user's roles when it was started.
+    pub roles: Vec<RoleId>,
+    /// The agent it was given to.
+    pub agent: AgentId,
+    /// The key it was given to.
+    pub key: KeyId,
+    /// Its capability.
+    pub capability: CapabilityId,
+    /// How often that was issued.
+    pub serial: u64,
+    /// Its flow domain.
+    pub domain: FlowDomain,
+    /// The rights granted.
+    pub rights: Vec<writ_common::capability::Right>,
+    /// How deep it may be delegated.
+    pub max_depth: u8,
+    /// When it ends.
+    pub deadline: Timestamp,
+    /// Control state when it was started.
+    pub started: Epoch,
+    /// Plain SHA-256 of the user's instruction.
+    pub instruction: Digest,
+    /// Digest of user, agent and idempotency key.
+    pub idempotency: Digest,
+    /// Digest of what was asked for.
+    pub asked: Digest,
+}
+
+impl TaskEntry {
+    /// The task a record of ours speaks about, if it issued or renewed one.
+    #[must_use]
+    pub fn of_record(record: &Record) -> Option<Self> {
+        let RecordBody::Verdict(verdicted) = &record.body else { return None };
+        let granted = verdicted.granted.as_ref()?;
+        let who = &verdicted.who;
+        Some(Self {
+            task: who.task.clone()?,
+            kind: granted.kind.clone(),
+            user: who.user.clone()?,
+            roles: granted.roles.iter().filter_map(|role| RoleId::parse(role.as_str()).ok()).collect(),
+            agent: who.agent.clone()?,
+            key: granted.key.clone(),
+            capability: who.capability.clone()?,
+            serial: who.serial?,
+            domain: who.domain.clone()?,
+            rights: granted.rights.clone(),
+            max_depth: granted.max_depth,
+            deadline: granted.deadline,
+            started: granted.started,
+            instruction: granted.instruction,
+            idempotency: granted.idempotency,
+            asked: granted.asked,
+        })
+    }
+}
+
+/// The control plane's brain.
+pub struct Broker {
+    setup: BrokerSetup,
+    recorder: Recorder,
+    control: ControlState,
+    policy: Option<Arc<PolicySet>>,
+    delegations: BTreeSet<(AgentId, AgentId)>,
+    identity: Box<dyn IdentityProvider>,
+    entropy: Box<dyn Entropy>,
+    tasks: BTreeMap<TaskId, TaskEntry>,
+    by_idempotency: BTreeMap<Digest, TaskId>,
+    /// Starts under way, so that the same idempotency key cannot start two.
+    starting: BTreeSet<Digest>,
+    freshness: Freshness,
+    control_read: bool,
+    control_queue: VecDeque<ControlWrite>,
+    control_in_flight: Option<(Ticket, control::InFlight)>,
+    /// Requests of operators whose nonce was seen, and when it can be forgotten.
+    nonces: BTreeMap<[u8; 16], Timestamp>,
+    waiting_revocations: Vec<fresh::WaitingRevocation>,
+    pending: BTreeMap<Ticket, Pending>,
+    unacknowledged: BTreeMap<Ticket, (Box<Prepared>, Store)>,
+    next_ticket: u64,
+    effects: VecDeque<Effect>,
+}
+
+/// What a ticket is for.
+enum Pending {
+    /// The initial label of a new task is being published.
+    LabelPublished(Box<issue::Issuing>),
+    /// The record of an issue or renewal is being written.
+    IssueWritten(Box<issue::Issuing>),
+    /// It is being published.
+    IssuePublished(Box<issue::Issuing>),
+    /// Its task is being indexed.
+    IssueIndexed(Box<issue::Issuing>),
+    /// A record is being written; then it is published and, if there is one, the answer sent.
+    RecordWritten(Box<Prepared>, Option<(CallRef, Vec<u8>)>),
+    /// A tick is being published.
+    TickPublished,
+}
+
+/// Pause before a record is published again.
+const REPUBLISH_AFTER: Millis = Millis(500);
+
+impl Broker {
+    /// A broker that has yet to read the control stream. `tasks` come from the index.
+    #[must_use]
+    pub fn new(
+        setup: BrokerSetup,
+        identity: Box<dyn IdentityProvider>,
+        entropy: Box<dyn Entropy>,
+        tasks: Vec<TaskEntry>,
+        now: Now,
+    ) -> Self {
+        let recorder = Recorder::new(
+            setup.tenant.clone(),
+            Origin::Broker(setup.broker.clone()),
+            setup.boot.clone(),
+            PartId::first(),
+            setup.record_key.clone(),
+        );
+        let mut broker = Self {
+            recorder,
+            control: ControlState::new(setup.tenant.clone(), setup.root),
+            policy: None,
+            delegations: BTreeSet::new(),
+            identity,
+            entropy,
+            tasks: BTreeMap::new(),
+            by_idempotency: BTreeMap::new(),
+            starting: BTreeSet::new(),
+            freshness: Freshness::new(now),
+            control_read: false,
+            control_queue: VecDeque::new(),
+            control_in_flight: None,
+            nonces: BTreeMap::new(),
+            waiting_revocations: Vec::new(),
+            pending: BTreeMap::new(),
+            unacknowledged: BTreeMap::new(),
+            next_ticket: 0,
+            effects: VecDeque::new(),
+            setup,
+        };
+        tasks.into_iter().for_each(|task| broker.know_task(task));
+        broker
+    }
+
+    /// Control state as applied so far.
+    #[must_use]
+    pub fn control(&self) -> &ControlState {
+        &self.control
+    }
+
+    /// Whether it has read the control stream and has written what its configuration adds to it.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.control_read
+            && self.policy.is_some()
+            && self.control_queue.is_empty()
+            && self.control_in_flight.is_none()
+    }
+
+    /// Whether nothing is under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.unacknowledged.is_empty() && self.control_in_flight.is_none()
+    }
+
+    fn know_task(&mut self, task: TaskEntry) {
+        self.by_idempotency.insert(task.idempotency, task.task.clone());
+        self.tasks.insert(task.task.clone(), task);
+    }
+
+    /// Takes what happened and returns what to do.
+    pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        match event {
+            Event::Arrived(call, arrival) => self.arrived(call, &arrival, now),
+            Event::Control { sequence, payload } => self.control_event(sequence, &payload),
+            Event::ControlRead => self.control_was_read(now),
+            Event::Ticked { payload } => self.ticked(&payload, now),
+            Event::Journalled(ticket) => self.journalled(ticket),
+            Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why),
+            Event::Published(ticket, result) => self.published(ticket, result, now),
+            Event::Indexed(ticket, result) => self.indexed(ticket, result, now),
+            Event::Tick => self.tick(now),
+        }
+        self.effects.drain(..).collect()
+    }
+
+    fn push(&mut self, effect: Effect) {
+        self.effects.push_back(effect);
+    }
+
+    fn alarm(&mut self, text: impl Into<String>) {
+        self.push(Effect::Alarm(text.into()));
+    }
+
+    fn fresh_ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket)
+    }
+
+    fn arrived(&mut self, call: CallRef, arrival: &Arrival, now: Now) {
+        match Subject::parse(&arrival.subject) {
+            Ok((tenant, subject)) if tenant == self.setup.tenant => match subject {
+                Subject::Admin => self.admin(call, arrival, now),
+                Subject::Enroll => self.enroll(call, arrival, now),
+                Subject::Fresh => self.fresh_question(call, arrival, now),
+                Subject::Issue { agent } => self.issue(call, arrival, &agent, now),
+                _ => self.alarm(format!("a request on `{}` is not for a broker", arrival.subject)),
+            },
+            _ => self.alarm("a request on a subject of no known form"),
+        }
+    }
+
+    fn tick(&mut self, now: Now) {
+        self.nonces.retain(|_, until| *until > now.wall);
+        self.fresh_tick(now);
+        self.finish_revocations(now);
+        self.next_control_write(now);
+    }
+
+    fn control_event(&mut self, sequence: u64, payload: &[u8]) {
+        match self.control.apply(sequence, payload) {
+            Ok(document) => self.applied(&document.event),
+            // Our own writes are applied when they are acknowledged, and come round again.
+            Err(ControlFault::Rollback { .. }) => {}
+            Err(fault) => self.alarm(format!("control stream: {fault}")),
+        }
+    }
+
+    fn applied(&mut self, event: &ControlEvent) {
+        let ControlEvent::Policy(bundle) = event else { return };
+        let loaded = PolicySet::load(bundle).map_err(|findings| findings.to_string());
+        let loaded = loaded.and_then(|(policy, _)| {
+            let delegations = writ_common::decide::delegations(&policy);
+            Ok((policy, delegations.map_err(|reason| reason.to_string())?))
+        });
+        match loaded {
+            Ok((policy, delegations)) => {
+                self.policy = Some(Arc::new(policy));
+                self.delegations = delegations;
+            }
+            Err(why) => self.alarm(format!("the policy of the control stream is broken: {why}")),
+        }
+    }
+
+    /// Journals and publishes a record, and answers once it is written.
+    fn record(&mut self, body: RecordBody, reply: Option<(CallRef, Vec<u8>)>, now: Now) {
+        let prepared = Box::new(self.recorder.prepare(body, now.wall));
+        let ticket = self.journal(&prepared);
+        self.pending.insert(ticket, Pending::RecordWritten(prepared, reply));
+    }
+
+    fn journal(&mut self, prepared: &Prepared) -> Ticket {
+        let ticket = self.fresh_ticket();
+        let entry = Entry::Prepared {
+            seq: prepared.id.seq,
+            kind: prepared.kind,
+            subject: prepared.subject.clone(),
+            message_id: prepared.message_id.clone(),
+            ends: None,
+            record: prepared.bytes.clone(),
+        };
+        self.push(Effect::Journal(Some(ticket), entry));
+        ticket
+    }
+
+    fn store_of(prepared: &Prepared) -> Store {
+        Store {
+            subject: prepared.subject.clone(),
+            payload: prepared.bytes.clone(),
+            message_id: Some(prepared.message_id.clone()),
+            fence: Fence::None,
+            ttl_secs: None,
+        }
+    }
+
+    /// Publishes a record nobody waits for, and keeps at it.
+    fn publish_record(&mut self, prepared: Box<Prepared>) {
+        let (ticket, store) = (self.fresh_ticket(), Self::store_of(&prepared));
+        self.push(Effect::Publish { ticket, store: store.clone(), delay: Millis(0) });
+        self.unacknowledged.insert(ticket, (prepared, store));
+    }
+
+    /// Completes what an earlier run prepared and the stream does not have.
+    ///
+    /// An allowance nobody was told of is voided, under its own id; everything else is published as it was.
+    pub fn republish(&mut self, bytes: &[u8], now: Now) -> Vec<Effect> {
+        match self.recorder.reopen(bytes) {
+            Ok((prepared, record)) => {
+                let allowed = match record.body {
+                    RecordBody::Verdict(verdicted) if verdicted.decision == RecordedDecision::Allow => {
+                        Some((verdicted.who, verdicted.what))
+                    }
+                    _ => None,
+                };
+                let completed = match allowed {
+                    Some((who, what)) => {
+                        let reason = Reason::new(ReasonCode::AuditUnavailable)
+                            .noted("the broker ended before it was acknowledged");
+                        let cause = RecordedReason::from(&reason);
+                        self.recorder.void(&prepared, cause, who, what, now.wall)
+                    }
+                    None => prepared,
+                };
+                self.publish_record(Box::new(completed));
+            }
+            Err(error) => self.alarm(format!("a record of an earlier run is not readable: {error}")),
+        }
+        self.effects.drain(..).collect()
+    }
+
+    fn journalled(&mut self, ticket: Ticket) {
+        match self.pending.remove(&ticket) {
+            Some(Pending::IssueWritten(issuing)) => self.issue_written(issuing),
+            Some(Pending::RecordWritten(prepared, reply)) => {
+                self.publish_record(prepared);
+                if let Some((call, payload)) = reply {
+                    self.push(Effect::Reply(call, payload));
+                }
+            }
+            Some(other) => drop(self.pending.insert(ticket, other)),
+            None => {}
+        }
+    }
+
+    fn journal_failed(&mut self, ticket: Ticket, why: &str) {
+        self.alarm(format!("the journal cannot be written: {why}"));
+        match self.pending.remove(&ticket) {
+            Some(Pending::IssueWritten(issuing)) => self.issue_failed(&issuing, ReasonCode::AuditFull),
+            // A refusal is still a refusal; the record is published all the same.
+            Some(Pending::RecordWritten(prepared, reply)) => {
+                self.publish_record(prepared);
+                if let Some((call, payload)) = reply {
+                    self.push(Effect::Reply(call, payload));
+                }
+            }
+            Some(other) => drop(self.pending.insert(ticket, other)),
+            None => {}
+        }
+    }
+
+    fn published(&mut self, ticket: Ticket, result: Result<Stored, StoreError>, now: Now) {
+        if self.control_in_flight.as_ref().is_some_and(|(in_flight, _)| *in_flight == ticket) {
+            return self.control_written(result, now);
+        }
+        match self.pending.remove(&ticket) {
+            Some(Pending::LabelPublished(issuing)) => return self.label_published(issuing, &result, now),
+            Some(Pending::IssuePublished(issuing)) => return self.issue_published(issuing, result),
+            Some(Pending::TickPublished) => return self.tick_published(&result),
+            Some(other) => drop(self.pending.insert(ticket, other)),
+            None => {}
+        }
+        let Some((prepared, store)) = self.unacknowledged.remove(&ticket) else { return };
+        match result {
+            Ok(stored) => {
+                let is_own = prepared.id.boot == self.setup.boot;
+                if is_own {
+                    let entry = Entry::Committed { seq: prepared.id.seq, stream: stored.sequence };
+                    self.push(Effect::Journal(None, entry));
+                }
+            }
+            Err(_) => {
+                let ticket = self.fresh_ticket();
+                self.push(Effect::Publish { ticket, store: store.clone(), delay: REPUBLISH_AFTER });
+                self.unacknowledged.insert(ticket, (prepared, store));
+            }
+        }
+    }
+
+    fn indexed(&mut self, ticket: Ticket, result: Result<(), String>, now: Now) {
+        let Some(Pending::IssueIndexed(issuing)) = self.pending.remove(&ticket) else { return };
+        match result {
+            Ok(()) => self.issue_indexed(&issuing, now),
+            Err(why) => {
+                self.alarm(format!("the index cannot be written: {why}"));
+                self.issue_failed(&issuing, ReasonCode::ControlUnavailable);
+            }
+        }
+    }
+
+    /// Whether something signed at `at` is recent enough to be answered.
+    fn check_age(&self, at: Timestamp, now: Timestamp) -> Result<(), Reason> {
+        let too_old = now.since(at).0 > self.setup.request_age_max.0 + self.setup.skew.0;
+        if too_old || at.since(now) > self.setup.skew {
+            return Err(Reason::new(ReasonCode::RequestStale).told(format_args!("signed at {at}")));
+        }
+        Ok(())
+    }
+}
+
+fn told(reasons: &[Reason]) -> Vec<ToldReason> {
+    reasons.iter().map(ToldReason::from).collect()
+}
+
+fn encode_signed<T>(value: &T, key: &PrivateKey) -> Vec<u8>
+where
+    T: writ_common::signed::Signable,
+    Signed<T>: writ_common::codec::Message,
+{
+    encode(&Signed::new(value, key))
+}

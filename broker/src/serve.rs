@@ -1,0 +1,505 @@
+//! The broker's event loop: the core, the journal and the index are touched by it alone.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, watch};
+use writ_bus::{
+    Bus, BusError, Endpoint, Incoming, Service, StreamFacts, StreamSpec, SystemClock, SystemEntropy,
+};
+use writ_common::{
+    codec::decode,
+    entropy::draw,
+    ids::{BootId, BrokerId, NodeId, OperatorId, PartId, TenantId},
+    keys::{PrivateKey, PublicKey},
+    keyset::KeysetDocument,
+    policy::PolicyBundle,
+    record::{Record, RecordKind},
+    signed::Signed,
+    subjects::{Subject, control_stream, filter, part_stream},
+    time::Millis,
+};
+use writ_journal::{JournalDir, JournalError, JournalFile, Sync, Unpublished, unsettled};
+use writ_telemetry::Spans;
+
+use crate::{
+    core::{Arrival, Broker, BrokerSetup, CallRef, Effect, Event, TaskEntry},
+    jwt::IdentityProvider,
+    store::{Position, StoreError, TaskStore},
+};
+
+const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+const TICK: Duration = Duration::from_millis(100);
+const ROUND_EVENTS_MAX: usize = 256;
+const QUEUE_EVENTS_MAX: usize = 16_384;
+/// How long streams remember message ids: call age 30 s, skew 5 s, staleness 60 s, and room.
+pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// Most bytes of the control stream.
+const CONTROL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Everything a broker needs to run.
+pub struct ServeSetup {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The broker's name.
+    pub broker: BrokerId,
+    /// The offline root's public key.
+    pub root: PublicKey,
+    /// The signed keyset.
+    pub keyset: Signed<KeysetDocument>,
+    /// The online key.
+    pub key: PrivateKey,
+    /// The key that signs records.
+    pub record_key: PrivateKey,
+    /// The policy to be in force.
+    pub policy: PolicyBundle,
+    /// The nodes to be enrolled.
+    pub nodes: BTreeMap<NodeId, (PublicKey, String)>,
+    /// The operators.
+    pub operators: BTreeMap<OperatorId, PublicKey>,
+    /// Who verifies users.
+    pub identity: Box<dyn IdentityProvider>,
+    /// The connection.
+    pub bus: Bus,
+    /// Folder of the index and the journal.
+    pub state: PathBuf,
+    /// When a journal write counts as written.
+    pub sync: Sync,
+    /// Most bytes of the audit stream.
+    pub stream_bytes_max: u64,
+    /// On how many servers streams live.
+    pub replicas: usize,
+    /// Longest staleness any node may be set to.
+    pub staleness_max: Millis,
+}
+
+/// Why a broker cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The bus.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A stream is not the one it was.
+    #[error("{0}")]
+    Rollback(String),
+    /// The index.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A running broker.
+pub struct BrokerHandle {
+    stop: watch::Sender<bool>,
+    ready: watch::Receiver<bool>,
+    done: tokio::task::JoinHandle<()>,
+}
+
+impl BrokerHandle {
+    /// Waits until the broker has read the control stream and written what its configuration adds.
+    pub async fn ready(&mut self) {
+        drop(self.ready.wait_for(|ready| *ready).await);
+    }
+
+    /// Takes no new requests, finishes those under way, and ends.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        drop(self.done.await);
+    }
+}
+
+/// Starts a broker and returns once it listens.
+///
+/// # Errors
+/// [`BrokerError`]: another process has its state, the state or a stream went backwards, the bus refuses.
+pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
+    let clock = SystemClock::new();
+    let mut entropy = SystemEntropy;
+    let boot = BootId::generate(clock.now().wall, draw(&mut entropy));
+    let dir = JournalDir::open(&setup.state.join("journal"))?;
+    let part = PartId::first();
+    let (control_facts, part_facts) = ensure_streams(&setup, &part).await?;
+
+    let (mut store, tasks) = TaskStore::open(&setup.state)?;
+    check_streams(store.position(), &control_facts, &part_facts)?;
+    let mut tasks: BTreeMap<_, TaskEntry> = tasks.into_iter().map(|task| (task.task.clone(), task)).collect();
+    let missed = read_missed(&setup, &part, store.position().sequence).await?;
+    let position = Position {
+        stream_created: part_facts.created_ns.to_string(),
+        control_created: control_facts.created_ns.to_string(),
+        sequence: missed.last().map_or(store.position().sequence, |(sequence, _)| *sequence),
+        ..store.position().clone()
+    };
+    let caught_up: Vec<TaskEntry> = missed.into_iter().map(|(_, task)| task).collect();
+    store.write(&caught_up, position)?;
+    tasks.extend(caught_up.into_iter().map(|task| (task.task.clone(), task)));
+
+    let open = open_records(&dir, &setup.bus, &setup.tenant, &part).await?;
+    let journal = dir.create(&boot, setup.sync)?;
+
+    let service = Service::start(
+        &setup.bus,
+        "writ-broker",
+        "Issues and renews capabilities, keeps control state",
+        setup.broker.as_str(),
+    )
+    .await?;
+    let tenant = &setup.tenant;
+    let subjects = [
+        ("issue", filter::issues(tenant)),
+        ("enroll", Subject::Enroll.of(tenant)),
+        ("fresh", Subject::Fresh.of(tenant)),
+        ("admin", Subject::Admin.of(tenant)),
+    ];
+    let mut endpoints = Vec::new();
+    for (name, subject) in subjects {
+        endpoints.push(service.endpoint(name, &subject, "writ-broker").await?);
+    }
+    let (events, queue) = mpsc::channel::<Wake>(QUEUE_EVENTS_MAX);
+    let (stop, stopping) = watch::channel(false);
+    let (ready_sender, ready) = watch::channel(false);
+    let mut workers = tokio::task::JoinSet::new();
+    for endpoint in endpoints {
+        workers.spawn(receive(endpoint, events.clone(), stopping.clone()));
+    }
+    workers.spawn(follow_control(setup.bus.clone(), setup.tenant.clone(), events.clone()));
+
+    let core = BrokerSetup {
+        tenant: setup.tenant,
+        broker: setup.broker,
+        boot,
+        root: setup.root,
+        keyset: setup.keyset,
+        key: setup.key,
+        record_key: setup.record_key,
+        policy: setup.policy,
+        nodes: setup.nodes,
+        operators: setup.operators,
+        request_age_max: Millis::from_secs(30),
+        skew: Millis::from_secs(5),
+        staleness_max: setup.staleness_max,
+    };
+    let mut broker =
+        Broker::new(core, setup.identity, Box::new(entropy), tasks.into_values().collect(), clock.now());
+    let mut driver = Driver {
+        bus: setup.bus,
+        spans: Spans::new(),
+        events: events.clone(),
+        waiting: BTreeMap::new(),
+        next_call: 0,
+        journal,
+        store,
+        control_sequence: 0,
+        clock,
+    };
+    for (run, records) in open {
+        for record in records {
+            for effect in broker.republish(&record, clock.now()) {
+                driver.perform(effect);
+            }
+        }
+        dir.remove(&run)?;
+    }
+    let done = tokio::spawn(async move {
+        driver.run(broker, queue, stopping, ready_sender).await;
+        workers.shutdown().await;
+        drop((service, dir));
+    });
+    Ok(BrokerHandle { stop, ready, done })
+}
+
+async fn ensure_streams(setup: &ServeSetup, part: &PartId) -> Result<(StreamFacts, StreamFacts), BusError> {
+    let spec = |name: String, subjects: Vec<String>, bytes_max: u64| StreamSpec {
+        name,
+        subjects,
+        bytes_max,
+        duplicate_window: DUPLICATE_WINDOW,
+        replicas: setup.replicas,
+    };
+    let control =
+        spec(control_stream(&setup.tenant), vec![filter::control(&setup.tenant)], CONTROL_BYTES_MAX);
+    let audit =
+        spec(part_stream(&setup.tenant, part), filter::part(&setup.tenant, part), setup.stream_bytes_max);
+    Ok((setup.bus.ensure_stream(&control).await?, setup.bus.ensure_stream(&audit).await?))
+}
+
+/// A stream that is younger than the index, or shorter, is not the stream the index was made from.
+fn check_streams(position: &Position, control: &StreamFacts, part: &StreamFacts) -> Result<(), BrokerError> {
+    if writ_common::red::off("R07") {
+        return Ok(());
+    }
+    let known = [
+        ("audit", &position.stream_created, position.sequence, part),
+        ("control", &position.control_created, position.control_sequence, control),
+    ];
+    for (what, created, sequence, facts) in known {
+        let recreated = !created.is_empty() && *created != facts.created_ns.to_string();
+        if recreated || facts.last_sequence < sequence {
+            return Err(BrokerError::Rollback(format!(
+                "the {what} stream ends at {} and this broker has seen {sequence}: it was restored or made anew \
+                 (state.rollback); see deploy/README.md, section recovery",
+                facts.last_sequence
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Tasks in records of ours that the index does not have yet.
+async fn read_missed(
+    setup: &ServeSetup,
+    part: &PartId,
+    after: u64,
+) -> Result<Vec<(u64, TaskEntry)>, BusError> {
+    let stream = part_stream(&setup.tenant, part);
+    let subject = format!("writ.v1.{}.audit.{part}.allow.*.{}", setup.tenant, setup.broker);
+    let own = setup.record_key.public();
+    let mut tail = setup.bus.tail(&stream, &subject, after + 1).await?;
+    let mut missed = Vec::new();
+    let mut pending = tail.pending;
+    while pending > 0 {
+        let message = tail.next().await?;
+        pending = message.pending;
+        let record = decode::<Signed<Record>>(&message.payload)
+            .ok()
+            .and_then(|signed| signed.open(|key| *key == own).ok());
+        match record {
+            Some(record) => {
+                missed.extend(TaskEntry::of_record(&record).map(|task| (message.sequence, task)));
+            }
+            None => tracing::warn!("record {} claims to be ours and is not", message.sequence),
+        }
+    }
+    Ok(missed)
+}
+
+/// What earlier runs prepared and the stream does not have.
+async fn open_records(
+    dir: &JournalDir,
+    bus: &Bus,
+    tenant: &TenantId,
+    part: &PartId,
+) -> Result<Vec<(BootId, Vec<Vec<u8>>)>, BrokerError> {
+    let stream = part_stream(tenant, part);
+    let mut open = Vec::new();
+    for run in dir.runs()? {
+        let mut records = Vec::new();
+        for Unpublished { kind, subject, record, .. } in unsettled(&dir.read(&run)?).unpublished {
+            let is_there = kind == RecordKind::Allow && bus.find(&stream, &subject, &record).await?.is_some();
+            if !is_there {
+                records.push(record);
+            }
+        }
+        open.push((run, records));
+    }
+    Ok(open)
+}
+
+/// What wakes the loop.
+enum Wake {
+    Arrived(Incoming),
+    Event(Event),
+}
+
+struct Driver {
+    bus: Bus,
+    spans: Spans,
+    events: mpsc::Sender<Wake>,
+    waiting: BTreeMap<CallRef, Incoming>,
+    next_call: u64,
+    journal: JournalFile,
+    store: TaskStore,
+    control_sequence: u64,
+    clock: SystemClock,
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut broker: Broker,
+        mut queue: mpsc::Receiver<Wake>,
+        mut stopping: watch::Receiver<bool>,
+        ready: watch::Sender<bool>,
+    ) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                taken = queue.recv_many(&mut batch, ROUND_EVENTS_MAX) => {
+                    if taken == 0 {
+                        return;
+                    }
+                }
+                _ = ticks.tick() => batch.push(Wake::Event(Event::Tick)),
+                _ = stopping.changed() => {}
+            }
+            self.round(&mut broker, std::mem::take(&mut batch));
+            self.anchor_control(&broker);
+            ready.send_if_modified(|ready| std::mem::replace(ready, broker.is_ready()) != broker.is_ready());
+            if *stopping.borrow() && broker.is_idle() && queue.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn round(&mut self, broker: &mut Broker, wakes: Vec<Wake>) {
+        let mut events: Vec<Event> = Vec::new();
+        for wake in wakes {
+            events.push(match wake {
+                Wake::Event(event) => event,
+                Wake::Arrived(incoming) => self.admit(incoming),
+            });
+        }
+        while !events.is_empty() {
+            let (mut entries, mut tickets, mut others) = (Vec::new(), Vec::new(), Vec::new());
+            for event in events.drain(..) {
+                for effect in broker.handle(event, self.clock.now()) {
+                    match effect {
+                        Effect::Journal(ticket, entry) => {
+                            entries.push(entry);
+                            tickets.extend(ticket);
+                        }
+                        other => others.push(other),
+                    }
+                }
+            }
+            if !entries.is_empty() {
+                match self.journal.append(&entries) {
+                    Ok(()) => events.extend(tickets.into_iter().map(Event::Journalled)),
+                    Err(error) => {
+                        let why = error.to_string();
+                        let failed =
+                            tickets.into_iter().map(|ticket| Event::JournalFailed(ticket, why.clone()));
+                        events.extend(failed);
+                    }
+                }
+            }
+            for effect in others {
+                events.extend(self.perform(effect));
+            }
+        }
+    }
+
+    /// Keeps what was seen of the control stream, so that an older one is noticed at the next start.
+    fn anchor_control(&mut self, broker: &Broker) {
+        let sequence = broker.control().epoch().sequence;
+        if sequence > self.control_sequence {
+            self.control_sequence = sequence;
+            let position = Position { control_sequence: sequence, ..self.store.position().clone() };
+            if let Err(error) = self.store.write(&[], position) {
+                tracing::error!("{error}");
+            }
+        }
+    }
+
+    fn admit(&mut self, incoming: Incoming) -> Event {
+        self.next_call += 1;
+        let call = CallRef(self.next_call);
+        let arrival = Arrival {
+            subject: incoming.subject().to_owned(),
+            attested: incoming.attested(),
+            payload: incoming.payload().clone(),
+            trace: incoming.trace(),
+        };
+        self.waiting.insert(call, incoming);
+        Event::Arrived(call, arrival)
+    }
+
+    /// Does what an effect says; writing the index is done at once and comes back as an event.
+    fn perform(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Alarm(text) => tracing::warn!("{text}"),
+            Effect::Span(span) => self.spans.emit(*span),
+            Effect::Journal(_, entry) => {
+                if let Err(error) = self.journal.append(&[entry]) {
+                    tracing::error!("{error}");
+                }
+            }
+            Effect::Index { ticket, task, sequence } => {
+                let sequence = sequence.max(self.store.position().sequence);
+                let position = Position { sequence, ..self.store.position().clone() };
+                let written = self.store.write(&[*task], position);
+                return Some(Event::Indexed(ticket, written.map_err(|error| error.to_string())));
+            }
+            Effect::Reply(call, payload) => {
+                if let Some(incoming) = self.waiting.remove(&call) {
+                    tokio::spawn(async move {
+                        if let Err(error) = incoming.respond(payload, None).await {
+                            tracing::warn!("{error}");
+                        }
+                    });
+                }
+            }
+            Effect::Publish { ticket, store, delay } => {
+                let (bus, events) = (self.bus.clone(), self.events.clone());
+                tokio::spawn(async move {
+                    if delay.0 > 0 {
+                        tokio::time::sleep(delay.to_duration()).await;
+                    }
+                    let result = bus.store(&store, ACK_TIMEOUT).await;
+                    drop(events.send(Wake::Event(Event::Published(ticket, result))).await);
+                });
+            }
+        }
+        None
+    }
+}
+
+async fn receive(mut endpoint: Endpoint, events: mpsc::Sender<Wake>, mut stopping: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            incoming = endpoint.next() => match incoming {
+                Some(incoming) => {
+                    if events.send(Wake::Arrived(incoming)).await.is_err() {
+                        return;
+                    }
+                }
+                None => return,
+            },
+            _ = stopping.changed() => return,
+        }
+    }
+}
+
+/// Follows the control stream for good, events and ticks in their order.
+async fn follow_control(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) {
+    let (stream, subjects) = (control_stream(&tenant), filter::control(&tenant));
+    let event_subject = Subject::Control.of(&tenant);
+    let mut next = 1;
+    loop {
+        if let Ok(mut tail) = bus.tail(&stream, &subjects, next).await {
+            let mut pending = tail.pending;
+            loop {
+                if pending == 0 && events.send(Wake::Event(Event::ControlRead)).await.is_err() {
+                    return;
+                }
+                let Ok(message) = tail.next().await else { break };
+                next = message.sequence + 1;
+                pending = message.pending;
+                let event = if message.subject == event_subject {
+                    Event::Control { sequence: message.sequence, payload: message.payload }
+                } else {
+                    Event::Ticked { payload: message.payload }
+                };
+                if events.send(Wake::Event(event)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// Removes the index, so that the next start rebuilds it from the stream.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn forget_index(state: &Path) -> Result<(), StoreError> {
+    TaskStore::remove(state)
+}

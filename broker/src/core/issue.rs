@@ -66,7 +66,7 @@ impl Broker {
                 self.answer(asking.back, answer);
             }
             Ok((asking, Wanted::Renewal { task })) => self.renew(&asking, &task, now),
-            Ok((asking, Wanted::Task(new))) => self.start(asking, &new, now),
+            Ok((asking, Wanted::Task(new))) => self.start(&asking, &new, now),
             Err((nonce, reason)) => {
                 let who =
                     Who { caller: Some(agent.clone()), connection: connection_of(arrival), ..Who::default() };
@@ -130,7 +130,7 @@ impl Broker {
         Ok((asking, request.wanted))
     }
 
-    fn start(&mut self, asking: Asking, new: &NewTask, now: Now) {
+    fn start(&mut self, asking: &Asking, new: &NewTask, now: Now) {
         let mut who = Who {
             agent: Some(asking.agent.clone()),
             caller: Some(asking.agent.clone()),
@@ -198,19 +198,19 @@ impl Broker {
             task,
         };
         let verdicted = Verdicted::new(RecordedDecision::Allow, &verdict, who, what, Basis::default());
-        let issuing = self.issuing(&asking, entry, bounds.capability_life, verdicted, now);
+        let issuing = self.issuing(asking, entry, bounds.capability_life, verdicted, now);
         // The label comes first: a capability whose domain has none is denied everything.
         self.publish_label(issuing);
     }
 
     /// The same idempotency key again: the same task, if the same was asked for.
-    fn repeat(&mut self, asking: Asking, task: &TaskId, asked: Digest, who: Who, what: What, now: Now) {
+    fn repeat(&mut self, asking: &Asking, task: &TaskId, asked: Digest, who: Who, what: What, now: Now) {
         let same = self.tasks.get(task).is_some_and(|entry| entry.asked == asked);
         if !same && !writ_common::red::off("J19") {
             let verdict = Verdict::deny(ReasonCode::JwtReplayed, None);
             return self.refuse(asking.back, &verdict, who, what, now);
         }
-        self.renew(&asking, task, now);
+        self.renew(asking, task, now);
     }
 
     fn renew(&mut self, asking: &Asking, task: &TaskId, now: Now) {

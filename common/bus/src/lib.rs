@@ -16,7 +16,7 @@ mod system;
 pub use connect::{Bus, BusConfig, ConnectionState, NatsUser, OLDEST_SERVER, Reply};
 pub use error::{BusError, StoreError};
 pub use headers::Attested;
-pub use serve::{Endpoint, Incoming, Service};
+pub use serve::{Endpoint, Inbox, Incoming, Service};
 pub use store::{Fence, Store, Stored};
 pub use stream::{StoredMessage, StreamFacts, StreamSpec, Tail};
 pub use system::{SystemClock, SystemEntropy};

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use async_nats::service::{self, ServiceExt as _};
+use async_nats::{
+    Message,
+    service::{self, ServiceExt as _},
+};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use writ_common::trace::TraceContext;
@@ -24,10 +27,24 @@ pub struct Endpoint {
     requests: service::endpoint::Endpoint,
 }
 
+/// A private subject being listened on, without being registered as a service.
+pub struct Inbox {
+    bus: Bus,
+    messages: async_nats::Subscriber,
+}
+
 /// A request that waits for its answer.
 #[derive(Clone)]
 pub struct Incoming {
-    request: Arc<service::Request>,
+    message: Arc<Message>,
+    answer: Answer,
+}
+
+/// How an answer is sent: a service counts them.
+#[derive(Clone)]
+enum Answer {
+    Service(Arc<service::Request>),
+    Plain(Box<Bus>),
 }
 
 impl Service {
@@ -70,10 +87,41 @@ impl Service {
     }
 }
 
+impl Service {
+    /// Listens on a private subject, as agents do: they are no services and have no business with `$SRV`.
+    ///
+    /// # Errors
+    /// [`BusError::Refused`] if the server does not let this user subscribe.
+    pub async fn inbox(bus: &Bus, subject: &str) -> Result<Inbox, BusError> {
+        let messages = bus
+            .client()
+            .subscribe(subject.to_owned())
+            .await
+            .map_err(|error| BusError::client(format!("subscription to `{subject}`"), error))?;
+        bus.flush().await?;
+        if bus.was_refused(subject) {
+            return Err(BusError::Refused(subject.to_owned()));
+        }
+        Ok(Inbox { bus: bus.clone(), messages })
+    }
+}
+
 impl Endpoint {
     /// The next request; `None` when the service has ended.
     pub async fn next(&mut self) -> Option<Incoming> {
-        self.requests.next().await.map(|request| Incoming { request: Arc::new(request) })
+        let request = self.requests.next().await?;
+        Some(Incoming {
+            message: Arc::new(request.message.clone()),
+            answer: Answer::Service(Arc::new(request)),
+        })
+    }
+}
+
+impl Inbox {
+    /// The next request; `None` when the connection has ended.
+    pub async fn next(&mut self) -> Option<Incoming> {
+        let message = self.messages.next().await?;
+        Some(Incoming { message: Arc::new(message), answer: Answer::Plain(Box::new(self.bus.clone())) })
     }
 }
 
@@ -81,25 +129,25 @@ impl Incoming {
     /// The subject it arrived on.
     #[must_use]
     pub fn subject(&self) -> &str {
-        self.request.message.subject.as_str()
+        self.message.subject.as_str()
     }
 
     /// Its bytes.
     #[must_use]
     pub fn payload(&self) -> &Bytes {
-        &self.request.message.payload
+        &self.message.payload
     }
 
     /// Who sent it, as the server says.
     #[must_use]
     pub fn attested(&self) -> Attested {
-        attested(self.request.message.headers.as_ref())
+        attested(self.message.headers.as_ref())
     }
 
     /// Where the sender's trace stands.
     #[must_use]
     pub fn trace(&self) -> Option<TraceContext> {
-        trace_of(self.request.message.headers.as_ref())
+        trace_of(self.message.headers.as_ref())
     }
 
     /// Answers it. An answer nobody waits for any more is no error.
@@ -107,12 +155,18 @@ impl Incoming {
     /// # Errors
     /// [`BusError::Client`] if it cannot be sent.
     pub async fn respond(&self, payload: Vec<u8>, trace: Option<&TraceContext>) -> Result<(), BusError> {
-        if self.request.message.reply.is_none() {
-            return Ok(());
-        }
-        let sent = match trace {
-            Some(_) => self.request.respond_with_headers(Ok(payload.into()), with_trace(trace)).await,
-            None => self.request.respond(Ok(payload.into())).await,
+        let headers = with_trace(trace);
+        let sent = match (&self.answer, self.message.reply.clone()) {
+            (_, None) => return Ok(()),
+            (Answer::Service(request), Some(_)) => {
+                request.respond_with_headers(Ok(payload.into()), headers).await
+            }
+            (Answer::Plain(bus), Some(reply)) if headers.is_empty() => {
+                bus.client().publish(reply, payload.into()).await
+            }
+            (Answer::Plain(bus), Some(reply)) => {
+                bus.client().publish_with_headers(reply, headers, payload.into()).await
+            }
         };
         sent.map_err(|error| BusError::client("answering a request", error))
     }

@@ -1,0 +1,100 @@
+//! `writ audit …`
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand};
+use serde_json::json;
+use writ_common::ids::TaskId;
+
+use super::{Common, Output};
+use crate::{
+    exit::Exit,
+    operator::Recorded,
+    view::{chain, gaps, records},
+};
+
+/// What was decided, and why
+#[derive(Subcommand)]
+pub enum Audit {
+    /// Follow the audit stream
+    Tail(Tail),
+    /// A task as a tree: who handed what to whom, every verdict, and what to do about a denial
+    Chain(Which),
+}
+
+#[derive(Args)]
+pub struct Tail {
+    /// Begin with this many records before now
+    #[arg(short = 'n', long, default_value_t = 10)]
+    lines: u64,
+    /// End after the records that are there, instead of waiting for more
+    #[arg(long)]
+    no_follow: bool,
+}
+
+#[derive(Args)]
+pub struct Which {
+    /// The task's id, or `last`
+    task: String,
+}
+
+impl Audit {
+    pub(super) async fn run(self, common: &Common) -> Result<Exit> {
+        match self {
+            Self::Tail(tail) => tail.run(common).await,
+            Self::Chain(which) => which.run(common).await,
+        }
+    }
+}
+
+impl Tail {
+    async fn run(self, common: &Common) -> Result<Exit> {
+        let operator = common.operator().await?;
+        let control = operator.control().await?;
+        let all = operator.records(None).await?;
+        let skip = all.len().saturating_sub(usize::try_from(self.lines).unwrap_or(usize::MAX));
+        for recorded in all.iter().skip(skip) {
+            print(common, recorded)?;
+        }
+        let next = all.last().map_or(1, |recorded| recorded.sequence + 1);
+        if self.no_follow {
+            return Ok(Exit::Ok);
+        }
+        let mut tail = operator.audit_tail(None, next).await?;
+        loop {
+            let message = tail.next().await.context("the stream is lost")?;
+            print(common, &Recorded::open(message.sequence, &message.payload, &control))?;
+        }
+    }
+}
+
+fn print(common: &Common, recorded: &Recorded) -> Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    match common.output {
+        Output::Table => writeln!(out, "{}", records::line(recorded, common.colour()))?,
+        Output::Json => writeln!(out, "{}", records::to_json(recorded))?,
+    }
+    Ok(())
+}
+
+impl Which {
+    async fn run(self, common: &Common) -> Result<Exit> {
+        let operator = common.operator().await?;
+        let all = operator.records(None).await?;
+        let task = if self.task == "last" {
+            chain::latest_task(&all).context("no task was started yet; `writ task start` starts one")?
+        } else {
+            TaskId::parse(self.task)?
+        };
+        let tree = chain::build(&task, &all);
+        let missing = gaps::find(all.iter().filter_map(|recorded| recorded.record.as_ref()));
+        let mut text = chain::render(&tree, common.colour());
+        for gap in &missing {
+            let line =
+                format!("records {} to {} of {}/{} are missing\n", gap.from, gap.to, gap.origin, gap.boot);
+            text.push_str(&line);
+        }
+        common.say(text, &json!({"chain": tree, "gaps": missing}))?;
+        Ok(Exit::Ok)
+    }
+}

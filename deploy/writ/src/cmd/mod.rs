@@ -1,0 +1,220 @@
+//! The command line: one file per noun.
+
+mod agent;
+mod audit;
+mod capability;
+mod config;
+mod doctor;
+mod explain;
+mod halt;
+mod key;
+mod policy;
+mod server;
+mod task;
+mod tools;
+
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::Value;
+
+use crate::{
+    exit::{Exit, code_of},
+    operator::{Operator, OperatorProfile},
+    view::Colour,
+};
+
+/// The runtime authority layer for AI agents.
+#[derive(Parser)]
+#[command(name = "writ", version, disable_help_subcommand = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options every command has.
+#[derive(Args, Clone)]
+pub struct Common {
+    /// How to write what is asked for
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// The operator's profile
+    #[arg(long, global = true, env = "WRIT_PROFILE", default_value = ".writ/operator.toml")]
+    profile: PathBuf,
+}
+
+/// How answers are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Table,
+    /// One JSON value
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start everything on this machine: bus, broker, node, sample tools, identity provider
+    Dev(server::Dev),
+    /// Run a broker
+    Broker(server::Broker),
+    /// Run a node
+    Node(server::Node),
+    /// Look at, narrow and delegate capabilities
+    #[command(subcommand)]
+    Capability(capability::Capability),
+    /// Agents and their keys
+    #[command(subcommand)]
+    Agent(agent::Agent),
+    /// Tasks
+    #[command(subcommand)]
+    Task(task::Task),
+    /// Tools and their contracts
+    #[command(subcommand)]
+    Tools(tools::Tools),
+    /// What was decided, and why
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    /// Policies
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// Keys
+    #[command(subcommand)]
+    Key(key::Key),
+    /// Configuration files
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Stop everything, or let it go on
+    Halt(halt::Halt),
+    /// Check bus, broker, nodes and streams
+    Doctor(doctor::Doctor),
+    /// What a reason code means, what brings it about, and what to do
+    Explain(explain::Explain),
+}
+
+impl Common {
+    fn profile(&self) -> Result<OperatorProfile> {
+        OperatorProfile::load(&self.profile)
+    }
+
+    async fn operator(&self) -> Result<Operator> {
+        Operator::connect(&self.profile()?).await
+    }
+
+    /// Writes an answer: `text` for people, `json` for programs.
+    fn say(&self, text: impl std::fmt::Display, json: &Value) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        match self.output {
+            Output::Table => {
+                let text = text.to_string();
+                out.write_all(text.trim_end().as_bytes())?;
+            }
+            Output::Json => serde_json::to_writer_pretty(&mut out, json)?,
+        }
+        out.write_all(b"\n")?;
+        Ok(())
+    }
+
+    fn colour(&self) -> Colour {
+        match self.output {
+            Output::Table => Colour::detect(),
+            Output::Json => Colour::Off,
+        }
+    }
+}
+
+/// Parses the command line, does what it says, and returns its exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers; everything else is a usage error (clap would say 2, which is `denied`).
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            drop(error.print());
+            return exit.into();
+        }
+    };
+    // One provider for TLS in the whole process; a second call in tests is refused and does not matter.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(&error.into()).into(),
+    };
+    let exit = match runtime.block_on(run(cli)) {
+        Ok(exit) => exit,
+        Err(error) => report(&error),
+    };
+    runtime.shutdown_background();
+    exit.into()
+}
+
+fn report(error: &anyhow::Error) -> Exit {
+    let exit = code_of(error);
+    let mut err = std::io::stderr().lock();
+    // Findings have their own form; everything else is one line with its causes.
+    let written = match error.downcast_ref::<crate::exit::Invalid>() {
+        Some(invalid) => writeln!(err, "{invalid}"),
+        None => writeln!(err, "error: {error:#}"),
+    };
+    drop(written);
+    exit
+}
+
+async fn run(cli: Cli) -> Result<Exit> {
+    let common = cli.common;
+    match cli.command {
+        Command::Dev(dev) => dev.run(&common).await,
+        Command::Broker(broker) => broker.run().await,
+        Command::Node(node) => node.run().await,
+        Command::Capability(capability) => capability.run(&common).await,
+        Command::Agent(agent) => agent.run(&common).await,
+        Command::Task(task) => task.run(&common).await,
+        Command::Tools(tools) => tools.run(&common).await,
+        Command::Audit(audit) => audit.run(&common).await,
+        Command::Policy(policy) => policy.run(&common),
+        Command::Key(key) => key.run(&common),
+        Command::Config(config) => config.run(&common),
+        Command::Halt(halt) => halt.run(&common).await,
+        Command::Doctor(doctor) => doctor.run(&common).await,
+        Command::Explain(explain) => explain.run(&common),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use writ_common::reason::ReasonCode;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// Every command an explanation tells people to run exists.
+    #[test]
+    fn explanations_name_commands_that_exist() {
+        for code in ReasonCode::ALL {
+            let page = code.page();
+            for text in [page.meaning, page.cause, page.next] {
+                for quoted in text.split('`').skip(1).step_by(2) {
+                    let Some(command) = quoted.strip_prefix("writ ") else { continue };
+                    let words = command.split_whitespace().map(|word| match word {
+                        "<id>" | "<task>" => "t-1",
+                        "<name>" | "<agent>" => "planner",
+                        "<tool>" => "tool.crm",
+                        "<folder>" | "<file>" => "/tmp/x",
+                        other => other,
+                    });
+                    let parsed = Cli::try_parse_from(std::iter::once("writ").chain(words));
+                    assert!(parsed.is_ok(), "{code}: `{quoted}`: {}", parsed.err().unwrap());
+                }
+            }
+        }
+    }
+}

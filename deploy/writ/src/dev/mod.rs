@@ -1,0 +1,509 @@
+//! A whole Writ on one machine: for `writ dev`, for the demo, and for tests. Real parts, loopback only.
+
+pub mod idp;
+pub mod nats_conf;
+pub mod nats_server;
+pub mod sample;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use writ_broker::serve::BrokerHandle;
+use writ_bus::{Bus, BusConfig, NatsUser, SystemClock, SystemEntropy, keyfile};
+use writ_common::{
+    codec::encode,
+    entropy::draw,
+    ids::{AgentId, BrokerId, NodeId, OperatorId, TenantId},
+    keys::PrivateKey,
+    keyset::{KeysetDocument, KeysetKey},
+    signed::Signed,
+    time::{Millis, Timestamp},
+};
+use writ_node::serve::NodeHandle;
+use writ_sdk::Identity;
+
+use crate::{
+    operator::{Operator, OperatorProfile},
+    run,
+};
+use idp::{Idp, TokenMaker};
+use nats_conf::{Accounts, AgentUser, CoreUser};
+use nats_server::NatsServer;
+
+/// The tenant of the development set-up.
+pub const TENANT: &str = "acme";
+/// The agents of the sample story.
+pub const AGENTS: [&str; 3] = ["planner", "researcher", "mailer"];
+/// How long the keyset of a development set-up is good for.
+const KEYSET_LIFE: Millis = Millis::from_secs(365 * 86_400);
+/// The longest a broker key may let a capability live.
+const MAX_TTL: Millis = Millis::from_secs(3_600);
+
+/// Where everything of a development set-up stands.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// Below a folder.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// An agent's identity folder.
+    #[must_use]
+    pub fn agent(&self, agent: &str) -> PathBuf {
+        self.at("agents").join(agent)
+    }
+
+    /// The broker's configuration.
+    #[must_use]
+    pub fn broker_config(&self) -> PathBuf {
+        self.at("broker.toml")
+    }
+
+    /// A node's configuration.
+    #[must_use]
+    pub fn node_config(&self, node: &str) -> PathBuf {
+        self.at(&format!("{node}.toml"))
+    }
+
+    /// The operator's profile.
+    #[must_use]
+    pub fn operator(&self) -> PathBuf {
+        self.at("operator.toml")
+    }
+
+    /// The customer database.
+    #[must_use]
+    pub fn crm(&self) -> PathBuf {
+        self.at("data/crm.db")
+    }
+
+    /// The drafts.
+    #[must_use]
+    pub fn drafts(&self) -> PathBuf {
+        self.at("data/drafts")
+    }
+
+    /// The policies.
+    #[must_use]
+    pub fn policies(&self) -> PathBuf {
+        self.at("policies")
+    }
+
+    /// The identity provider's key.
+    #[must_use]
+    pub fn idp_key(&self) -> PathBuf {
+        self.at("idp/idp.key")
+    }
+}
+
+/// How a development set-up is made.
+#[derive(Clone, Debug)]
+pub struct DevOptions {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The bus's port; a free one if absent, the same at every start.
+    pub port: Option<u16>,
+    /// The nodes.
+    pub nodes: Vec<String>,
+    /// Whether broker and nodes run in this process.
+    pub start_core: bool,
+}
+
+impl DevOptions {
+    /// One node, everything in this process.
+    #[must_use]
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), port: None, nodes: vec!["node-1".to_owned()], start_core: true }
+    }
+}
+
+/// A running development set-up.
+pub struct DevStack {
+    /// Where everything stands.
+    pub layout: Layout,
+    /// The bus.
+    pub nats: NatsServer,
+    /// The identity provider.
+    pub idp: Idp,
+    /// Makes tokens for any user.
+    pub tokens: TokenMaker,
+    accounts: Accounts,
+    broker: Option<BrokerHandle>,
+    nodes: Vec<NodeHandle>,
+}
+
+struct Secrets {
+    root: PrivateKey,
+    broker: PrivateKey,
+    operator: PrivateKey,
+    nodes: Vec<(NodeId, PrivateKey, NatsUser)>,
+    broker_user: NatsUser,
+    operator_user: NatsUser,
+    bootstrap: NatsUser,
+}
+
+fn key_at(path: &Path) -> Result<PrivateKey> {
+    if !path.exists() {
+        keyfile::write_key(path, &PrivateKey::from_seed(&draw(&mut SystemEntropy)))?;
+    }
+    Ok(keyfile::read_key(path)?)
+}
+
+fn user_at(path: &Path) -> Result<NatsUser> {
+    if !path.exists() {
+        keyfile::write_secret(path, NatsUser::from_seed_bytes(draw(&mut SystemEntropy))?.seed())?;
+    }
+    Ok(keyfile::read_user(path)?)
+}
+
+impl DevStack {
+    /// Makes what is missing and starts everything.
+    ///
+    /// # Errors
+    /// One line that says what is missing or taken.
+    pub async fn start(options: DevOptions) -> Result<Self> {
+        let layout = Layout::new(fs::canonicalize(&options.folder).or_else(|_| {
+            keyfile::make_private_folder(&options.folder)?;
+            fs::canonicalize(&options.folder).map_err(anyhow::Error::from)
+        })?);
+        let binary = nats_server::find()?;
+        for folder in ["keys", "idp", "agents", "data", "nats"] {
+            keyfile::make_private_folder(&layout.at(folder))?;
+        }
+        sample::write_policies(&layout.policies())?;
+        sample::write_crm(&layout.crm())?;
+        let port = fixed_port(&layout.at("nats/port"), options.port)?;
+        let idp_port = fixed_port(&layout.at("idp/port"), None)?;
+        let secrets = Secrets::load(&layout, &options.nodes)?;
+        let tokens = TokenMaker::new(format!("http://127.0.0.1:{idp_port}"), &key_at(&layout.idp_key())?);
+        fs::write(layout.at("idp/jwks.json"), tokens.jwks().to_string())?;
+        let accounts = secrets.accounts(&known_agents(&layout)?)?;
+        fs::write(layout.at("nats/accounts.conf"), accounts.render())?;
+        let store = layout.at("nats/jetstream");
+        let server_conf = layout.at("nats/server.conf");
+        fs::write(&server_conf, nats_conf::loopback_server(port, &store))?;
+        secrets.write_keyset(&layout)?;
+        secrets.write_configs(&layout, port, idp_port)?;
+
+        let nats = NatsServer::start(&binary, &server_conf, port)?;
+        let idp = Idp::start(tokens.clone(), idp_port).await?;
+        let mut stack = Self { layout, nats, idp, tokens, accounts, broker: None, nodes: Vec::new() };
+        if options.start_core {
+            stack.start_core(&options.nodes).await?;
+            stack.enroll_missing().await?;
+        }
+        Ok(stack)
+    }
+
+    async fn start_core(&mut self, nodes: &[String]) -> Result<()> {
+        let mut broker = run::start_broker(&self.layout.broker_config(), false).await?;
+        broker.ready().await;
+        self.broker = Some(broker);
+        for node in nodes {
+            self.nodes.push(run::start_node(&self.layout.node_config(node)).await?);
+        }
+        for node in &mut self.nodes {
+            node.ready().await;
+        }
+        Ok(())
+    }
+
+    /// Enrolls the agents of the inventory that have no identity folder yet, each by a join token of its own.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub async fn enroll_missing(&mut self) -> Result<()> {
+        for agent in AGENTS {
+            if !self.layout.agent(agent).exists() {
+                self.enroll(agent, agent).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Enrolls one more key of an agent and writes its identity into `agents/<folder>`.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub async fn enroll(&mut self, agent: &str, folder: &str) -> Result<Identity> {
+        let name = AgentId::parse(agent)?;
+        let operator = self.operator().await?;
+        let token = operator.join_token(&name, Millis::from_secs(600)).await?;
+        operator.close().await;
+        let profile = OperatorProfile::load(&self.layout.operator())?;
+        let identity = Identity {
+            tenant: TenantId::parse(TENANT)?,
+            agent: name.clone(),
+            root: profile.root,
+            holder: PrivateKey::from_seed(&draw(&mut SystemEntropy)),
+            user: NatsUser::from_seed_bytes(draw(&mut SystemEntropy))?,
+            bus_urls: vec![self.nats.url()],
+            ca_file: None,
+        };
+        let bootstrap = keyfile::read_user(&self.layout.at("keys/bootstrap.nkey"))?;
+        let key = writ_sdk::enroll(&identity, &token, bootstrap).await?;
+        self.accounts.agents.push(AgentUser { agent: name, key, nkey: identity.user.public().to_owned() });
+        fs::write(self.layout.at("nats/accounts.conf"), self.accounts.render())?;
+        self.nats.reload()?;
+        identity.save(self.layout.agent(folder))?;
+        Ok(identity)
+    }
+
+    /// The operator's connection.
+    ///
+    /// # Errors
+    /// If there is no connection.
+    pub async fn operator(&self) -> Result<Operator> {
+        Operator::connect(&OperatorProfile::load(&self.layout.operator())?).await
+    }
+
+    /// An agent's connection.
+    ///
+    /// # Errors
+    /// If the agent is not enrolled or there is no connection.
+    pub async fn agent(&self, folder: &str) -> Result<writ_sdk::Agent> {
+        let identity = Identity::load(self.layout.agent(folder))?;
+        // A reload of the accounts takes a moment.
+        let mut left = 50;
+        loop {
+            match writ_sdk::Agent::connect(identity.clone()).await {
+                Err(_) if left > 0 => {
+                    left -= 1;
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+                connected => return Ok(connected?),
+            }
+        }
+    }
+
+    /// Stops nodes and broker in order; the server ends when this is dropped.
+    pub async fn stop(mut self) {
+        for node in self.nodes.drain(..) {
+            node.stop().await;
+        }
+        if let Some(broker) = self.broker.take() {
+            broker.stop().await;
+        }
+    }
+}
+
+/// The port of an earlier start, the wanted one, or a free one.
+fn fixed_port(file: &Path, wanted: Option<u16>) -> Result<u16> {
+    let known = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
+    match (wanted, known) {
+        (Some(wanted), Some(known)) if wanted != known => {
+            bail!("this set-up uses port {known}; remove its folder to start anew on {wanted}")
+        }
+        (_, Some(known)) => Ok(known),
+        (wanted, None) => {
+            let port = wanted.map_or_else(nats_server::free_port, Ok)?;
+            fs::write(file, port.to_string())?;
+            Ok(port)
+        }
+    }
+}
+
+/// The agents whose identity folders are there already.
+fn known_agents(layout: &Layout) -> Result<Vec<AgentUser>> {
+    let mut agents = Vec::new();
+    for item in fs::read_dir(layout.at("agents"))? {
+        let folder = item?.path();
+        let identity = Identity::load(&folder).with_context(|| format!("{}", folder.display()))?;
+        agents.push(AgentUser {
+            agent: identity.agent.clone(),
+            key: identity.holder.public().id(),
+            nkey: identity.user.public().to_owned(),
+        });
+    }
+    agents.sort_by(|a, b| (&a.agent, &a.key).cmp(&(&b.agent, &b.key)));
+    Ok(agents)
+}
+
+impl Secrets {
+    fn load(layout: &Layout, nodes: &[String]) -> Result<Self> {
+        let key = |name: &str| key_at(&layout.at(&format!("keys/{name}.key")));
+        let user = |name: &str| user_at(&layout.at(&format!("keys/{name}.nkey")));
+        // Made now, read by the broker itself.
+        key("broker-records")?;
+        Ok(Self {
+            root: key("root")?,
+            broker: key("broker")?,
+            operator: key("operator")?,
+            nodes: nodes
+                .iter()
+                .map(|name| Ok((NodeId::parse(name.as_str())?, key(name)?, user(name)?)))
+                .collect::<Result<_>>()?,
+            broker_user: user("broker")?,
+            operator_user: user("operator")?,
+            bootstrap: user("bootstrap")?,
+        })
+    }
+
+    fn accounts(&self, agents: &[AgentUser]) -> Result<Accounts> {
+        let mut core = vec![
+            (CoreUser::Broker(BrokerId::parse("broker-1")?), self.broker_user.public().to_owned()),
+            (CoreUser::Operator(OperatorId::parse("operator")?), self.operator_user.public().to_owned()),
+        ];
+        core.extend(
+            self.nodes.iter().map(|(name, _, user)| (CoreUser::Node(name.clone()), user.public().to_owned())),
+        );
+        Ok(Accounts {
+            tenant: TenantId::parse(TENANT)?,
+            core,
+            bootstrap: self.bootstrap.public().to_owned(),
+            agents: agents.to_vec(),
+        })
+    }
+
+    /// The keyset, signed once; a development set-up keeps its "offline" root beside it.
+    fn write_keyset(&self, layout: &Layout) -> Result<()> {
+        let path = layout.at("keyset.writ");
+        if path.exists() {
+            return Ok(());
+        }
+        let now = SystemClock::new().now().wall;
+        let document = KeysetDocument {
+            version: 1,
+            issued_at: now,
+            expires: now.after(KEYSET_LIFE),
+            keys: vec![KeysetKey {
+                public: self.broker.public(),
+                tenants: vec![TenantId::parse(TENANT)?],
+                max_ttl: MAX_TTL,
+                // Clocks of other machines may be a little behind.
+                not_before: Timestamp::from_millis(now.as_millis().saturating_sub(60_000)),
+                not_after: now.after(KEYSET_LIFE),
+            }],
+            withdrawn: Vec::new(),
+        };
+        fs::write(&path, encode(&Signed::new(&document, &self.root)))
+            .with_context(|| format!("{} cannot be written", path.display()))
+    }
+
+    fn write_configs(&self, layout: &Layout, port: u16, idp_port: u16) -> Result<()> {
+        let root = self.root.public();
+        let nodes: String = self
+            .nodes
+            .iter()
+            .map(|(name, key, user)| {
+                format!(
+                    "\n[[node]]\nname = \"{name}\"\nkey = \"{}\"\nconnection = \"{}\"\n",
+                    key.public(),
+                    user.public()
+                )
+            })
+            .collect();
+        let broker = format!(
+            r#"# Written by `writ dev`; `writ broker --config <this file>` runs the same broker by itself.
+tenant = "{TENANT}"
+
+[broker]
+name = "broker-1"
+root_key = "{root}"
+keyset_file = "keyset.writ"
+key_file = "keys/broker.key"
+record_key_file = "keys/broker-records.key"
+state = "broker"
+policies = "policies"
+
+[bus]
+urls = ["nats://127.0.0.1:{port}"]
+user_file = "keys/broker.nkey"
+
+[[issuer]]
+issuer = "http://127.0.0.1:{idp_port}"
+audience = "{audience}"
+algorithms = ["EdDSA"]
+jwks_file = "idp/jwks.json"
+role_claim = "/groups"
+
+[issuer.roles]
+analysts = "analyst"
+approvers = "approver"
+
+[[operator]]
+name = "operator"
+key = "{operator}"
+{nodes}"#,
+            audience = idp::AUDIENCE,
+            operator = self.operator.public(),
+        );
+        fs::write(layout.broker_config(), broker)?;
+        for (name, ..) in &self.nodes {
+            let node = format!(
+                r#"# Written by `writ dev`; `writ node --config <this file>` runs the same node by itself.
+tenant = "{TENANT}"
+
+[node]
+name = "{name}"
+root_key = "{root}"
+key_file = "keys/{name}.key"
+journal = "{name}"
+
+[bus]
+urls = ["nats://127.0.0.1:{port}"]
+user_file = "keys/{name}.nkey"
+
+[[tool]]
+resource = "tool.crm"
+kind = "sqlite"
+file = "data/crm.db"
+
+[[tool]]
+resource = "tool.mail"
+kind = "maildir"
+folder = "data/drafts"
+from = "Support <support@acme.example>"
+"#
+            );
+            fs::write(layout.node_config(name.as_str()), node)?;
+        }
+        let operator = format!(
+            r#"# Written by `writ dev`: what the operator's commands need.
+tenant = "{TENANT}"
+operator = "operator"
+root_key = "{root}"
+key_file = "keys/operator.key"
+user_file = "keys/operator.nkey"
+bus_urls = ["nats://127.0.0.1:{port}"]
+idp_url = "http://127.0.0.1:{idp_port}"
+agents = "agents"
+"#
+        );
+        Ok(fs::write(layout.operator(), operator)?)
+    }
+}
+
+/// Connects a CORE user of this set-up, for tests that look over the fence.
+///
+/// # Errors
+/// If there is no connection.
+pub async fn connect_as(layout: &Layout, who: &CoreUser, user_file: &str, url: &str) -> Result<Bus> {
+    let user = keyfile::read_user(&layout.at(user_file))?;
+    let config = BusConfig {
+        urls: vec![url.to_owned()],
+        user,
+        name: "test".to_owned(),
+        inbox_prefix: who.inbox_prefix(),
+        ca_file: None,
+    };
+    Ok(Bus::connect(config).await?)
+}

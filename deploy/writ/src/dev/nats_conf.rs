@@ -1,0 +1,210 @@
+//! The server's accounts and permissions, written in one place: `writ dev`, the tests, `writ agent enroll` and the
+//! files in deploy/nats all come from here.
+//!
+//! CORE holds broker, nodes and operators. Each tenant has an account AGENTS_<tenant> that imports services from
+//! CORE with `share: true`: the import fixes the tenant in the subject, rewrites the reply subject (within one
+//! account a request can make a node's reply land anywhere), and adds the attested user to the request.
+
+use std::fmt::Write as _;
+
+use writ_common::ids::{AgentId, BrokerId, KeyId, NodeId, OperatorId, PartId, TenantId};
+use writ_common::subjects;
+
+/// How long a reply may take: longer than any task.
+const RESPONSE_EXPIRES: &str = "24h";
+
+/// A user of the CORE account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CoreUser {
+    /// A broker.
+    Broker(BrokerId),
+    /// A node.
+    Node(NodeId),
+    /// An operator, who also reads the audit stream.
+    Operator(OperatorId),
+}
+
+/// An agent's key with its NATS user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentUser {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its holder key's id.
+    pub key: KeyId,
+    /// Its NATS user.
+    pub nkey: String,
+}
+
+/// Everybody who may connect for one tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accounts {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Users of CORE with their nkeys.
+    pub core: Vec<(CoreUser, String)>,
+    /// The user that may do nothing but enroll.
+    pub bootstrap: String,
+    /// The agents.
+    pub agents: Vec<AgentUser>,
+}
+
+impl CoreUser {
+    /// The private prefix of its reply subjects.
+    #[must_use]
+    pub fn inbox_prefix(&self) -> String {
+        match self {
+            Self::Broker(name) => format!("_INBOX.broker.{name}"),
+            Self::Node(name) => format!("_INBOX.node.{name}"),
+            Self::Operator(name) => format!("_INBOX.operator.{name}"),
+        }
+    }
+
+    fn permissions(&self, tenant: &TenantId) -> (Vec<String>, Vec<String>) {
+        let own = |rest: &str| format!("writ.v1.{tenant}.{rest}");
+        let inbox = format!("{}.>", self.inbox_prefix());
+        // A wildcard stands for a whole token, so each stream is named.
+        let streams = [subjects::control_stream(tenant), subjects::part_stream(tenant, &PartId::first())];
+        let reading = || {
+            let mut rights = vec!["$JS.FC.>".to_owned()];
+            for stream in &streams {
+                rights.extend([
+                    format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
+                    format!("$JS.API.CONSUMER.DELETE.{stream}.>"),
+                    format!("$JS.API.DIRECT.GET.{stream}"),
+                    format!("$JS.API.DIRECT.GET.{stream}.>"),
+                    format!("$JS.API.STREAM.INFO.{stream}"),
+                ]);
+            }
+            rights
+        };
+        match self {
+            Self::Broker(name) => {
+                let mut publish =
+                    vec![own(&format!("audit.*.*.*.{name}")), own("control.*"), own("label.*.*")];
+                for stream in &streams {
+                    publish.push(format!("$JS.API.STREAM.CREATE.{stream}"));
+                    publish.push(format!("$JS.API.STREAM.UPDATE.{stream}"));
+                }
+                publish.extend(reading());
+                let subscribe =
+                    vec![own("admin"), own("enroll"), own("fresh"), own("issue.*"), "$SRV.>".into(), inbox];
+                (publish, subscribe)
+            }
+            Self::Node(name) => {
+                let mut publish = vec![own(&format!("audit.*.*.*.{name}")), own("fresh"), own("inbox.*.*")];
+                publish.extend(reading());
+                (publish, vec![own("call.*.*.*.*"), "$SRV.>".into(), inbox])
+            }
+            Self::Operator(_) => {
+                let mut publish = vec![own("admin")];
+                publish.extend(reading());
+                (publish, vec![inbox])
+            }
+        }
+    }
+}
+
+fn list(subjects: &[String]) -> String {
+    subjects.iter().map(|subject| format!("{subject:?}")).collect::<Vec<_>>().join(", ")
+}
+
+fn user(comment: &str, nkey: &str, publish: &[String], subscribe: &[String]) -> String {
+    format!(
+        "      # {comment}\n      {{\n        nkey: {nkey}\n        permissions: {{\n          publish: [{}]\n          \
+         subscribe: [{}]\n          allow_responses: {{ max: 1, expires: \"{RESPONSE_EXPIRES}\" }}\n        }}\n      }}\n",
+        list(publish),
+        list(subscribe)
+    )
+}
+
+/// One agent's entry: calls and issue requests under its own name, its own inbox and reply prefix, nothing else.
+#[must_use]
+pub fn agent_stanza(tenant: &TenantId, agent: &AgentUser) -> String {
+    let AgentUser { agent, key, nkey } = agent;
+    let publish = [format!("writ.v1.{tenant}.call.{agent}.>"), format!("writ.v1.{tenant}.issue.{agent}")];
+    let subscribe = [format!("writ.v1.{tenant}.inbox.{agent}.{key}"), format!("_INBOX.{agent}.{key}.>")];
+    user(&format!("agent {agent}, key {key}"), nkey, &publish, &subscribe)
+}
+
+fn bootstrap_stanza(tenant: &TenantId, nkey: &str) -> String {
+    let publish = [format!("writ.v1.{tenant}.enroll")];
+    let subscribe = [format!("_INBOX.bootstrap.{nkey}.>")];
+    user("bootstrap: may enroll by a join token, and nothing else", nkey, &publish, &subscribe)
+}
+
+impl Accounts {
+    /// The accounts file.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let tenant = &self.tenant;
+        let mut core_users = String::new();
+        for (who, nkey) in &self.core {
+            let (publish, subscribe) = who.permissions(tenant);
+            let comment = match who {
+                CoreUser::Broker(name) => format!("broker {name}"),
+                CoreUser::Node(name) => format!("node {name}: publishes records under its own name only"),
+                CoreUser::Operator(name) => format!("operator {name}: asks the broker, reads the streams"),
+            };
+            core_users.push_str(&user(&comment, nkey, &publish, &subscribe));
+        }
+        let mut agent_users = bootstrap_stanza(tenant, &self.bootstrap);
+        for agent in &self.agents {
+            agent_users.push_str(&agent_stanza(tenant, agent));
+        }
+        let services = ["call.>", "enroll", "issue.*"].map(|rest| format!("writ.v1.{tenant}.{rest}"));
+        let account = format!("AGENTS_{tenant}");
+        let mut text = String::new();
+        let exports: String = services.iter().fold(String::new(), |mut text, subject| {
+            let _ = writeln!(text, "      {{ service: {subject:?}, accounts: [{account}] }}");
+            text
+        });
+        let imports: String = services.iter().fold(String::new(), |mut text, subject| {
+            let _ =
+                writeln!(text, "      {{ service: {{ account: CORE, subject: {subject:?} }}, share: true }}");
+            text
+        });
+        let inbox = format!("writ.v1.{tenant}.inbox.>");
+        let _ = write!(
+            text,
+            r#"accounts {{
+  # Broker, nodes and operators. The only account with JetStream.
+  CORE {{
+    jetstream: enabled
+    users: [
+{core_users}    ]
+    # What agents may ask for; the import on the other side says who asked.
+    exports: [
+{exports}    ]
+    # Calls relayed to agents. No `threshold`: an agent may take as long as its task.
+    imports: [
+      {{ service: {{ account: {account}, subject: {inbox:?} }} }}
+    ]
+  }}
+
+  # The agents of tenant {tenant}: no JetStream, no view of each other, nothing but services of CORE.
+  {account} {{
+    users: [
+{agent_users}    ]
+    imports: [
+{imports}    ]
+    exports: [
+      {{ service: {inbox:?}, accounts: [CORE] }}
+    ]
+  }}
+}}
+"#
+        );
+        text
+    }
+}
+
+/// A server file for loopback, with the accounts beside it.
+#[must_use]
+pub fn loopback_server(port: u16, store: &std::path::Path) -> String {
+    format!(
+        "# Written by `writ dev`. Loopback only: without TLS nothing else may reach it.\n\
+         listen: \"127.0.0.1:{port}\"\nserver_name: \"writ-dev\"\nmax_payload: 1MB\n\
+         jetstream {{ store_dir: {store:?}, max_file_store: 4GB, max_memory_store: 256MB }}\n\
+         include \"accounts.conf\"\n"
+    )
+}

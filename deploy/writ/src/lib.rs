@@ -1,0 +1,10 @@
+//! The one binary: broker, node, development set-up and the operator's commands.
+
+pub mod cmd;
+pub mod dev;
+pub mod exit;
+pub mod operator;
+pub mod run;
+pub mod view;
+
+pub use cmd::main;

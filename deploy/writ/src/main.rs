@@ -1,0 +1,5 @@
+//! See [`writ::cmd`].
+
+fn main() -> std::process::ExitCode {
+    writ::main()
+}

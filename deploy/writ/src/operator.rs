@@ -1,0 +1,302 @@
+//! Operators: signed requests to the broker, and reading the audit stream.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use writ_bus::{Bus, BusConfig, NatsUser, SystemClock, SystemEntropy, Tail, keyfile};
+use writ_common::{
+    codec::{decode, encode},
+    control::{ControlState, RevocationTarget},
+    entropy::draw,
+    epoch::Epoch,
+    ids::{AgentId, OperatorId, PartId, TaskId, TenantId},
+    keys::{PrivateKey, PublicKey},
+    record::{Origin, Record, RecordKind},
+    settings::Document,
+    signed::Signed,
+    subjects::{Subject, control_stream, filter, part_stream},
+    time::Millis,
+    wire::{AdminReply, AdminRequest, AdminWanted},
+};
+
+use crate::{
+    dev::nats_conf::CoreUser,
+    exit::{Denied, Invalid},
+};
+
+/// What an operator's commands need to know.
+pub struct OperatorProfile {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The operator's name.
+    pub operator: OperatorId,
+    /// The pinned offline root.
+    pub root: PublicKey,
+    /// The operator's key.
+    pub key: PrivateKey,
+    /// The NATS user.
+    pub user: NatsUser,
+    /// Server addresses.
+    pub bus_urls: Vec<String>,
+    /// Root certificate for TLS.
+    pub ca_file: Option<PathBuf>,
+    /// The development identity provider, if there is one.
+    pub idp_url: Option<String>,
+    /// Folder of the agents' identities, if they are here.
+    pub agents: Option<PathBuf>,
+}
+
+struct KeyText(PublicKey);
+
+impl std::str::FromStr for KeyText {
+    type Err = writ_common::keys::InvalidKey;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        PublicKey::parse(text).map(Self)
+    }
+}
+
+impl OperatorProfile {
+    /// Reads a profile.
+    ///
+    /// # Errors
+    /// [`Invalid`] with every finding, or an unsafe key file.
+    pub fn load(path: &Path) -> Result<Self> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!("{name} cannot be read; start `writ dev`, or name a profile with `--profile`")
+        })?;
+        let base = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+        let none = BTreeMap::new();
+        let document = Document::new(&name, &text, &none);
+        let mut root = document.root();
+        let tenant: Option<TenantId> = root.required("tenant", "\"acme\"");
+        let operator: Option<OperatorId> = root.required("operator", "\"ops\"");
+        let root_key: Option<KeyText> = root.required("root_key", "\"ed25519:…\"");
+        let key_file = root.text("key_file", "\"operator.key\"").map(|file| base.join(file));
+        let user_file = root.text("user_file", "\"operator.nkey\"").map(|file| base.join(file));
+        let bus_urls: Vec<String> = root.list("bus_urls");
+        let ca_file = root.optional_text("ca_file").map(|file| base.join(file));
+        let idp_url = root.optional_text("idp_url");
+        let agents = root.optional_text("agents").map(|folder| base.join(folder));
+        root.finish(&[
+            "tenant",
+            "operator",
+            "root_key",
+            "key_file",
+            "user_file",
+            "bus_urls",
+            "ca_file",
+            "idp_url",
+            "agents",
+        ]);
+        let findings = document.into_findings();
+        let (Some(tenant), Some(operator), Some(root), Some(key_file), Some(user_file)) =
+            (tenant, operator, root_key, key_file, user_file)
+        else {
+            return Err(Invalid(findings).into());
+        };
+        if findings.has_errors() {
+            return Err(Invalid(findings).into());
+        }
+        Ok(Self {
+            tenant,
+            operator,
+            root: root.0,
+            key: keyfile::read_key(&key_file)?,
+            user: keyfile::read_user(&user_file)?,
+            bus_urls,
+            ca_file,
+            idp_url,
+            agents,
+        })
+    }
+}
+
+/// An operator's connection.
+pub struct Operator {
+    bus: Bus,
+    tenant: TenantId,
+    root: PublicKey,
+    key: PrivateKey,
+}
+
+/// How long the broker may take; a revocation that waits takes as long as the longest lease.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
+
+impl Operator {
+    /// Connects.
+    ///
+    /// # Errors
+    /// If there is no connection.
+    pub async fn connect(profile: &OperatorProfile) -> Result<Self> {
+        let bus = Bus::connect(BusConfig {
+            urls: profile.bus_urls.clone(),
+            user: profile.user.clone(),
+            name: format!("operator {}", profile.operator),
+            inbox_prefix: CoreUser::Operator(profile.operator.clone()).inbox_prefix(),
+            ca_file: profile.ca_file.clone(),
+        })
+        .await?;
+        Ok(Self { bus, tenant: profile.tenant.clone(), root: profile.root, key: profile.key.clone() })
+    }
+
+    /// Asks the broker.
+    ///
+    /// # Errors
+    /// [`Denied`] with the broker's reasons, or why it was not reached.
+    pub async fn ask(&self, wanted: AdminWanted) -> Result<AdminReply> {
+        let waits = matches!(wanted, AdminWanted::Revoke { wait: true, .. });
+        let request = AdminRequest {
+            tenant: self.tenant.clone(),
+            at: SystemClock::new().now().wall,
+            nonce: draw(&mut SystemEntropy),
+            wanted,
+        };
+        let payload = encode(&Signed::new(&request, &self.key));
+        let subject = Subject::Admin.of(&self.tenant);
+        let timeout = if waits { WAIT_TIMEOUT } else { REPLY_TIMEOUT };
+        let reply = self.bus.request(subject, payload, None, timeout).await.context("the broker")?;
+        match decode(&reply.payload).context("the broker's answer is not readable")? {
+            AdminReply::Refused { reasons } => {
+                let words: Vec<String> =
+                    reasons.iter().map(|reason| format!("{}: {}", reason.code, reason.text)).collect();
+                Err(Denied(words.join("; ")).into())
+            }
+            reply => Ok(reply),
+        }
+    }
+
+    /// A join token for an agent.
+    ///
+    /// # Errors
+    /// As [`Operator::ask`].
+    pub async fn join_token(&self, agent: &AgentId, life: Millis) -> Result<String> {
+        match self.ask(AdminWanted::Enroll { agent: agent.clone(), life }).await? {
+            AdminReply::Enroll { token, .. } => Ok(token),
+            other => bail!("an answer to another question: {other:?}"),
+        }
+    }
+
+    /// Revokes something; with `wait`, returns once no node can act under it any more.
+    ///
+    /// # Errors
+    /// As [`Operator::ask`].
+    pub async fn revoke(&self, target: RevocationTarget, wait: bool) -> Result<Epoch> {
+        match self.ask(AdminWanted::Revoke { target, wait }).await? {
+            AdminReply::Done { epoch } => Ok(epoch),
+            other => bail!("an answer to another question: {other:?}"),
+        }
+    }
+
+    /// Control state, read from the stream as every node reads it.
+    ///
+    /// # Errors
+    /// If the stream cannot be read.
+    pub async fn control(&self) -> Result<ControlState> {
+        let mut state = ControlState::new(self.tenant.clone(), self.root);
+        let subject = Subject::Control.of(&self.tenant);
+        let mut tail = self.bus.tail(&control_stream(&self.tenant), &subject, 1).await?;
+        let mut pending = tail.pending;
+        while pending > 0 {
+            let message = tail.next().await?;
+            pending = message.pending;
+            // An event nobody may have written is not part of the state.
+            drop(state.apply(message.sequence, &message.payload));
+        }
+        Ok(state)
+    }
+
+    /// Every record of the audit stream so far, or of one task, each with its stream sequence.
+    ///
+    /// # Errors
+    /// If the stream cannot be read.
+    pub async fn records(&self, task: Option<&TaskId>) -> Result<Vec<Recorded>> {
+        let control = self.control().await?;
+        let mut records = Vec::new();
+        let mut tail = self.audit_tail(task, 1).await?;
+        let mut pending = tail.pending;
+        while pending > 0 {
+            let message = tail.next().await?;
+            pending = message.pending;
+            records.push(Recorded::open(message.sequence, &message.payload, &control));
+        }
+        Ok(records)
+    }
+
+    /// Follows the audit stream.
+    ///
+    /// # Errors
+    /// If the stream cannot be read.
+    pub async fn audit_tail(&self, task: Option<&TaskId>, from: u64) -> Result<Tail> {
+        let part = PartId::first();
+        let subject = match task {
+            Some(task) => format!("writ.v1.{}.audit.{part}.*.{task}.*", self.tenant),
+            None => filter::audit(&self.tenant, &part),
+        };
+        Ok(self.bus.tail(&part_stream(&self.tenant, &part), &subject, from).await?)
+    }
+
+    /// The bus, for looking at streams.
+    #[must_use]
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// The tenant.
+    #[must_use]
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// Closes the connection.
+    pub async fn close(self) {
+        self.bus.close().await;
+    }
+}
+
+/// A record of the stream, with what can be said about who signed it.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// Stream sequence.
+    pub sequence: u64,
+    /// The record, if the bytes are one.
+    pub record: Option<Record>,
+    /// What is wrong with it: a foreign signature, a name that is not the signer's.
+    pub fault: Option<String>,
+}
+
+impl Recorded {
+    /// Opens a message of the audit stream against the keys control state knows.
+    #[must_use]
+    pub fn open(sequence: u64, payload: &[u8], control: &ControlState) -> Self {
+        let fault = |record, text: String| Self { sequence, record, fault: Some(text) };
+        let signed: Signed<Record> = match decode(payload) {
+            Ok(signed) => signed,
+            Err(error) => return fault(None, error.to_string()),
+        };
+        let Ok(claimed) = signed.peek() else { return fault(None, "not a record".to_owned()) };
+        // Only the key enrolled for the very name the record bears makes it that one's word.
+        let key = match &claimed.id.origin {
+            Origin::Node(node) => control.nodes().get(node).map(|entry| entry.key),
+            Origin::Broker(broker) => control.brokers().get(broker).map(|entry| entry.key),
+        };
+        match key {
+            None => fault(Some(claimed), "audit.bad_signature: nobody of that name is enrolled".to_owned()),
+            Some(key) => match signed.open(|signer| *signer == key) {
+                Ok(record) => Self { sequence, record: Some(record), fault: None },
+                Err(error) => fault(Some(claimed), format!("audit.bad_signature: {error}")),
+            },
+        }
+    }
+
+    /// Its class, if it is a record.
+    #[must_use]
+    pub fn kind(&self) -> Option<RecordKind> {
+        self.record.as_ref().map(Record::kind)
+    }
+}

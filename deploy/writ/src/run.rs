@@ -1,0 +1,145 @@
+//! Starting a broker or a node from its configuration file.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use writ_broker::{
+    config::{BrokerConfig, read_policies},
+    jwt::Issuers,
+    serve::{BrokerHandle, ServeSetup, forget_index},
+};
+use writ_bus::{Bus, BusConfig, keyfile};
+use writ_common::{codec::decode, diagnostic::Diagnostics};
+use writ_journal::Sync;
+use writ_node::{
+    config::NodeConfig,
+    serve::{NodeHandle, NodeSetup},
+    tools,
+};
+
+use crate::{dev::nats_conf::CoreUser, exit::Invalid};
+
+/// Values of `WRIT_SECTION__KEY` variables, by dotted path; they go before the file.
+#[must_use]
+pub fn overrides() -> BTreeMap<String, String> {
+    std::env::vars()
+        .filter_map(|(name, value)| {
+            let path = name.strip_prefix("WRIT_")?;
+            // Variables without a section are settings of the command line, not of the file.
+            path.contains("__").then(|| (path.to_ascii_lowercase().replace("__", "."), value))
+        })
+        .collect()
+}
+
+fn read(path: &Path) -> Result<(String, PathBuf)> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Invalid(Diagnostics(vec![writ_common::diagnostic::Diagnostic::in_file(
+            &path.display().to_string(),
+            error,
+        )]))
+    })?;
+    let base = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+    Ok((text, base))
+}
+
+/// Reads a broker's configuration.
+///
+/// # Errors
+/// [`Invalid`] with every finding.
+pub fn read_broker_config(path: &Path) -> Result<BrokerConfig> {
+    let (text, base) = read(path)?;
+    Ok(BrokerConfig::read(&path.display().to_string(), &text, &base, &overrides()).map_err(Invalid)?)
+}
+
+/// Reads a node's configuration.
+///
+/// # Errors
+/// [`Invalid`] with every finding.
+pub fn read_node_config(path: &Path) -> Result<NodeConfig> {
+    let (text, base) = read(path)?;
+    Ok(NodeConfig::read(&path.display().to_string(), &text, &base, &overrides()).map_err(Invalid)?)
+}
+
+/// Starts a broker.
+///
+/// # Errors
+/// A bad configuration or policy, an unsafe key file, no connection, state that went backwards.
+pub async fn start_broker(path: &Path, rebuild: bool) -> Result<BrokerHandle> {
+    let config = read_broker_config(path)?;
+    let policy = read_policies(&config.policies).map_err(Invalid)?;
+    writ_common::policy::PolicySet::load(&policy).map_err(Invalid)?;
+    let key = keyfile::read_key(&config.key_file)?;
+    let record_key = keyfile::read_key(&config.record_key_file)?;
+    let keyset = std::fs::read(&config.keyset_file)
+        .with_context(|| format!("{} cannot be read", config.keyset_file.display()))?;
+    let keyset = decode(&keyset).with_context(|| format!("{} is no keyset", config.keyset_file.display()))?;
+    let user = keyfile::read_user(&config.bus_user_file)?;
+    let bus = Bus::connect(BusConfig {
+        urls: config.bus_urls,
+        user,
+        name: config.broker.to_string(),
+        inbox_prefix: CoreUser::Broker(config.broker.clone()).inbox_prefix(),
+        ca_file: config.bus_ca_file,
+    })
+    .await?;
+    if rebuild {
+        forget_index(&config.state)?;
+    }
+    let setup = ServeSetup {
+        tenant: config.tenant,
+        broker: config.broker,
+        root: config.root,
+        keyset,
+        key,
+        record_key,
+        policy,
+        nodes: config.nodes,
+        operators: config.operators,
+        identity: Box::new(Issuers(config.issuers)),
+        bus,
+        state: config.state,
+        sync: Sync::Kernel,
+        stream_bytes_max: config.stream_bytes_max,
+        replicas: config.replicas,
+        staleness_max: config.staleness_max,
+    };
+    Ok(writ_broker::serve::start(setup).await?)
+}
+
+/// Starts a node.
+///
+/// # Errors
+/// A bad configuration, a tool that is not there, an unsafe key file, no connection.
+pub async fn start_node(path: &Path) -> Result<NodeHandle> {
+    let config = read_node_config(path)?;
+    let key = keyfile::read_key(&config.key_file)?;
+    let user = keyfile::read_user(&config.bus_user_file)?;
+    let mut built = BTreeMap::new();
+    for (resource, kind) in &config.tools {
+        let tool = tools::build(kind).with_context(|| format!("`{resource}`"))?;
+        built.insert(resource.clone(), tool);
+    }
+    let bus = Bus::connect(BusConfig {
+        urls: config.bus_urls,
+        user,
+        name: config.node.to_string(),
+        inbox_prefix: CoreUser::Node(config.node.clone()).inbox_prefix(),
+        ca_file: config.bus_ca_file,
+    })
+    .await?;
+    let setup = NodeSetup {
+        tenant: config.tenant,
+        node: config.node,
+        root: config.root,
+        key,
+        bus,
+        journal: config.journal,
+        sync: config.sync,
+        fresh: config.fresh,
+        tools: built,
+    };
+    Ok(writ_node::serve::start(setup).await?)
+}

@@ -1,0 +1,47 @@
+//! What people read: records as trees and lines. Pure; where it comes from and goes to is decided elsewhere.
+
+pub mod chain;
+pub mod gaps;
+pub mod records;
+
+/// Whether to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    /// Yes.
+    On,
+    /// No: not a terminal, or `NO_COLOR` is set (no-color.org).
+    Off,
+}
+
+impl Colour {
+    /// For standard output.
+    #[must_use]
+    pub fn detect() -> Self {
+        use std::io::IsTerminal as _;
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if refused || !std::io::stdout().is_terminal() { Self::Off } else { Self::On }
+    }
+
+    /// The text in an ANSI colour (ECMA-48 SGR code).
+    #[must_use]
+    pub fn paint(self, code: u8, text: &str) -> String {
+        match self {
+            Self::On => format!("\u{1b}[{code}m{text}\u{1b}[0m"),
+            Self::Off => text.to_owned(),
+        }
+    }
+}
+
+/// SGR codes by meaning.
+pub mod colour {
+    /// Allowed.
+    pub const GREEN: u8 = 32;
+    /// Denied.
+    pub const RED: u8 = 31;
+    /// Held, or in doubt.
+    pub const YELLOW: u8 = 33;
+    /// Less important.
+    pub const DIM: u8 = 2;
+    /// Names.
+    pub const BOLD: u8 = 1;
+}

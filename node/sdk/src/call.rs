@@ -1,0 +1,253 @@
+//! Calling tools: signed, repeated safely, and believed only with a receipt.
+
+use std::time::Duration;
+
+use writ_bus::{BusError, SystemEntropy};
+use writ_common::{
+    capability::UnverifiedCapability,
+    codec::{decode, encode},
+    digest::Digest,
+    entropy::draw,
+    ids::{Action, NodeId, Resource},
+    json::Value,
+    record::{DecisionId, Origin, OutcomeStatus, Receipt},
+    request::Arguments,
+    signed::Signed,
+    subjects::Subject,
+    trace::TraceContext,
+    wire::{Answer, Call, CallProof, CallReply, FetchRequest, call_digest, call_id},
+};
+
+use crate::{Error, Task, spans::Span};
+
+/// How long one attempt waits for an answer.
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often a call is repeated after a lost answer or while no node listens.
+const ATTEMPTS_MAX: u32 = 4;
+/// How often a result that is not there yet is asked for.
+const FETCHES_MAX: u32 = 60;
+
+/// One logical call: its nonce stays the same however often it is sent.
+pub(crate) struct Logical {
+    pub(crate) resource: Resource,
+    pub(crate) action: Action,
+    pub(crate) arguments: Arguments,
+    pub(crate) handover: Option<UnverifiedCapability>,
+    pub(crate) timeout: Duration,
+}
+
+impl Task {
+    /// Calls a tool and returns its result.
+    ///
+    /// A lost answer is asked for again; the call itself runs at most once.
+    ///
+    /// # Errors
+    /// [`Error`], told apart by what can be done about it.
+    pub async fn call(&self, resource: &str, action: &str, arguments: Value) -> Result<Value, Error> {
+        let logical = Logical {
+            resource: Resource::parse(resource)?,
+            action: Action::parse(action)?,
+            arguments: Arguments::new(arguments),
+            handover: None,
+            timeout: ATTEMPT_TIMEOUT,
+        };
+        let span = self.span.execute_tool(logical.resource.name(), &self.id);
+        let result = self.send(logical, span.context()).await;
+        note(&span, &result);
+        result
+    }
+
+    pub(crate) async fn send(&self, logical: Logical, trace: Option<TraceContext>) -> Result<Value, Error> {
+        let nonce = draw(&mut SystemEntropy);
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let capability = self.capability().await?;
+            let (payload, digest) = self.sign(&logical, &capability, nonce);
+            let subject = Subject::Call {
+                agent: self.agent.name().clone(),
+                task: self.id.clone(),
+                resource: logical.resource.clone(),
+            };
+            let subject = subject.of(&self.agent.identity().tenant);
+            let bus = &self.agent.shared.bus;
+            match bus.request(subject, payload, trace.as_ref(), logical.timeout).await {
+                Ok(reply) => {
+                    let reply = self.read(&reply.payload, digest).await?;
+                    let id = call_id(capability.chain().holder(), &nonce);
+                    return self.conclude(reply, id, attempt).await;
+                }
+                // The same nonce again: if the first was done, its result is fetched, not done twice.
+                Err(BusError::TimedOut(_) | BusError::NotConnected) if attempt < ATTEMPTS_MAX => {}
+                Err(BusError::NoResponders(_)) if attempt < ATTEMPTS_MAX => {}
+                Err(BusError::NoResponders(_)) => return Err(Error::NoNode(logical.resource.to_string())),
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(Duration::from_millis(50 << attempt.min(5))).await;
+        }
+    }
+
+    /// Signs a call; every attempt is signed afresh, since a signature ages.
+    fn sign(
+        &self,
+        logical: &Logical,
+        capability: &UnverifiedCapability,
+        nonce: [u8; 16],
+    ) -> (Vec<u8>, Digest) {
+        let identity = self.agent.identity();
+        let grant = capability.grant();
+        let digest = call_digest(&logical.resource, &logical.action, logical.arguments.canonical(), &self.id);
+        let proof = CallProof {
+            tenant: &grant.tenant,
+            capability: &grant.capability,
+            chain: capability.chain_id(),
+            holder: identity.holder.public(),
+            audience: &logical.resource,
+            nonce,
+            issued_at: self.agent.now(),
+            min_epoch: grant.min_epoch,
+            call: digest,
+        };
+        let call = Call {
+            capability: capability.as_bytes().to_vec(),
+            task: self.id.clone(),
+            resource: logical.resource.clone(),
+            action: logical.action.clone(),
+            arguments: logical.arguments.canonical().to_owned(),
+            nonce,
+            issued_at: proof.issued_at,
+            min_epoch: proof.min_epoch,
+            proof: proof.sign(&identity.holder),
+            handover: logical.handover.as_ref().map(|handover| handover.as_bytes().to_vec()),
+        };
+        (encode(&call), digest)
+    }
+
+    /// Reads a reply and checks its receipt: a known node, this call, this result.
+    async fn read(&self, payload: &[u8], call: Digest) -> Result<(CallReply, Option<Receipt>), Error> {
+        let bad = |why: &str| Error::BadAnswer(why.to_owned());
+        let reply: CallReply = decode(payload).map_err(|error| bad(&error.to_string()))?;
+        let Some(signed) = &reply.receipt else {
+            // Only a refusal can come without: before there is a record there is nothing to vouch for.
+            return match reply.answer {
+                Answer::Denied { .. } | Answer::Replayed { .. } => Ok((reply, None)),
+                Answer::Done { .. } | Answer::Failed { .. } => Err(bad("a result without a receipt")),
+            };
+        };
+        let receipt = self.open_receipt(signed).await?;
+        let result = match &reply.answer {
+            Answer::Done { result } => Some(Digest::plain(result.as_bytes())),
+            Answer::Denied { .. } | Answer::Failed { .. } | Answer::Replayed { .. } => None,
+        };
+        let is_ours = receipt.call.is_none_or(|receipted| receipted == call);
+        let is_done = matches!(reply.answer, Answer::Done { .. });
+        if !is_ours || receipt.result != result || (is_done && receipt.call.is_none()) {
+            return Err(bad("the receipt is for another call or another result"));
+        }
+        Ok((reply, Some(receipt)))
+    }
+
+    async fn open_receipt(&self, signed: &Signed<Receipt>) -> Result<Receipt, Error> {
+        let bad = |why: String| Error::BadAnswer(why);
+        let claimed = signed.peek().map_err(|error| bad(error.to_string()))?;
+        let Origin::Node(node) = &claimed.id.origin else { return Err(bad("a receipt by no node".into())) };
+        if self.agent.node_key(node).is_none() {
+            // A node that joined since.
+            self.agent.refresh_keys().await?;
+        }
+        let key =
+            self.agent.node_key(node).ok_or_else(|| bad(format!("`{node}` is no node of this tenant")))?;
+        signed.open(|signer| *signer == key).map_err(|error| bad(error.to_string()))
+    }
+
+    async fn conclude(
+        &self,
+        (reply, receipt): (CallReply, Option<Receipt>),
+        id: Digest,
+        attempt: u32,
+    ) -> Result<Value, Error> {
+        match reply.answer {
+            Answer::Denied { reasons } => Err(Error::denied(reasons, receipt)),
+            Answer::Done { result } => {
+                Value::parse_canonical(&result).map_err(|error| Error::BadAnswer(error.to_string()))
+            }
+            Answer::Failed { reason, status } => Err(Error::Failed { reason, status }),
+            // Our own first attempt: its answer was lost, its result may still be had.
+            Answer::Replayed { first, outcome } if attempt > 1 => self.fetch(&first, outcome, id).await,
+            Answer::Replayed { first, outcome } => Err(Error::Replayed { first, outcome }),
+        }
+    }
+
+    /// Asks the node that ran the first attempt for what came of it.
+    async fn fetch(
+        &self,
+        first: &DecisionId,
+        outcome: Option<OutcomeStatus>,
+        id: Digest,
+    ) -> Result<Value, Error> {
+        let replayed = || Error::Replayed { first: first.clone(), outcome };
+        let Origin::Node(node) = &first.origin else { return Err(replayed()) };
+        for _ in 0..FETCHES_MAX {
+            let reply = self.fetch_once(node, id).await?;
+            match reply.answer {
+                // Not done yet.
+                Answer::Replayed { outcome: None, .. } => {
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+                Answer::Denied { .. } | Answer::Replayed { .. } => return Err(replayed()),
+                Answer::Done { .. } | Answer::Failed { .. } => {
+                    let receipt = match &reply.receipt {
+                        Some(signed) => Some(self.open_receipt(signed).await?),
+                        None => None,
+                    };
+                    let Some(receipt) = receipt.filter(|receipt| receipt.id == *first) else {
+                        return Err(Error::BadAnswer("the kept result is of another call".to_owned()));
+                    };
+                    if let Answer::Done { result } = &reply.answer
+                        && receipt.result != Some(Digest::plain(result.as_bytes()))
+                    {
+                        return Err(Error::BadAnswer("the kept result does not fit its receipt".to_owned()));
+                    }
+                    return Box::pin(self.conclude((reply, Some(receipt)), id, 1)).await;
+                }
+            }
+        }
+        Err(replayed())
+    }
+
+    async fn fetch_once(&self, node: &NodeId, id: Digest) -> Result<CallReply, Error> {
+        let identity = self.agent.identity();
+        let request = FetchRequest {
+            tenant: identity.tenant.clone(),
+            task: self.id.clone(),
+            node: node.clone(),
+            call_id: id,
+            at: self.agent.now(),
+        };
+        let subject = Subject::Call {
+            agent: self.agent.name().clone(),
+            task: self.id.clone(),
+            resource: Resource::node(node),
+        };
+        let payload = encode(&Signed::new(&request, &identity.holder));
+        let bus = &self.agent.shared.bus;
+        let reply = bus.request(subject.of(&identity.tenant), payload, None, ATTEMPT_TIMEOUT).await;
+        let reply = reply.map_err(|error| match error {
+            BusError::NoResponders(_) => Error::NoNode(format!("node.{node}")),
+            other => other.into(),
+        })?;
+        decode(&reply.payload).map_err(|error| Error::BadAnswer(error.to_string()))
+    }
+}
+
+pub(crate) fn note<T>(span: &Span, result: &Result<T, Error>) {
+    if let Err(error) = result {
+        let kind = match error {
+            Error::Denied(_) => "permission_denied",
+            Error::CouldNotDecide(_) => "could_not_decide",
+            Error::TimedOut => "timeout",
+            _ => "error",
+        };
+        span.failed(kind, &error.to_string());
+    }
+}

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    capability::{CAPABILITY_BYTES_MAX, Right},
+    capability::{CAPABILITY_BYTES_MAX, Right, UnverifiedCapability},
     codec::{Message, to_array_bytes},
     control::RevocationTarget,
     digest::Digest,
@@ -16,7 +16,7 @@ use crate::{
     keyset::KeysetDocument,
     reason::{Reason, ReasonCode},
     record::{DecisionId, OutcomeStatus, Receipt},
-    request::ARGUMENT_BYTES_MAX,
+    request::{ARGUMENT_BYTES_MAX, Arguments},
     signed::{Signable, Signed},
     time::{Millis, Timestamp},
 };
@@ -135,6 +135,63 @@ pub struct Call {
     /// For calls on agents: the longer chain that is handed over.
     #[serde(default, with = "serde_bytes", skip_serializing_if = "Option::is_none")]
     pub handover: Option<Vec<u8>>,
+}
+
+/// A call, to be signed by the holder of the capability.
+#[derive(Clone, Copy, Debug)]
+pub struct UnsignedCall<'a> {
+    /// The capability.
+    pub capability: &'a UnverifiedCapability,
+    /// What is called.
+    pub resource: &'a Resource,
+    /// What is to be done.
+    pub action: &'a Action,
+    /// The arguments.
+    pub arguments: &'a Arguments,
+    /// For calls on agents: the longer chain that is handed over.
+    pub handover: Option<&'a UnverifiedCapability>,
+    /// Fresh random bytes; kept when a call is repeated after a lost answer.
+    pub nonce: [u8; 16],
+    /// Now.
+    pub issued_at: Timestamp,
+}
+
+impl UnsignedCall<'_> {
+    /// The digest of what is called.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let task = &self.capability.grant().task;
+        call_digest(self.resource, self.action, self.arguments.canonical(), task)
+    }
+
+    /// The call, with possession of `holder` proved. A node takes it only if that is the capability's holder.
+    #[must_use]
+    pub fn sign(&self, holder: &PrivateKey) -> Call {
+        let grant = self.capability.grant();
+        let proof = CallProof {
+            tenant: &grant.tenant,
+            capability: &grant.capability,
+            chain: self.capability.chain_id(),
+            holder: *self.capability.chain().holder(),
+            audience: self.resource,
+            nonce: self.nonce,
+            issued_at: self.issued_at,
+            min_epoch: grant.min_epoch,
+            call: self.digest(),
+        };
+        Call {
+            capability: self.capability.as_bytes().to_vec(),
+            task: grant.task.clone(),
+            resource: self.resource.clone(),
+            action: self.action.clone(),
+            arguments: self.arguments.canonical().to_owned(),
+            nonce: self.nonce,
+            issued_at: self.issued_at,
+            min_epoch: grant.min_epoch,
+            proof: proof.sign(holder),
+            handover: self.handover.map(|handover| handover.as_bytes().to_vec()),
+        }
+    }
 }
 
 impl Message for Call {

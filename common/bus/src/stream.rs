@@ -57,6 +57,7 @@ pub struct StoredMessage {
 /// Messages of a stream from some sequence on, in order, without end.
 pub struct Tail {
     messages: BoxStream<'static, Result<StoredMessage, BusError>>,
+    next_sequence: u64,
     /// How many messages were waiting when the tail was opened.
     pub pending: u64,
 }
@@ -67,7 +68,14 @@ impl Tail {
     /// # Errors
     /// [`BusError`] if the consumer is lost; open another tail after the last message seen.
     pub async fn next(&mut self) -> Result<StoredMessage, BusError> {
-        self.messages.next().await.unwrap_or(Err(BusError::NotConnected))
+        loop {
+            let message = self.messages.next().await.unwrap_or(Err(BusError::NotConnected))?;
+            // A consumer that is set up again before it delivered anything starts over at the first message.
+            if message.sequence >= self.next_sequence {
+                self.next_sequence = message.sequence + 1;
+                return Ok(message);
+            }
+        }
     }
 }
 
@@ -161,8 +169,12 @@ impl Bus {
             BusError::client(format!("following stream `{stream}`"), error)
         };
         let handle = self.jetstream().get_stream(stream).await.map_err(|error| failed(error.into()))?;
+        let deliver_subject = self.client().new_inbox();
+        // Named, so that the subject it is created on carries the stream and the filter, and a permission can too.
+        let name = deliver_subject.rsplit('.').next().map(str::to_owned);
         let config = OrderedConfig {
-            deliver_subject: self.client().new_inbox(),
+            name,
+            deliver_subject,
             filter_subject: filter.to_owned(),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
             ..OrderedConfig::default()
@@ -183,7 +195,7 @@ impl Bus {
                 })
             })
             .boxed();
-        Ok(Tail { messages, pending })
+        Ok(Tail { messages, next_sequence: from.max(1), pending })
     }
 }
 

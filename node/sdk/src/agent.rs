@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use writ_bus::{Bus, BusConfig, BusError, SystemClock, SystemEntropy};
+use writ_bus::{Bus, BusError, SystemClock, SystemEntropy};
 use writ_common::{
     capability::{Right, UnverifiedCapability},
     codec::{decode, encode},
@@ -93,14 +93,7 @@ impl Agent {
     /// # Errors
     /// [`Error`]: no connection, an identity that is not enrolled, a broker that does not answer.
     pub async fn connect(identity: Identity) -> Result<Self, Error> {
-        let bus = Bus::connect(BusConfig {
-            urls: identity.bus_urls.clone(),
-            user: identity.user.clone(),
-            name: identity.agent.to_string(),
-            inbox_prefix: identity.inbox_prefix(),
-            ca_file: identity.ca_file.clone(),
-        })
-        .await?;
+        let bus = Bus::connect(identity.bus_config()).await?;
         let clock = SystemClock::new();
         let shared = Shared { identity, bus, clock, keys: Mutex::default() };
         let agent = Self { shared: Arc::new(shared) };

@@ -15,7 +15,7 @@ use writ_common::{
     signed::Signed,
     subjects::Subject,
     trace::TraceContext,
-    wire::{Answer, Call, CallProof, CallReply, FetchRequest, call_digest, call_id},
+    wire::{Answer, CallReply, FetchRequest, UnsignedCall, call_id},
 };
 
 use crate::{Error, Task, spans::Span};
@@ -94,33 +94,16 @@ impl Task {
         capability: &UnverifiedCapability,
         nonce: [u8; 16],
     ) -> (Vec<u8>, Digest) {
-        let identity = self.agent.identity();
-        let grant = capability.grant();
-        let digest = call_digest(&logical.resource, &logical.action, logical.arguments.canonical(), &self.id);
-        let proof = CallProof {
-            tenant: &grant.tenant,
-            capability: &grant.capability,
-            chain: capability.chain_id(),
-            holder: identity.holder.public(),
-            audience: &logical.resource,
+        let call = UnsignedCall {
+            capability,
+            resource: &logical.resource,
+            action: &logical.action,
+            arguments: &logical.arguments,
+            handover: logical.handover.as_ref(),
             nonce,
             issued_at: self.agent.now(),
-            min_epoch: grant.min_epoch,
-            call: digest,
         };
-        let call = Call {
-            capability: capability.as_bytes().to_vec(),
-            task: self.id.clone(),
-            resource: logical.resource.clone(),
-            action: logical.action.clone(),
-            arguments: logical.arguments.canonical().to_owned(),
-            nonce,
-            issued_at: proof.issued_at,
-            min_epoch: proof.min_epoch,
-            proof: proof.sign(&identity.holder),
-            handover: logical.handover.as_ref().map(|handover| handover.as_bytes().to_vec()),
-        };
-        (encode(&call), digest)
+        (encode(&call.sign(&self.agent.identity().holder)), call.digest())
     }
 
     /// Reads a reply and checks its receipt: a known node, this call, this result.

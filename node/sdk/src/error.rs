@@ -104,6 +104,12 @@ impl Error {
         if undecided { Self::CouldNotDecide(denial) } else { Self::Denied(denial) }
     }
 
+    /// A refusal without a receipt.
+    #[must_use]
+    pub fn refused(reasons: Vec<ToldReason>) -> Self {
+        Self::denied(reasons, None)
+    }
+
     /// The code of the first cause, if it was refused.
     #[must_use]
     pub fn code(&self) -> Option<ReasonCode> {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use writ_bus::{NatsUser, keyfile};
+use writ_bus::{BusConfig, NatsUser, keyfile};
 use writ_common::{
     ids::{AgentId, TenantId},
     keys::{PrivateKey, PublicKey},
@@ -102,6 +102,18 @@ impl Identity {
         );
         let path = folder.join("agent.toml");
         fs::write(&path, text).map_err(|error| Error::Identity(format!("{}: {error}", path.display())))
+    }
+
+    /// How this agent connects.
+    #[must_use]
+    pub fn bus_config(&self) -> BusConfig {
+        BusConfig {
+            urls: self.bus_urls.clone(),
+            user: self.user.clone(),
+            name: self.agent.to_string(),
+            inbox_prefix: self.inbox_prefix(),
+            ca_file: self.ca_file.clone(),
+        }
     }
 
     /// The private prefix of the agent's reply subjects: the server lets it subscribe to no other.

@@ -1,0 +1,109 @@
+//! What the audit stream says about the run: nothing here is counted by the agents themselves.
+
+use std::{collections::BTreeMap, io::Write as _, time::Duration};
+
+use anyhow::Result;
+use serde::Serialize;
+use writ::{
+    dev::DevStack,
+    view::{chain, gaps},
+};
+use writ_common::record::{RecordBody, RecordedDecision};
+use writ_sdk::TaskId;
+
+use crate::story::Voice;
+
+/// The end of the run in numbers, and the task as a tree.
+#[derive(Serialize)]
+pub struct Report {
+    /// Verdicts that allowed something, enrollments and tasks included.
+    allowed: u64,
+    /// Verdicts that refused something.
+    denied: u64,
+    /// How often each reason was the first one of a refusal.
+    reasons: BTreeMap<String, u64>,
+    /// Records in the stream.
+    audit_records: u64,
+    /// Records that should be there and are not, or are not what they claim.
+    audit_gaps: u64,
+    /// Set-up and story, in milliseconds.
+    elapsed_ms: u128,
+    #[serde(skip)]
+    tree: chain::Chain,
+}
+
+impl Report {
+    /// Reads the audit stream as an auditor would.
+    pub async fn read(stack: &DevStack, task: &TaskId, elapsed: Duration) -> Result<Self> {
+        let operator = stack.operator().await?;
+        let recorded = operator.records(None).await?;
+        operator.close().await;
+        let records = || recorded.iter().filter(|one| one.fault.is_none()).filter_map(|one| one.record.as_ref());
+        let mut report = Self {
+            allowed: 0,
+            denied: 0,
+            reasons: BTreeMap::new(),
+            audit_records: u64::try_from(recorded.len())?,
+            audit_gaps: gaps::find(records()).iter().map(|gap| gap.to - gap.from + 1).sum(),
+            elapsed_ms: elapsed.as_millis(),
+            tree: chain::build(task, &recorded),
+        };
+        report.audit_gaps += u64::try_from(recorded.len() - records().count())?;
+        for record in records() {
+            let first = match &record.body {
+                RecordBody::Verdict(verdicted) if verdicted.decision == RecordedDecision::Allow => {
+                    report.allowed += 1;
+                    continue;
+                }
+                RecordBody::Verdict(verdicted) => verdicted.reasons.first().map(|reason| reason.code),
+                RecordBody::Void(void) => {
+                    report.allowed = report.allowed.saturating_sub(1);
+                    Some(void.cause.code)
+                }
+                RecordBody::Outcome(_) => continue,
+            };
+            report.denied += 1;
+            if let Some(code) = first {
+                *report.reasons.entry(code.to_string()).or_default() += 1;
+            }
+        }
+        Ok(report)
+    }
+
+    /// One JSON object.
+    pub fn print_json(&self) -> Result<()> {
+        writeln!(std::io::stdout(), "{}", serde_json::to_string(self)?)?;
+        Ok(())
+    }
+
+    /// For people: tree, counts, what to do next.
+    pub fn print(&self, voice: Voice, is_kept: bool) -> Result<()> {
+        voice.say(format_args!("\nWhat the audit stream says about it:\n\n{}", chain::render(&self.tree, voice.colour)))?;
+        let reasons: Vec<String> = self.reasons.iter().map(|(code, count)| format!("{code} {count}")).collect();
+        voice.say(format_args!(
+            "In all {} allowed, {} denied ({}); {} records, {} missing; {}.{} s",
+            self.allowed,
+            self.denied,
+            reasons.join(", "),
+            self.audit_records,
+            self.audit_gaps,
+            self.elapsed_ms / 1_000,
+            self.elapsed_ms % 1_000 / 100
+        ))?;
+        if is_kept {
+            voice.say(format_args!(
+                "\nEverything goes on running. In another terminal:\n  \
+                 cargo run -qp writ -- audit chain last --profile .writ-demo/operator.toml\n  \
+                 cargo run -qp writ -- audit tail --profile .writ-demo/operator.toml\n  \
+                 cargo run -qp writ -- explain delegation.widening\nCtrl-C stops it."
+            ))
+        } else {
+            voice.say(format_args!(
+                "\nNext:\n  \
+                 cargo run -qp writ -- explain delegation.widening   what a reason means and what to do about it\n  \
+                 cargo demo -- --keep                                the same, left running, to look around in\n  \
+                 cargo run -qp writ -- dev                           a set-up of your own, in ./.writ"
+            ))
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Writ from outside, over a real nats-server.

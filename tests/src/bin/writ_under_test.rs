@@ -1,0 +1,7 @@
+//! The same program as `writ`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    writ::main()
+}

@@ -183,6 +183,7 @@ fn t04_t05_unsigned_parts_change_nothing() {
         let capability = verify(&bytes).unwrap();
         assert_ne!(capability.as_bytes(), original.as_bytes());
         assert_eq!(capability.chain_ids(), original.chain_ids());
+        assert_eq!(UnverifiedCapability::chain_id_of(&bytes), Ok(original.chain_id()));
         assert_eq!(capability.grant(), original.grant());
         assert_eq!(capability.issuer(), original.issuer());
     }

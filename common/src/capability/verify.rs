@@ -10,6 +10,7 @@ use super::{
     chain::{DelegationChain, stable_ids},
 };
 use crate::{
+    digest::Digest,
     keys::PublicKey,
     keyset::{Keyset, KeysetKey},
     reason::{Reason, ReasonCode},
@@ -28,18 +29,28 @@ impl UnverifiedCapability {
     /// # Errors
     /// A [`Reason`] of the `token.*` or `delegation.*` group.
     pub fn parse(bytes: &[u8]) -> Result<Self, Reason> {
-        if bytes.is_empty() {
-            return Err(ReasonCode::TokenMissing.into());
-        }
-        if bytes.len() > CAPABILITY_BYTES_MAX && !crate::red::off("T21") {
-            return Err(Reason::new(ReasonCode::TokenTooLarge)
-                .told(format_args!("{} bytes of at most {CAPABILITY_BYTES_MAX}", bytes.len())));
-        }
-        let container = schema::Biscuit::decode(bytes).map_err(|_| Reason::new(ReasonCode::TokenFormat))?;
-        let contents = Contents::read(&container)?;
+        let contents = Contents::read(&read_container(bytes)?)?;
         let biscuit = biscuit_auth::UnverifiedBiscuit::from(bytes)
             .map_err(|error| Reason::new(ReasonCode::TokenFormat).noted(format_args!("{error:?}")))?;
         Ok(Self { biscuit, bytes: bytes.to_vec(), contents })
+    }
+
+    /// The stable id of a chain from its outermost form alone: for looking up one that was verified before.
+    ///
+    /// Whatever [`UnverifiedCapability::parse`] makes of bytes follows from what the id is taken over, payloads
+    /// and signers. So bytes whose id is that of a verified chain say what that chain says; of any others the
+    /// id says nothing.
+    ///
+    /// # Errors
+    /// As [`UnverifiedCapability::parse`], for what can be seen without reading the blocks.
+    pub fn chain_id_of(bytes: &[u8]) -> Result<Digest, Reason> {
+        let container = read_container(bytes)?;
+        check_container(&container)?;
+        let signers = container.blocks.iter().enumerate().map(|(index, signed)| appended_by(index + 1, signed));
+        let signers = signers.collect::<Result<Vec<PublicKey>, Reason>>()?;
+        let payloads = container.blocks.iter().map(|signed| signed.block.as_slice());
+        let ids = stable_ids(&container.authority.block, signers.iter().zip(payloads));
+        ids.last().copied().ok_or_else(|| ReasonCode::TokenFormat.into())
     }
 
     /// Checks every signature, starting from a key of the keyset, and the bounds of that key.
@@ -90,14 +101,27 @@ pub(super) fn to_biscuit_key(
     biscuit_auth::PublicKey::from_bytes(key.as_bytes(), biscuit_auth::Algorithm::Ed25519)
 }
 
+/// The outermost form, within its bounds.
+fn read_container(bytes: &[u8]) -> Result<schema::Biscuit, Reason> {
+    if bytes.is_empty() {
+        return Err(ReasonCode::TokenMissing.into());
+    }
+    if bytes.len() > CAPABILITY_BYTES_MAX && !crate::red::off("T21") {
+        return Err(Reason::new(ReasonCode::TokenTooLarge)
+            .told(format_args!("{} bytes of at most {CAPABILITY_BYTES_MAX}", bytes.len())));
+    }
+    let container = schema::Biscuit::decode(bytes).map_err(|_| Reason::new(ReasonCode::TokenFormat))?;
+    if container.blocks.len() >= CAPABILITY_BLOCKS_MAX && !crate::red::off("T21") {
+        return Err(Reason::new(ReasonCode::TokenTooLarge).told(format_args!(
+            "{} blocks of at most {CAPABILITY_BLOCKS_MAX}",
+            container.blocks.len() + 1
+        )));
+    }
+    Ok(container)
+}
+
 impl Contents {
     pub(super) fn read(container: &schema::Biscuit) -> Result<Self, Reason> {
-        if container.blocks.len() >= CAPABILITY_BLOCKS_MAX && !crate::red::off("T21") {
-            return Err(Reason::new(ReasonCode::TokenTooLarge).told(format_args!(
-                "{} blocks of at most {CAPABILITY_BLOCKS_MAX}",
-                container.blocks.len() + 1
-            )));
-        }
         check_container(container)?;
         let authority = screen(0, &container.authority.block)?;
         let mut appended = Vec::with_capacity(container.blocks.len());

@@ -46,7 +46,8 @@ impl UnverifiedCapability {
     pub fn chain_id_of(bytes: &[u8]) -> Result<Digest, Reason> {
         let container = read_container(bytes)?;
         check_container(&container)?;
-        let signers = container.blocks.iter().enumerate().map(|(index, signed)| appended_by(index + 1, signed));
+        let signers =
+            container.blocks.iter().enumerate().map(|(index, signed)| appended_by(index + 1, signed));
         let signers = signers.collect::<Result<Vec<PublicKey>, Reason>>()?;
         let payloads = container.blocks.iter().map(|signed| signed.block.as_slice());
         let ids = stable_ids(&container.authority.block, signers.iter().zip(payloads));
@@ -112,10 +113,8 @@ fn read_container(bytes: &[u8]) -> Result<schema::Biscuit, Reason> {
     }
     let container = schema::Biscuit::decode(bytes).map_err(|_| Reason::new(ReasonCode::TokenFormat))?;
     if container.blocks.len() >= CAPABILITY_BLOCKS_MAX && !crate::red::off("T21") {
-        return Err(Reason::new(ReasonCode::TokenTooLarge).told(format_args!(
-            "{} blocks of at most {CAPABILITY_BLOCKS_MAX}",
-            container.blocks.len() + 1
-        )));
+        return Err(Reason::new(ReasonCode::TokenTooLarge)
+            .told(format_args!("{} blocks of at most {CAPABILITY_BLOCKS_MAX}", container.blocks.len() + 1)));
     }
     Ok(container)
 }

@@ -18,6 +18,8 @@ pub struct Load {
     pub p99_us: f64,
     /// Completed per second.
     pub per_second: f64,
+    /// Completed in all, those of the warm-up included.
+    pub completed: f64,
 }
 
 /// Repeats something for a while, `in_flight` at a time.
@@ -35,26 +37,29 @@ where
     for _ in 0..in_flight {
         let request = request.clone();
         workers.spawn(async move {
-            let mut took = Vec::new();
+            let (mut took, mut completed) = (Vec::new(), 0u32);
             loop {
                 let sent = Instant::now();
                 if sent >= end {
-                    return Ok::<_, anyhow::Error>(took);
+                    return Ok::<_, anyhow::Error>((took, completed));
                 }
                 request().await?;
+                completed += 1;
                 if sent >= begin {
                     took.push(micros(sent.elapsed()));
                 }
             }
         });
     }
-    let mut all = Vec::new();
+    let (mut all, mut completed) = (Vec::new(), 0.0);
     while let Some(worker) = workers.join_next().await {
-        all.extend(worker??);
+        let (took, of_worker) = worker??;
+        all.extend(took);
+        completed += f64::from(of_worker);
     }
     let count = u32::try_from(all.len()).map_or(f64::INFINITY, f64::from);
     let per_second = count / during.as_secs_f64();
-    Ok(Load { p50_us: percentile(&mut all, 50), p99_us: percentile(&mut all, 99), per_second })
+    Ok(Load { p50_us: percentile(&mut all, 50), p99_us: percentile(&mut all, 99), per_second, completed })
 }
 
 /// The median time of something short that needs no other process, in microseconds.

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use baseline::RequestReply;
 use process::{Footprint, Running};
 pub use report::Report;
-use report::{Level, Parts};
+use report::{Cpu, Level, Parts};
 use writ::dev::{DevStack, idp};
 use writ_bus::Bus;
 use writ_common::wire::AdminWanted;
@@ -44,8 +44,10 @@ pub async fn run(during: Duration) -> Result<Report> {
     let mut levels = Vec::new();
     for in_flight in IN_FLIGHT {
         let raw = raw.load(in_flight, during).await?;
+        let before = bench.cpu();
         let governed = governed::load(&task, in_flight, during).await?;
-        levels.push(Level::new(in_flight, raw, governed));
+        let cpu = bench.cpu().since(&before, governed.completed);
+        levels.push(Level::new(in_flight, raw, governed, cpu));
     }
     let (sign_us, verify_us) = baseline::signatures();
     let publish_ack = baseline::publish_ack(&bench.folder, during).await?;
@@ -120,6 +122,16 @@ impl Bench {
         let sizes = governed::probe(&bus, &identity, task).await?;
         bus.close().await;
         Ok((sizes, Footprint { name: "node", ready_ms: measure::percentile(&mut ready, 50), idle_mib }))
+    }
+
+    /// What agent, server and node have computed so far.
+    fn cpu(&self) -> Cpu {
+        let server = self.stack.nats.pid().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok());
+        Cpu {
+            agent_us: process::cpu_us(std::process::id()),
+            server_us: server.and_then(process::cpu_us),
+            node_us: self.node.as_ref().map(Running::id).and_then(process::cpu_us),
+        }
     }
 
     fn stop(self) -> Result<()> {

@@ -72,6 +72,11 @@ impl Running {
         Some(f64::from(kib) / 1_024.0)
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks it to end and waits until it has.
     ///
     /// # Errors
@@ -90,6 +95,19 @@ impl Drop for Running {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Microseconds a process has spent on processors, where the system says it: the sum over its threads of the first
+/// field of `/proc/<pid>/task/<tid>/schedstat`. Unlike times on the clock it hardly depends on what else runs.
+pub fn cpu_us(pid: u32) -> Option<f64> {
+    let mut total = 0.0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+        // A thread may end while we look.
+        let Ok(text) = fs::read_to_string(thread.ok()?.path().join("schedstat")) else { continue };
+        let nanos: f64 = text.split_whitespace().next()?.parse().ok()?;
+        total += nanos / 1e3;
+    }
+    Some(total)
 }
 
 fn this_program() -> Result<Command> {

@@ -32,6 +32,29 @@ impl Parts {
     }
 }
 
+/// Processor time, in microseconds; nothing where the system does not say.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Cpu {
+    /// Of the agent.
+    pub agent_us: Option<f64>,
+    /// Of the NATS server.
+    pub server_us: Option<f64>,
+    /// Of the node.
+    pub node_us: Option<f64>,
+}
+
+impl Cpu {
+    /// What each took per request since `before`.
+    pub fn since(&self, before: &Self, requests: f64) -> Self {
+        let per_request = |now: Option<f64>, then: Option<f64>| Some((now? - then?) / requests);
+        Self {
+            agent_us: per_request(self.agent_us, before.agent_us),
+            server_us: per_request(self.server_us, before.server_us),
+            node_us: per_request(self.node_us, before.node_us),
+        }
+    }
+}
+
 /// Raw and governed requests at one number in flight.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Level {
@@ -47,11 +70,13 @@ pub struct Level {
     pub p99_ratio: f64,
     /// Governed calls per second by raw requests per second.
     pub throughput_ratio: f64,
+    /// Processor time per governed call.
+    pub cpu: Cpu,
 }
 
 impl Level {
     /// Divides what belongs together.
-    pub fn new(in_flight: usize, raw: Load, governed: Load) -> Self {
+    pub fn new(in_flight: usize, raw: Load, governed: Load, cpu: Cpu) -> Self {
         Self {
             in_flight,
             raw,
@@ -59,6 +84,7 @@ impl Level {
             p50_ratio: governed.p50_us / raw.p50_us,
             p99_ratio: governed.p99_us / raw.p99_us,
             throughput_ratio: governed.per_second / raw.per_second,
+            cpu,
         }
     }
 }
@@ -146,7 +172,7 @@ impl Report {
         for level in &self.levels {
             for (name, load) in [("raw request", level.raw), ("governed call", level.governed)] {
                 let name = format!("{:>4}  {name}", level.in_flight);
-                let Load { p50_us, p99_us, per_second } = load;
+                let Load { p50_us, p99_us, per_second, .. } = load;
                 writeln!(text, "{name:<28} {p50_us:>10.1} {p99_us:>10.1} {per_second:>12.0}")?;
             }
             let Level { p50_ratio, p99_ratio, throughput_ratio, .. } = level;
@@ -156,18 +182,28 @@ impl Report {
                 "      ratio"
             )?;
         }
-        writeln!(text, "\n{:<48} {:>10} {:>10}  met", "goal", "figure", "at most")?;
+        let (agent, server, node) = ("agent", "server", "node");
+        writeln!(text, "\n{:<28} {agent:>10} {server:>10} {node:>12}", "processor us per call")?;
+        for Level { in_flight, cpu, .. } in &self.levels {
+            let [agent, server, node] = [cpu.agent_us, cpu.server_us, cpu.node_us].map(shown);
+            writeln!(text, "{in_flight:>4}{:<24} {agent:>10} {server:>10} {node:>12}", "")?;
+        }
+        writeln!(text, "\n{:<48} {:>12} {:>10}  met", "goal", "figure", "at most")?;
         for Goal { goal, figure, at_most, met } in &self.goals {
-            let figure = figure.map_or("not measured".to_owned(), |figure| format!("{figure:.2}"));
+            let figure = shown(*figure);
             let met = match met {
                 Some(true) => "yes",
                 Some(false) => "no",
                 None => "-",
             };
-            writeln!(text, "{goal:<48} {figure:>10} {at_most:>10.2}  {met}")?;
+            writeln!(text, "{goal:<48} {figure:>12} {at_most:>10.2}  {met}")?;
         }
         Ok(())
     }
+}
+
+fn shown(figure: Option<f64>) -> String {
+    figure.map_or("not measured".to_owned(), |figure| format!("{figure:.2}"))
 }
 
 #[cfg(test)]
@@ -176,10 +212,11 @@ mod tests {
 
     #[test]
     fn the_table_says_which_goals_are_met() {
-        let load = |p50_us| Load { p50_us, p99_us: 2.0 * p50_us, per_second: 10.0 };
+        let load = |p50_us| Load { p50_us, p99_us: 2.0 * p50_us, per_second: 10.0, completed: 20.0 };
         let parts = Parts { request_reply_us: 100.0, sign_us: 20.0, verify_us: 30.0, publish_ack_us: 50.0 };
         let process = Footprint { name: "node", ready_ms: 1_200.0, idle_mib: None };
-        let report = Report::new(parts, vec![Level::new(1, load(100.0), load(250.0))], vec![process]);
+        let report =
+            Report::new(parts, vec![Level::new(1, load(100.0), load(250.0), Cpu::default())], vec![process]);
         let met: Vec<Option<bool>> = report.goals.iter().map(|goal| goal.met).collect();
         assert_eq!(met, [Some(true), None, Some(false)]);
         let table = report.table();

@@ -113,8 +113,11 @@ pub async fn start_broker(path: &Path, rebuild: bool) -> Result<BrokerHandle> {
 ///
 /// # Errors
 /// A bad configuration, a tool that is not there, an unsafe key file, no connection.
-pub async fn start_node(path: &Path) -> Result<NodeHandle> {
+pub async fn start_node(path: &Path, accept_streams: bool) -> Result<NodeHandle> {
     let config = read_node_config(path)?;
+    if accept_streams {
+        writ_node::pin_file::forget(&config.journal)?;
+    }
     let key = keyfile::read_key(&config.key_file)?;
     let user = keyfile::read_user(&config.bus_user_file)?;
     let mut built = BTreeMap::new();

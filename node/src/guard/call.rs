@@ -285,7 +285,9 @@ impl Guard {
                 .noted(format_args!("the capability needs epoch {min_epoch}, {applied} is applied"));
             return self.deny(call, &Verdict::deny(reason, None), basis, now);
         }
-        if let Err(reason) = self.freshness.check(applied, known.is_read, now.monotonic) {
+        let current =
+            self.pins.check().and_then(|()| self.freshness.check(applied, known.is_read, now.monotonic));
+        if let Err(reason) = current {
             return self.deny(call, &Verdict::deny(reason, None), basis, now);
         }
         let domain = known.domain.clone();

@@ -14,6 +14,7 @@ mod chains;
 mod event;
 mod intent;
 mod kept;
+mod pins;
 mod recovery;
 
 use std::{
@@ -22,13 +23,14 @@ use std::{
 };
 
 pub use event::{Arrival, CallRef, Effect, Event, Ticket, ToolFailure};
+pub use pins::{StreamPin, StreamPins};
 
 use admission::Admission;
 use bytes::Bytes;
 use call::InFlight;
 use chains::Chains;
 use kept::KeptResults;
-use writ_bus::{Store, StoreError, Stored};
+use writ_bus::{Store, StoreError, Stored, StreamFacts};
 use writ_common::{
     codec::{decode, encode},
     control::{ControlEvent, ControlFault, ControlState},
@@ -62,6 +64,8 @@ pub struct GuardConfig {
     pub key: PrivateKey,
     /// Bounds on staleness and clocks.
     pub fresh: FreshBounds,
+    /// What earlier runs knew of the streams.
+    pub pins: StreamPins,
     /// How old a call may be.
     pub call_age_max: Millis,
     /// Longest wait for an agent's answer.
@@ -84,6 +88,7 @@ impl GuardConfig {
             root,
             key,
             fresh: FreshBounds::default(),
+            pins: StreamPins::default(),
             call_age_max: Millis::from_secs(30),
             relay_timeout: Millis::from_secs(600),
             calls_max: 4_096,
@@ -114,6 +119,7 @@ pub struct Guard {
     chains: Chains,
     labels: BTreeMap<FlowDomain, (u64, Label)>,
     kept: KeptResults,
+    pins: pins::Pins,
     calls: BTreeMap<CallRef, InFlight>,
     /// Calls that wait for the label of a domain.
     waiting_for_label: BTreeMap<FlowDomain, Vec<CallRef>>,
@@ -185,6 +191,7 @@ impl Guard {
             chains: Chains::default(),
             labels: BTreeMap::new(),
             kept: KeptResults::default(),
+            pins: pins::Pins::new(config.pins.clone()),
             calls: BTreeMap::new(),
             waiting_for_label: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -207,7 +214,9 @@ impl Guard {
     /// Whether the guard could decide now: it has a policy and has heard from the broker recently.
     #[must_use]
     pub fn is_ready(&self, now: Now) -> bool {
-        self.policy.is_some() && self.freshness.check(self.control.epoch(), false, now.monotonic).is_ok()
+        self.policy.is_some()
+            && self.pins.check().is_ok()
+            && self.freshness.check(self.control.epoch(), false, now.monotonic).is_ok()
     }
 
     /// Calls under way.
@@ -228,6 +237,7 @@ impl Guard {
         match event {
             Event::Arrived(call, arrival) => self.arrived(call, &arrival, now),
             Event::Control { sequence, payload } => self.control_event(sequence, &payload, now),
+            Event::Streams { control, audit } => self.streams_seen(&control, &audit),
             Event::Recovered { boot, unsettled } => self.recover(boot, unsettled, now),
             Event::Fresh(payload) => self.fresh(&payload, now),
             Event::Journalled(ticket) => self.journalled(ticket, now),
@@ -304,6 +314,14 @@ impl Guard {
         }
     }
 
+    fn streams_seen(&mut self, control: &StreamFacts, audit: &StreamFacts) {
+        match self.pins.take(control, audit) {
+            Ok(None) => {}
+            Ok(Some(pins)) => self.push(Effect::Pin(pins)),
+            Err(why) => self.alarm(format!("{why}; nothing more is decided here (state.rollback)")),
+        }
+    }
+
     fn control_event(&mut self, sequence: u64, payload: &[u8], now: Now) {
         let document = match self.control.apply(sequence, payload) {
             Ok(document) => document,
@@ -353,6 +371,7 @@ impl Guard {
     }
 
     fn committed(&mut self, seq: u64, stream: u64) {
+        self.pins.acknowledged(stream);
         self.push(Effect::Journal(None, Entry::Committed { seq, stream }));
     }
 

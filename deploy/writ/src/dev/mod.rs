@@ -218,7 +218,7 @@ impl DevStack {
         broker.ready().await;
         self.broker = Some(broker);
         for node in nodes {
-            self.nodes.push(run::start_node(&self.layout.node_config(node)).await?);
+            self.nodes.push(run::start_node(&self.layout.node_config(node), false).await?);
         }
         for node in &mut self.nodes {
             node.ready().await;

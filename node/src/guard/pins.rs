@@ -1,0 +1,131 @@
+//! How far each stream had got when it was last looked at, kept across restarts. A stream that is behind that, or
+//! was made anew, has lost revocations, labels or records: nothing is decided on it.
+
+use serde::{Deserialize, Serialize};
+use writ_bus::StreamFacts;
+use writ_common::{
+    codec::Message,
+    reason::{Reason, ReasonCode},
+};
+
+/// What is known of one stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamPin {
+    /// When it was created, in nanoseconds since the epoch, as text; empty if it was never seen.
+    pub created: String,
+    /// The highest sequence seen.
+    pub sequence: u64,
+}
+
+/// What a node knows of its streams.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamPins {
+    /// The control stream.
+    pub control: StreamPin,
+    /// The audit stream.
+    pub audit: StreamPin,
+}
+
+impl Message for StreamPins {
+    const KIND: &'static str = "pins";
+}
+
+impl StreamPin {
+    /// Takes in what the stream is now; says what is wrong if that is less than what it was.
+    fn take(&mut self, name: &str, now: &StreamFacts) -> Result<(), String> {
+        let created = now.created_ns.to_string();
+        if !self.created.is_empty() && self.created != created {
+            return Err(format!("the {name} stream was made anew"));
+        }
+        if now.last_sequence < self.sequence {
+            return Err(format!(
+                "the {name} stream ends at {} and ended at {} before",
+                now.last_sequence, self.sequence
+            ));
+        }
+        *self = Self { created, sequence: now.last_sequence };
+        Ok(())
+    }
+}
+
+/// The pins with what became of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pins {
+    known: StreamPins,
+    went_back: Option<String>,
+}
+
+impl Pins {
+    pub(super) fn new(known: StreamPins) -> Self {
+        Self { known, went_back: None }
+    }
+
+    /// Takes in both streams. Returns the pins if they moved, or what is wrong if that was not known yet.
+    pub(super) fn take(
+        &mut self,
+        control: &StreamFacts,
+        audit: &StreamFacts,
+    ) -> Result<Option<StreamPins>, String> {
+        if self.went_back.is_some() || writ_common::red::off("R07") {
+            return Ok(None);
+        }
+        let mut next = self.known.clone();
+        let taken = next.control.take("control", control).and_then(|()| next.audit.take("audit", audit));
+        if let Err(why) = taken {
+            self.went_back = Some(why.clone());
+            return Err(why);
+        }
+        let has_moved = next != self.known;
+        self.known = next;
+        Ok(has_moved.then(|| self.known.clone()))
+    }
+
+    /// A record of ours was acknowledged at this sequence.
+    pub(super) fn acknowledged(&mut self, sequence: u64) {
+        let known = &mut self.known.audit.sequence;
+        *known = sequence.max(*known);
+    }
+
+    /// Refuses everything once a stream went back.
+    pub(super) fn check(&self) -> Result<(), Reason> {
+        match &self.went_back {
+            None => Ok(()),
+            Some(why) => Err(Reason::new(ReasonCode::StateRollback).noted(why)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(created_ns: i128, last_sequence: u64) -> StreamFacts {
+        StreamFacts { created_ns, last_sequence, bytes: 0, bytes_max: 0 }
+    }
+
+    #[test]
+    fn r07_a_stream_that_went_back_is_refused_for_good() {
+        let mut pins = Pins::default();
+        assert!(pins.take(&facts(1, 5), &facts(2, 9)).unwrap().is_some());
+        assert!(pins.take(&facts(1, 5), &facts(2, 9)).unwrap().is_none(), "nothing moved");
+        let known = pins.take(&facts(1, 6), &facts(2, 9)).unwrap().unwrap();
+        assert_eq!((known.control.sequence, known.audit.sequence), (6, 9));
+        pins.take(&facts(1, 6), &facts(2, 8)).unwrap_err();
+        assert_eq!(pins.check().unwrap_err().code(), ReasonCode::StateRollback);
+        assert!(pins.take(&facts(1, 9), &facts(2, 9)).unwrap().is_none());
+        pins.check().unwrap_err();
+    }
+
+    #[test]
+    fn r07_a_stream_made_anew_is_refused_however_long_it_is() {
+        let known = StreamPins {
+            control: StreamPin { created: "1".into(), sequence: 5 },
+            audit: StreamPin { created: "2".into(), sequence: 5 },
+        };
+        let mut pins = Pins::new(known);
+        pins.take(&facts(7, 50), &facts(2, 5)).unwrap_err();
+        pins.check().unwrap_err();
+    }
+}

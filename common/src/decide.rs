@@ -383,6 +383,9 @@ fn check_handover(
     handover: &Capability,
     named: Digest,
 ) -> Result<(), Reason> {
+    if handover.grant().user != capability.grant().user && !crate::red::off("T24") {
+        return Err(ReasonCode::UserMismatch.into());
+    }
     let extends = handover.chain_ids().starts_with(capability.chain_ids())
         && handover.chain().depth() == capability.chain().depth() + 1;
     if handover.chain_id() != named || !extends {

@@ -13,6 +13,7 @@ use writ_common::{
     epoch::Epoch,
     fresh::{FreshAnswer, FreshQuestion},
     ids::NodeId,
+    reason::ReasonCode,
     signed::Signed,
     subjects::Subject,
     time::{Millis, Now},
@@ -78,7 +79,8 @@ impl Broker {
             signed.open(|key| *key == entry.key).ok()
         });
         let Some(question) = question.filter(|question| question.tenant == self.setup.tenant) else {
-            return self.alarm("a question for freshness that no enrolled node signed");
+            let code = ReasonCode::NodeKeyUnknown;
+            return self.alarm(format!("{code}: a question for freshness that no enrolled node signed"));
         };
         let liveness = self.freshness.nodes.entry(question.node.clone()).or_insert(Liveness {
             applied: question.applied,

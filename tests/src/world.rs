@@ -114,6 +114,13 @@ impl World {
         Ok(Self { stack: DevStack::start(dev).await?, folder })
     }
 
+    /// Stops everything in order, and removes the folder.
+    pub async fn close(self) {
+        let Self { stack, folder } = self;
+        stack.stop().await;
+        drop(folder);
+    }
+
     /// Its folder.
     #[must_use]
     pub fn folder(&self) -> &Path {

@@ -148,6 +148,7 @@ impl Broker {
             }
         };
         who.user = Some(verified.user.clone());
+        let token_ends = verified.expires;
         let idempotency = Digest::of(
             "writ/v1/idempotency",
             &[
@@ -198,7 +199,9 @@ impl Broker {
             task,
         };
         let verdicted = Verdicted::new(RecordedDecision::Allow, &verdict, who, what, Basis::default());
-        let issuing = self.issuing(asking, entry, bounds.capability_life, verdicted, now);
+        // The user vouches for no longer than the token says (J20); what comes after is up to renewal.
+        let end = token_ends.min(now.wall.after(bounds.capability_life));
+        let issuing = self.issuing(asking, entry, end, verdicted);
         // The label comes first: a capability whose domain has none is denied everything.
         self.publish_label(issuing);
     }
@@ -251,7 +254,8 @@ impl Broker {
         entry.max_depth = entry.max_depth.min(bounds.max_depth);
         entry.serial += 1;
         let verdicted = Verdicted::new(RecordedDecision::Allow, &verdict, who, what, Basis::default());
-        let issuing = self.issuing(asking, entry, bounds.capability_life, verdicted, now);
+        let end = now.wall.after(bounds.capability_life);
+        let issuing = self.issuing(asking, entry, end, verdicted);
         self.write_issue(issuing, now);
     }
 
@@ -312,12 +316,11 @@ impl Broker {
         &self,
         asking: &Asking,
         entry: TaskEntry,
-        life: Millis,
+        end: Timestamp,
         mut verdicted: Verdicted,
-        now: Now,
     ) -> Box<Issuing> {
         // Capabilities count in whole seconds.
-        let expires = Timestamp::from_secs(now.wall.after(life).min(entry.deadline).as_secs());
+        let expires = Timestamp::from_secs(end.min(entry.deadline).as_secs());
         verdicted.who.task = Some(entry.task.clone());
         verdicted.who.capability = Some(entry.capability.clone());
         verdicted.who.serial = Some(entry.serial);

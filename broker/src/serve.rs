@@ -35,6 +35,8 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(100);
 const ROUND_EVENTS_MAX: usize = 256;
 const QUEUE_EVENTS_MAX: usize = 16_384;
+/// How often the audit stream is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long streams remember message ids: call age 30 s, skew 5 s, staleness 60 s, and room.
 pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// Most bytes of the control stream.
@@ -168,6 +170,7 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         workers.spawn(receive(endpoint, events.clone(), stopping.clone()));
     }
     workers.spawn(follow_control(setup.bus.clone(), setup.tenant.clone(), events.clone()));
+    workers.spawn(watch_audit_stream(setup.bus.clone(), part_stream(&setup.tenant, &part), events.clone()));
 
     let core = BrokerSetup {
         tenant: setup.tenant,
@@ -192,23 +195,21 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         events: events.clone(),
         waiting: BTreeMap::new(),
         next_call: 0,
+        dir,
         journal,
         store,
         control_sequence: 0,
         clock,
     };
     for (run, records) in open {
-        for record in records {
-            for effect in broker.republish(&record, clock.now()) {
-                driver.perform(effect);
-            }
+        for effect in broker.recover(run, &records, clock.now()) {
+            driver.perform(effect);
         }
-        dir.remove(&run)?;
     }
     let done = tokio::spawn(async move {
         driver.run(broker, queue, stopping, ready_sender).await;
         workers.shutdown().await;
-        drop((service, dir));
+        drop(service);
     });
     Ok(BrokerHandle { stop, ready, done })
 }
@@ -312,6 +313,7 @@ struct Driver {
     events: mpsc::Sender<Wake>,
     waiting: BTreeMap<CallRef, Incoming>,
     next_call: u64,
+    dir: JournalDir,
     journal: JournalFile,
     store: TaskStore,
     control_sequence: u64,
@@ -421,6 +423,11 @@ impl Driver {
                     tracing::error!("{error}");
                 }
             }
+            Effect::Forget(boot) => {
+                if let Err(error) = self.dir.remove(&boot) {
+                    tracing::warn!("{error}");
+                }
+            }
             Effect::Index { ticket, task, sequence } => {
                 let sequence = sequence.max(self.store.position().sequence);
                 let position = Position { sequence, ..self.store.position().clone() };
@@ -493,6 +500,19 @@ async fn follow_control(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) 
             }
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// Tells the core every so often how full the audit stream is.
+async fn watch_audit_stream(bus: Bus, stream: String, events: mpsc::Sender<Wake>) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        looks.tick().await;
+        if let Ok(Some(facts)) = bus.stream_facts(&stream).await
+            && events.send(Wake::Event(Event::AuditStream(facts))).await.is_err()
+        {
+            return;
+        }
     }
 }
 

@@ -41,6 +41,14 @@ pub struct StreamFacts {
     pub bytes_max: u64,
 }
 
+impl StreamFacts {
+    /// Whether 90 % is used, `more` bytes included. What is left then is kept for what must still be said.
+    #[must_use]
+    pub fn is_nearly_full(&self, more: u64) -> bool {
+        self.bytes_max > 0 && self.bytes.saturating_add(more) >= self.bytes_max / 10 * 9
+    }
+}
+
 /// A message of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredMessage {

@@ -286,7 +286,7 @@ impl Guard {
             return self.deny(call, &Verdict::deny(reason, None), basis, now);
         }
         let current =
-            self.pins.check().and_then(|()| self.freshness.check(applied, known.is_read, now.monotonic));
+            self.streams.check().and_then(|()| self.freshness.check(applied, known.is_read, now.monotonic));
         if let Err(reason) = current {
             return self.deny(call, &Verdict::deny(reason, None), basis, now);
         }
@@ -302,6 +302,11 @@ impl Guard {
         basis.label_revision = Some(revision);
         basis.label = Some(label.clone());
         let Some(verdict) = self.ask_policy(call, &label, now.wall) else { return };
+        if verdict.decision() == Decision::Allow
+            && let Err(reason) = self.streams.check_room()
+        {
+            return self.deny(call, &Verdict::deny(reason, None), basis, now);
+        }
         match verdict.decision() {
             Decision::Allow => self.prepare_intent(call, verdict, basis, now),
             Decision::Deny => self.deny(call, &verdict, basis, now),

@@ -85,6 +85,7 @@ impl Guard {
             fence,
             ttl_secs: None,
         };
+        self.streams.sent(store.payload.len());
         let ticket = self.ticket(Pending::IntentPublished(call));
         self.push(Effect::Publish { ticket, store, delay });
     }
@@ -127,7 +128,7 @@ impl Guard {
         self.committed(intent.id.seq, sequence);
         let recheck = writ_common::decide::check_expiry(&capability, now.wall)
             .and_then(|()| self.freshness.check(self.control.epoch(), is_read, now.monotonic))
-            .and_then(|()| self.pins.check())
+            .and_then(|()| self.streams.check())
             .and_then(|()| self.control.check_readable())
             .and_then(|()| self.control.check_revocation(&capability));
         if let Err(reason) = recheck

@@ -119,7 +119,7 @@ pub struct Guard {
     chains: Chains,
     labels: BTreeMap<FlowDomain, (u64, Label)>,
     kept: KeptResults,
-    pins: pins::Pins,
+    streams: pins::Streams,
     calls: BTreeMap<CallRef, InFlight>,
     /// Calls that wait for the label of a domain.
     waiting_for_label: BTreeMap<FlowDomain, Vec<CallRef>>,
@@ -191,7 +191,7 @@ impl Guard {
             chains: Chains::default(),
             labels: BTreeMap::new(),
             kept: KeptResults::default(),
-            pins: pins::Pins::new(config.pins.clone()),
+            streams: pins::Streams::new(config.pins.clone()),
             calls: BTreeMap::new(),
             waiting_for_label: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -215,7 +215,7 @@ impl Guard {
     #[must_use]
     pub fn is_ready(&self, now: Now) -> bool {
         self.policy.is_some()
-            && self.pins.check().is_ok()
+            && self.streams.check().is_ok()
             && self.freshness.check(self.control.epoch(), false, now.monotonic).is_ok()
     }
 
@@ -315,7 +315,7 @@ impl Guard {
     }
 
     fn streams_seen(&mut self, control: &StreamFacts, audit: &StreamFacts) {
-        match self.pins.take(control, audit) {
+        match self.streams.take(control, audit) {
             Ok(None) => {}
             Ok(Some(pins)) => self.push(Effect::Pin(pins)),
             Err(why) => self.alarm(format!("{why}; nothing more is decided here (state.rollback)")),
@@ -354,6 +354,7 @@ impl Guard {
             ttl_secs: None,
         };
         let ticket = self.fresh_ticket();
+        self.streams.sent(store.payload.len());
         self.push(Effect::Publish { ticket, store: store.clone(), delay });
         self.unacknowledged.insert(ticket, Unacknowledged { prepared, store, purpose });
     }
@@ -371,7 +372,7 @@ impl Guard {
     }
 
     fn committed(&mut self, seq: u64, stream: u64) {
-        self.pins.acknowledged(stream);
+        self.streams.acknowledged(stream);
         self.push(Effect::Journal(None, Entry::Committed { seq, stream }));
     }
 

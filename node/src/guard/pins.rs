@@ -8,6 +8,9 @@ use writ_common::{
     reason::{Reason, ReasonCode},
 };
 
+/// What a stored message takes beyond its payload: subject, headers, and what the store adds.
+const MESSAGE_OVERHEAD: u64 = 256;
+
 /// What is known of one stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,16 +53,18 @@ impl StreamPin {
     }
 }
 
-/// The pins with what became of them.
+/// What is known of the streams, and what became of it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pins {
+pub(super) struct Streams {
     known: StreamPins,
     went_back: Option<String>,
+    /// The audit stream when it was last looked at, and the bytes this node has added since.
+    audit: Option<(StreamFacts, u64)>,
 }
 
-impl Pins {
+impl Streams {
     pub(super) fn new(known: StreamPins) -> Self {
-        Self { known, went_back: None }
+        Self { known, went_back: None, audit: None }
     }
 
     /// Takes in both streams. Returns the pins if they moved, or what is wrong if that was not known yet.
@@ -68,6 +73,7 @@ impl Pins {
         control: &StreamFacts,
         audit: &StreamFacts,
     ) -> Result<Option<StreamPins>, String> {
+        self.audit = Some((*audit, 0));
         if self.went_back.is_some() || writ_common::red::off("R07") {
             return Ok(None);
         }
@@ -86,6 +92,23 @@ impl Pins {
     pub(super) fn acknowledged(&mut self, sequence: u64) {
         let known = &mut self.known.audit.sequence;
         *known = sequence.max(*known);
+    }
+
+    /// A record of ours is on its way.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        if let Some((_, since)) = &mut self.audit {
+            *since += bytes as u64 + MESSAGE_OVERHEAD;
+        }
+    }
+
+    /// Refuses to begin anything once the audit stream is nearly full: outcomes and voids have to fit.
+    pub(super) fn check_room(&self) -> Result<(), Reason> {
+        match &self.audit {
+            Some((facts, since)) if facts.is_nearly_full(*since) => {
+                Err(Reason::new(ReasonCode::AuditFull).noted(format_args!("{} bytes", facts.bytes_max)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses everything once a stream went back.
@@ -107,7 +130,7 @@ mod tests {
 
     #[test]
     fn r07_a_stream_that_went_back_is_refused_for_good() {
-        let mut pins = Pins::default();
+        let mut pins = Streams::default();
         assert!(pins.take(&facts(1, 5), &facts(2, 9)).unwrap().is_some());
         assert!(pins.take(&facts(1, 5), &facts(2, 9)).unwrap().is_none(), "nothing moved");
         let known = pins.take(&facts(1, 6), &facts(2, 9)).unwrap().unwrap();
@@ -124,7 +147,7 @@ mod tests {
             control: StreamPin { created: "1".into(), sequence: 5 },
             audit: StreamPin { created: "2".into(), sequence: 5 },
         };
-        let mut pins = Pins::new(known);
+        let mut pins = Streams::new(known);
         pins.take(&facts(7, 50), &facts(2, 5)).unwrap_err();
         pins.check().unwrap_err();
     }

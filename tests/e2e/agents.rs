@@ -32,11 +32,13 @@ fn a_call_on_an_agent_carries_authority_and_brings_an_answer() -> Result<()> {
             })
             .await?;
         let delegation = task.delegate("researcher", only(["tool.crm:read"])?).await?;
-        let answer = delegation.invoke(json::object([("sql", "SELECT count(*) FROM customers".into())])).await?;
+        let answer =
+            delegation.invoke(json::object([("sql", "SELECT count(*) FROM customers".into())])).await?;
         assert_eq!(answer.get("rows").unwrap().to_string(), "[[3]]");
         assert_eq!(served.load(Ordering::Relaxed), 1);
         // What the agent was refused comes back as its failure, with the reason in words.
-        let error = delegation.invoke(json::object([("sql", "DELETE FROM customers".into())])).await.unwrap_err();
+        let error =
+            delegation.invoke(json::object([("sql", "DELETE FROM customers".into())])).await.unwrap_err();
         assert!(error.to_string().contains("sql.not_read_only"), "{error}");
         assert_eq!(Seen::read(&world, None).await?.missing(), 0);
         let seen = Seen::read(&world, Some(task.id())).await?;
@@ -65,8 +67,16 @@ fn a_task_renews_its_capability_by_itself_until_its_deadline() -> Result<()> {
         let world = World::with(writ_tests::WorldOptions {
             edit: Some(|layout| {
                 let identity = layout.policies().join("planes/10-identity.datalog");
-                World::edit(&identity, "capability_seconds(300) <- request(\"issue\")", "capability_seconds(4) <- request(\"issue\")")?;
-                World::edit(&identity, "capability_seconds(300) <- request(\"renew\")", "capability_seconds(4) <- request(\"renew\")")?;
+                World::edit(
+                    &identity,
+                    "capability_seconds(300) <- request(\"issue\")",
+                    "capability_seconds(4) <- request(\"issue\")",
+                )?;
+                World::edit(
+                    &identity,
+                    "capability_seconds(300) <- request(\"renew\")",
+                    "capability_seconds(4) <- request(\"renew\")",
+                )?;
                 World::edit(&identity, "task_seconds(3600)", "task_seconds(9)")
             }),
             ..Default::default()
@@ -84,10 +94,7 @@ fn a_task_renews_its_capability_by_itself_until_its_deadline() -> Result<()> {
         assert!(later.grant().serial > first.grant().serial);
         tokio::time::sleep(Duration::from_millis(4_000)).await;
         let error = read(&task, "SELECT 1").await.unwrap_err();
-        assert!(
-            matches!(error.code(), Some(ReasonCode::TaskDeadline | ReasonCode::TokenExpired)),
-            "{error}"
-        );
+        assert!(matches!(error.code(), Some(ReasonCode::TaskDeadline | ReasonCode::TokenExpired)), "{error}");
         world.close().await;
         Ok(())
     })

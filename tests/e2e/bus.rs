@@ -16,7 +16,7 @@ use writ_common::{
     reason::ReasonCode,
     record::{Origin, Record, RecordKind},
     signed::Signed,
-    subjects::{part_stream, Subject},
+    subjects::{Subject, part_stream},
 };
 use writ_sdk::json;
 use writ_tests::{Answered, RawCall, Seen, World, letter, read, run};
@@ -126,7 +126,8 @@ fn b04_a_record_delivered_twice_counts_once() -> Result<()> {
         for recorded in once.recorded.iter().filter(|one| {
             matches!(one.record.as_ref().map(|record| &record.id.origin), Some(Origin::Node(_)))
         }) {
-            let message = bus.message_at(&part_stream(&"acme".parse()?, &PartId::first()), recorded.sequence).await?;
+            let message =
+                bus.message_at(&part_stream(&"acme".parse()?, &PartId::first()), recorded.sequence).await?;
             let message = message.unwrap();
             let store = Store {
                 subject: message.subject,
@@ -160,7 +161,8 @@ fn b05_a_hole_is_reported_with_its_range() -> Result<()> {
         let seen = Seen::read(world, None).await?;
         assert_eq!(seen.missing(), 0);
         // Whichever node served more of them.
-        let of = |name: &str| seen.records().filter(|record| record.id.origin.name() == name).collect::<Vec<_>>();
+        let of =
+            |name: &str| seen.records().filter(|record| record.id.origin.name() == name).collect::<Vec<_>>();
         let (one, two) = (of("node-1"), of("node-2"));
         let mut kept: Vec<&Record> = if one.len() > two.len() { one } else { two };
         let boot: BootId = kept[0].id.boot.clone();
@@ -324,7 +326,10 @@ fn b16_nothing_in_a_record_can_write_on_a_terminal() -> Result<()> {
         assert_eq!(reasons.len(), 4);
         for reason in reasons {
             for text in [Some(&reason.told), reason.noted.as_ref()].into_iter().flatten() {
-                assert!(!text.chars().any(|c| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c)), "{text:?}");
+                assert!(
+                    !text.chars().any(|c| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c)),
+                    "{text:?}"
+                );
                 assert!(text.len() < 2_048);
             }
         }

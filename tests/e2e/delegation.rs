@@ -3,15 +3,8 @@
 use anyhow::Result;
 use writ_bus::{SystemClock, SystemEntropy};
 use writ_common::{
-    capability::UnverifiedCapability,
-    control::RevocationTarget,
-    entropy::draw,
-    ids::AgentId,
-    keys::PrivateKey,
-    reason::ReasonCode,
-    record::RecordKind,
-    time::Millis,
-    wire::AdminWanted,
+    capability::UnverifiedCapability, control::RevocationTarget, entropy::draw, ids::AgentId,
+    keys::PrivateKey, reason::ReasonCode, record::RecordKind, time::Millis, wire::AdminWanted,
 };
 use writ_sdk::{Error, Narrowing, NewTask, Task, json};
 use writ_tests::{Answered, KIND, RawCall, Seen, World, letter, only, read, rights, run};
@@ -66,7 +59,8 @@ fn d01_more_than_the_grant_is_refused_by_the_broker_and_by_the_node() -> Result<
         let greedy = NewTask::new(KIND, token.clone(), "").rights(rights(["tool.bank:pay"])?);
         let error = planner.start_task(greedy).await.err().unwrap();
         assert_eq!(error.code(), Some(ReasonCode::DelegationWidening));
-        let modest = NewTask::new(KIND, token, "").rights(rights(["agent.researcher:invoke", "tool.crm:read"])?);
+        let modest =
+            NewTask::new(KIND, token, "").rights(rights(["agent.researcher:invoke", "tool.crm:read"])?);
         let task = planner.start_task(modest).await?;
         let researcher = world.agent("researcher").await?;
         let capability = handed(&task, only(["tool.crm:read", "tool.mail:draft"])?).await?;
@@ -100,14 +94,17 @@ fn d02_no_deeper_than_granted_and_not_in_a_circle() -> Result<()> {
         let researcher = world.agent("researcher").await?.identity().holder.clone();
         let mailer = world.agent("mailer").await?.identity().holder.clone();
         let own = planner.identity().holder.clone();
-        let (r, m, p) = (AgentId::parse("researcher")?, AgentId::parse("mailer")?, AgentId::parse("planner")?);
-        let one = task.capability().await?.delegate(&own, &r, &researcher.public(), &Narrowing::new(), &seed())?;
+        let (r, m, p) =
+            (AgentId::parse("researcher")?, AgentId::parse("mailer")?, AgentId::parse("planner")?);
+        let one =
+            task.capability().await?.delegate(&own, &r, &researcher.public(), &Narrowing::new(), &seed())?;
         let two = one.delegate(&researcher, &m, &mailer.public(), &Narrowing::new(), &seed())?;
         let back = two.delegate(&mailer, &p, &own.public(), &Narrowing::new(), &seed());
         assert!(back.unwrap_err().to_string().contains("delegation.cycle"), "the library says so already");
         let other = PrivateKey::from_seed(&seed());
         let three = two.delegate(&mailer, &r, &other.public(), &Narrowing::new(), &seed())?;
-        let four = three.delegate(&other, &m, &PrivateKey::from_seed(&seed()).public(), &Narrowing::new(), &seed());
+        let four =
+            three.delegate(&other, &m, &PrivateKey::from_seed(&seed()).public(), &Narrowing::new(), &seed());
         assert!(four.unwrap_err().to_string().contains("delegation.depth"));
         Ok(())
     })
@@ -120,7 +117,8 @@ fn d03_a_key_nobody_enrolled_is_no_agent() -> Result<()> {
         let (_planner, task) = world.task().await?;
         let fake = PrivateKey::from_seed(&seed());
         let to = AgentId::parse("researcher")?;
-        let capability = task.delegate_to_key(to.clone(), fake.public(), Narrowing::new()).capability().await?;
+        let capability =
+            task.delegate_to_key(to.clone(), fake.public(), Narrowing::new()).capability().await?;
         let bus = world.bus_of("researcher").await?;
         let call = RawCall::signed_by(&fake, &to, &capability, "tool.crm", "read", select())?;
         assert_eq!(call.send(&bus).await?, Answered::Denied(ReasonCode::AgentKeyUnknown));
@@ -137,8 +135,14 @@ fn d03_an_agent_that_is_not_in_the_inventory_cannot_be_in_a_chain() -> Result<()
         let to = AgentId::parse("stranger")?;
         let capability = task.delegate_to_key(to, fake.public(), Narrowing::new()).capability().await?;
         let bus = world.bus_of("researcher").await?;
-        let mut call =
-            RawCall::signed_by(&fake, &AgentId::parse("stranger")?, &capability, "tool.crm", "read", select())?;
+        let mut call = RawCall::signed_by(
+            &fake,
+            &AgentId::parse("stranger")?,
+            &capability,
+            "tool.crm",
+            "read",
+            select(),
+        )?;
         // It has no connection of its own; it borrows one.
         call.agent = AgentId::parse("researcher")?;
         assert!(matches!(call.send(&bus).await?, Answered::Denied(_)));
@@ -160,7 +164,8 @@ fn d03_a_quarantined_agent_is_out_until_it_is_released() -> Result<()> {
         let agent = AgentId::parse("researcher")?;
         operator.ask(AdminWanted::Quarantine { agent: agent.clone(), on: true }).await?;
         writ_tests::eventually("the node hears of the quarantine", async || {
-            Ok(read(&middle, "SELECT 1").await.err().and_then(|e| e.code()) == Some(ReasonCode::AgentQuarantined))
+            Ok(read(&middle, "SELECT 1").await.err().and_then(|e| e.code())
+                == Some(ReasonCode::AgentQuarantined))
         })
         .await?;
         // The delegator is not affected, and may not hand on to it.
@@ -257,7 +262,8 @@ fn policy_says_who_may_delegate_to_whom() -> Result<()> {
         let to_key = mailer.identity().holder.public();
         let capability =
             task.delegate_to_key(mailer.name().clone(), to_key, Narrowing::new()).capability().await?;
-        let error = Task::resume(&mailer, capability)?.call("tool.mail", "draft", letter()).await.unwrap_err();
+        let error =
+            Task::resume(&mailer, capability)?.call("tool.mail", "draft", letter()).await.unwrap_err();
         assert_eq!(error.code(), Some(ReasonCode::DelegationNotAllowed));
         drop(planner);
         Ok(())

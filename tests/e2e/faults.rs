@@ -18,7 +18,8 @@ use writ_tests::{
 use crate::WRIT;
 
 /// Takes seconds and is nothing but a read.
-const SLOW: &str = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 60000000) SELECT max(x) FROM c";
+const SLOW: &str =
+    "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 60000000) SELECT max(x) FROM c";
 
 fn node(world: &World, name: &str) -> Result<WritProcess> {
     let config = format!("{name}.toml");
@@ -157,7 +158,9 @@ fn a_node_killed_under_load_loses_no_record_and_acts_at_most_once() -> Result<()
             match result? {
                 Ok(_) => answered += 1,
                 // What was under way when the node died: made, and its end not known, or given up.
-                Err(Error::Replayed { .. } | Error::TimedOut | Error::NoNode(_) | Error::CouldNotDecide(_)) => {}
+                Err(
+                    Error::Replayed { .. } | Error::TimedOut | Error::NoNode(_) | Error::CouldNotDecide(_),
+                ) => {}
                 Err(other) => panic!("{other}"),
             }
         }
@@ -168,7 +171,9 @@ fn a_node_killed_under_load_loses_no_record_and_acts_at_most_once() -> Result<()
             let allowed: Vec<_> = seen
                 .verdicts()
                 .filter(|(record, one)| {
-                    record.kind() == RecordKind::Allow && matches!(record.id.origin, Origin::Node(_)) && one.what.call_id.is_some()
+                    record.kind() == RecordKind::Allow
+                        && matches!(record.id.origin, Origin::Node(_))
+                        && one.what.call_id.is_some()
                 })
                 .map(|(record, _)| record.id.clone())
                 .collect();
@@ -254,7 +259,10 @@ fn r04_a_paused_node_does_not_act_on_what_it_knew() -> Result<()> {
         })
         .await?;
         if let Err(error) = result {
-            assert!(matches!(error.code(), Some(ReasonCode::RevokedTask | ReasonCode::StateStale)), "{error}");
+            assert!(
+                matches!(error.code(), Some(ReasonCode::RevokedTask | ReasonCode::StateStale)),
+                "{error}"
+            );
         }
         world.close().await;
         Ok(())
@@ -290,7 +298,8 @@ fn r07_r12_a_restored_backup_of_the_streams_is_refused_by_broker_and_node() -> R
         let error = format!("{:#}", stack.start_broker().await.unwrap_err());
         assert!(error.contains("state.rollback") && error.contains("deploy/README.md"), "{error}");
         // Told to trust what is there, the broker goes on; the node has its own memory.
-        let _broker = WritProcess::start(WRIT, &["broker", "--config", "broker.toml", "--rebuild"], &root, "b.log")?;
+        let _broker =
+            WritProcess::start(WRIT, &["broker", "--config", "broker.toml", "--rebuild"], &root, "b.log")?;
         eventually("the broker answers", async || Ok(stack.agent("planner").await.is_ok())).await?;
         let planner = stack.agent("planner").await?;
         let one = WritProcess::start(WRIT, &["node", "--config", "node-1.toml"], &root, "n.log")?;
@@ -324,10 +333,12 @@ fn k09_the_same_state_is_not_used_by_two_processes() -> Result<()> {
         let (world, _nodes) = processes(vec!["node-1"]).await?;
         let (_planner, task) = world.task().await?;
         until_served(&task).await?;
-        let mut second = WritProcess::start(WRIT, &["node", "--config", "node-1.toml"], &world.state(), "2.log")?;
+        let mut second =
+            WritProcess::start(WRIT, &["node", "--config", "node-1.toml"], &world.state(), "2.log")?;
         assert_eq!(second.wait()?, 1);
         assert!(second.said().contains("another process"), "{}", second.said());
-        let mut second = WritProcess::start(WRIT, &["broker", "--config", "broker.toml"], &world.state(), "3.log")?;
+        let mut second =
+            WritProcess::start(WRIT, &["broker", "--config", "broker.toml"], &world.state(), "3.log")?;
         assert_eq!(second.wait()?, 1);
         assert!(second.said().contains("another process"), "{}", second.said());
         read(&task, "SELECT 1").await?;

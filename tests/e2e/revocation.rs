@@ -80,13 +80,15 @@ fn the_kill_switch_stops_everything_and_can_be_lifted() -> Result<()> {
         let operator = world.operator().await?;
         operator.ask(AdminWanted::HaltAll { on: true }).await?;
         eventually("the node hears of the halt", async || {
-            Ok(read(&task, "SELECT 1").await.err().and_then(|error| error.code()) == Some(ReasonCode::HaltAll))
+            Ok(read(&task, "SELECT 1").await.err().and_then(|error| error.code())
+                == Some(ReasonCode::HaltAll))
         })
         .await?;
         let error = world.task_of(&planner, "alice").await.err().unwrap();
         assert!(error.to_string().contains("halt.all"), "{error}");
         operator.ask(AdminWanted::HaltAll { on: false }).await?;
-        eventually("the node hears that it goes on", async || Ok(read(&task, "SELECT 1").await.is_ok())).await?;
+        eventually("the node hears that it goes on", async || Ok(read(&task, "SELECT 1").await.is_ok()))
+            .await?;
         world.close().await;
         Ok(())
     })
@@ -95,7 +97,8 @@ fn the_kill_switch_stops_everything_and_can_be_lifted() -> Result<()> {
 #[test]
 fn r03_r11_without_a_broker_writing_stops_first_then_reading_and_both_come_back() -> Result<()> {
     run(async {
-        let mut world = World::with(writ_tests::WorldOptions { start_core: false, ..Default::default() }).await?;
+        let mut world =
+            World::with(writ_tests::WorldOptions { start_core: false, ..Default::default() }).await?;
         let node = world.layout.node_config("node-1");
         World::edit(
             &node,
@@ -126,8 +129,10 @@ fn r03_r11_without_a_broker_writing_stops_first_then_reading_and_both_come_back(
         assert_eq!(read(&task, "SELECT 1").await.unwrap_err().code(), Some(ReasonCode::StateStale));
 
         world.start_broker().await?;
-        eventually("the node hears from the broker again", async || Ok(read(&task, "SELECT 1").await.is_ok()))
-            .await?;
+        eventually("the node hears from the broker again", async || {
+            Ok(read(&task, "SELECT 1").await.is_ok())
+        })
+        .await?;
         mailing.call("tool.mail", "draft", letter()).await?;
         assert_eq!(Seen::read(&world, None).await?.missing(), 0);
         world.close().await;

@@ -99,7 +99,10 @@ fn a08_a09_depth_and_length_bombs_are_refused_at_the_door() -> Result<()> {
         let call = RawCall::new(&planner, &task.capability().await?, "tool.crm", "read", arguments)?;
         let deep = vec![0x91_u8; 100_000];
         let answer = RawCall::send_bytes(&bus, call.subject(), deep).await?;
-        assert!(matches!(answer, Answered::Denied(ReasonCode::CodecDepth | ReasonCode::CodecFormat)), "{answer:?}");
+        assert!(
+            matches!(answer, Answered::Denied(ReasonCode::CodecDepth | ReasonCode::CodecFormat)),
+            "{answer:?}"
+        );
         // array32 of 4 Gi items, bin32 of 4 GiB.
         for bomb in [vec![0xdd, 0xff, 0xff, 0xff, 0xff], vec![0xc6, 0xff, 0xff, 0xff, 0xff]] {
             let answer = RawCall::send_bytes(&bus, call.subject(), bomb).await?;
@@ -123,8 +126,7 @@ fn a11_what_was_checked_is_what_is_recorded_and_run() -> Result<()> {
         let call = RawCall::new(&planner, &task.capability().await?, "tool.crm", "read", arguments)?;
         let Answered::Done(result) = call.send(&bus).await? else { panic!("refused") };
         let seen = Seen::read(world, Some(task.id())).await?;
-        let (_, verdicted) =
-            seen.verdicts().find(|(_, one)| one.what.call_id == Some(call.id())).unwrap();
+        let (_, verdicted) = seen.verdicts().find(|(_, one)| one.what.call_id == Some(call.id())).unwrap();
         assert_eq!(verdicted.what.arguments, Some(digest));
         let outcome = seen.outcomes().find(|outcome| outcome.call_id == call.id()).unwrap();
         assert_eq!(outcome.result, Some(writ_common::digest::Digest::plain(result.as_bytes())));

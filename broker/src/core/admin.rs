@@ -90,29 +90,26 @@ impl Broker {
             ..What::default()
         };
         let basis = Basis { epoch: Some(self.control.epoch()), ..Basis::default() };
-        let decision = match verdict.decision() {
-            Decision::Allow => RecordedDecision::Allow,
-            Decision::Deny => RecordedDecision::Deny,
+        // What is allowed and cannot be done, since it names nothing there is, is on record as refused.
+        let body = |decision, verdict: &Verdict| {
+            RecordBody::Verdict(Box::new(Verdicted::new(decision, verdict, who, what, basis)))
         };
-        let body = RecordBody::Verdict(Box::new(Verdicted::new(decision, &verdict, who, what, basis)));
-        if verdict.decision() == Decision::Deny {
-            let payload = refused(verdict.reasons());
-            return self.record(body, Some((call, payload)), now);
-        }
-        match self.operation(operator, wanted, now) {
-            Ok(None) => {
-                let payload = encode(&self.look_up(wanted, now));
-                self.record(body, Some((call, payload)), now);
-            }
-            Ok(Some(operation)) => {
-                self.record(body, None, now);
-                self.queue_control(ControlWrite::Admin(call, Box::new(operation)), now);
-            }
-            Err(reason) => {
-                let payload = refused(&[reason]);
-                self.record(body, Some((call, payload)), now);
-            }
-        }
+        let refusal = match verdict.decision() {
+            Decision::Allow => match self.operation(operator, wanted, now) {
+                Ok(None) => {
+                    let payload = encode(&self.look_up(wanted, now));
+                    return self.record(body(RecordedDecision::Allow, &verdict), Some((call, payload)), now);
+                }
+                Ok(Some(operation)) => {
+                    self.record(body(RecordedDecision::Allow, &verdict), None, now);
+                    return self.queue_control(ControlWrite::Admin(call, Box::new(operation)), now);
+                }
+                Err(reason) => Verdict::deny(reason, None),
+            },
+            Decision::Deny => verdict,
+        };
+        let payload = refused(refusal.reasons());
+        self.record(body(RecordedDecision::Deny, &refusal), Some((call, payload)), now);
     }
 
     /// The request as policy and record see it.

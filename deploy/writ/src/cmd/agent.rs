@@ -129,13 +129,12 @@ impl Agent {
                 let lines: Vec<String> = agents
                     .iter()
                     .map(|info| {
+                        let keys = match info.keys.len() {
+                            1 => "1 key".to_owned(),
+                            count => format!("{count} keys"),
+                        };
                         let state = if info.quarantined { "quarantined" } else { "" };
-                        format!(
-                            "{:<20} {:<16} {} keys  {state}",
-                            info.agent.as_str(),
-                            info.owner,
-                            info.keys.len()
-                        )
+                        format!("{:<20} {:<16} {}  {state}", info.agent.as_str(), info.owner, keys)
                     })
                     .collect();
                 common.say(lines.join("\n"), &serde_json::to_value(&agents)?)?;

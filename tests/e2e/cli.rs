@@ -52,12 +52,20 @@ async fn writ(world: &World, arguments: &[&str]) -> Result<Said> {
 fn a_task_can_be_started_looked_at_followed_and_halted() -> Result<()> {
     run(async {
         let world = World::new().await?;
-        let started = writ(&world, &["task", "start", "customer-answer", "--user", "alice", "--agent", "planner", "-o", "json"]).await?;
+        let started = writ(
+            &world,
+            &["task", "start", "customer-answer", "--user", "alice", "--agent", "planner", "-o", "json"],
+        )
+        .await?;
         assert_eq!(started.code, 0, "{}", started.err);
         let started: serde_json::Value = serde_json::from_str(&started.out)?;
         let task = started["task"].as_str().unwrap();
         let inspected = writ(&world, &["capability", "inspect", ".writ/task.cap"]).await?;
-        assert!(inspected.out.contains(task) && inspected.out.contains("may tool.crm:read"), "{}", inspected.out);
+        assert!(
+            inspected.out.contains(task) && inspected.out.contains("may tool.crm:read"),
+            "{}",
+            inspected.out
+        );
         let inspected = writ(&world, &["-o", "json", "capability", "inspect", ".writ/task.cap"]).await?;
         let _: serde_json::Value = serde_json::from_str(&inspected.out)?;
         let shown = writ(&world, &["task", "show", "last", "-o", "json"]).await?;
@@ -107,7 +115,11 @@ fn an_auditor_reads_why_and_what_to_do() -> Result<()> {
         let said = writ(&world, &["audit", "chain", "last"]).await?;
         assert!(said.out.contains("DENY"), "{}", said.out);
         assert!(said.out.contains("sql.not_read_only:"), "{}", said.out);
-        assert!(said.out.contains("help: ") && said.out.contains("(writ explain sql.not_read_only)"), "{}", said.out);
+        assert!(
+            said.out.contains("help: ") && said.out.contains("(writ explain sql.not_read_only)"),
+            "{}",
+            said.out
+        );
         world.close().await;
         Ok(())
     })
@@ -120,13 +132,33 @@ fn unknown_names_are_named_with_what_there_is() -> Result<()> {
         for (arguments, code, parts) in [
             (&["tools", "show", "tool.nope"][..], 1, &["tool.nope", "tool.crm"][..]),
             (&["agent", "show", "nobody"], 1, &["nobody", "planner"]),
-            (&["task", "start", "customer-answer", "--user", "carol", "--agent", "planner"], 1, &["carol", "alice"]),
-            (&["task", "start", "customer-answer", "--user", "alice", "--agent", "nobody"], 1, &["nobody", "writ agent enroll"]),
-            (&["task", "start", "no-such", "--user", "alice", "--agent", "planner"], 2, &["grant.not_allowed", "no-such"]),
-            (&["task", "start", "customer-answer", "--user", "bob", "--agent", "planner"], 2, &["grant.not_allowed"]),
+            (
+                &["task", "start", "customer-answer", "--user", "carol", "--agent", "planner"],
+                1,
+                &["carol", "alice"],
+            ),
+            (
+                &["task", "start", "customer-answer", "--user", "alice", "--agent", "nobody"],
+                1,
+                &["nobody", "writ agent enroll"],
+            ),
+            (
+                &["task", "start", "no-such", "--user", "alice", "--agent", "planner"],
+                2,
+                &["grant.not_allowed", "no-such"],
+            ),
+            (
+                &["task", "start", "customer-answer", "--user", "bob", "--agent", "planner"],
+                2,
+                &["grant.not_allowed"],
+            ),
             (&["task", "show", "t-nope"], 2, &["task.unknown"]),
             (&["task", "halt", "T.*"], 1, &["T.*"]),
-            (&["agent", "withdraw-key", "planner", "00000000000000000000000000000000"], 2, &["agent.key_unknown"]),
+            (
+                &["agent", "withdraw-key", "planner", "00000000000000000000000000000000"],
+                2,
+                &["agent.key_unknown"],
+            ),
             (&["explain", "no.such"], 1, &["no.such"]),
             (&["capability", "inspect", "/etc/hostname"], 1, &["/etc/hostname"]),
             (&["capability", "inspect", "/nope"], 1, &["/nope"]),
@@ -155,7 +187,8 @@ fn every_fault_of_a_configuration_is_told_at_once_with_its_line() -> Result<()> 
     for command in [&["broker", "--config", "broker.toml"][..], &["config", "check", "broker.toml"]] {
         let said = writ_in(folder.path(), command)?;
         assert_eq!(said.code, 3, "{}", said.err);
-        for part in ["broker.toml:1:", "broker.toml:3:", "broker.toml:4:", "stat", "broker.toml:8:", "help:"] {
+        for part in ["broker.toml:1:", "broker.toml:3:", "broker.toml:4:", "stat", "broker.toml:8:", "help:"]
+        {
             assert!(said.err.contains(part), "{part}: {}", said.err);
         }
     }
@@ -175,10 +208,20 @@ fn every_fault_of_a_policy_is_told_at_once_with_its_line() -> Result<()> {
     writ::dev::sample::write_policies(&folder.path().join("policies"))?;
     let file = folder.path().join("policies/planes/20-action.datalog");
     let mut text = fs::OpenOptions::new().append(true).open(&file)?;
-    writeln!(text, "\ndeny if resuorce(\"tool.crm\");\ndeny if caller($a), $a == \"x\";\ndeny if caller(\"a\", \"b\");")?;
+    writeln!(
+        text,
+        "\ndeny if resuorce(\"tool.crm\");\ndeny if caller($a), $a == \"x\";\ndeny if caller(\"a\", \"b\");"
+    )?;
     let said = writ_in(folder.path(), &["policy", "check", "policies"])?;
     assert_eq!(said.code, 3, "{}", said.err);
-    for part in ["20-action.datalog:6:", "resuorce", "resource", "20-action.datalog:7:", "===", "20-action.datalog:8:"] {
+    for part in [
+        "20-action.datalog:6:",
+        "resuorce",
+        "resource",
+        "20-action.datalog:7:",
+        "===",
+        "20-action.datalog:8:",
+    ] {
         assert!(said.err.contains(part), "{part}: {}", said.err);
     }
     fs::write(&file, "")?;

@@ -110,7 +110,7 @@ impl Service {
                     return;
                 }
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         if tokio::time::timeout(REFUSAL_GRACE, refused).await.is_ok() || bus.was_refused(subject) {
             return Err(BusError::Refused(subject.to_owned()));

@@ -12,12 +12,13 @@ use writ_bus::{
 };
 use writ_common::{
     codec::decode,
+    control::ControlState,
     entropy::draw,
     ids::{BootId, BrokerId, NodeId, OperatorId, PartId, TenantId},
     keys::{PrivateKey, PublicKey},
     keyset::KeysetDocument,
     policy::PolicyBundle,
-    record::{Record, RecordKind},
+    record::{Origin, Record, RecordKind},
     signed::Signed,
     subjects::{Subject, control_stream, filter, part_stream},
     time::Millis,
@@ -32,6 +33,8 @@ use crate::{
 };
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long what is under way may take once an end is asked for.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(100);
 const ROUND_EVENTS_MAX: usize = 256;
 const QUEUE_EVENTS_MAX: usize = 16_384;
@@ -76,6 +79,8 @@ pub struct ServeSetup {
     pub replicas: usize,
     /// Longest staleness any node may be set to.
     pub staleness_max: Millis,
+    /// Whether an operator said to go on from the streams as they are; see [`forget_index`].
+    pub is_recovered: bool,
 }
 
 /// Why a broker cannot start.
@@ -186,6 +191,7 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         request_age_max: Millis::from_secs(30),
         skew: Millis::from_secs(5),
         staleness_max: setup.staleness_max,
+        is_recovered: setup.is_recovered,
     };
     let mut broker =
         Broker::new(core, setup.identity, Box::new(entropy), tasks.into_values().collect(), clock.now());
@@ -251,6 +257,20 @@ fn check_streams(position: &Position, control: &StreamFacts, part: &StreamFacts)
     Ok(())
 }
 
+async fn read_control(setup: &ServeSetup) -> Result<ControlState, BusError> {
+    let mut state = ControlState::new(setup.tenant.clone(), setup.root);
+    let (stream, subject) = (control_stream(&setup.tenant), Subject::Control.of(&setup.tenant));
+    let mut tail = setup.bus.tail(&stream, &subject, 1).await?;
+    let mut pending = tail.pending;
+    while pending > 0 {
+        let message = tail.next().await?;
+        pending = message.pending;
+        // What does not count is reported when the stream is followed.
+        drop(state.apply(message.sequence, &message.payload));
+    }
+    Ok(state)
+}
+
 /// Tasks in records of ours that the index does not have yet.
 async fn read_missed(
     setup: &ServeSetup,
@@ -259,7 +279,9 @@ async fn read_missed(
 ) -> Result<Vec<(u64, TaskEntry)>, BusError> {
     let stream = part_stream(&setup.tenant, part);
     let subject = format!("writ.v1.{}.audit.{part}.allow.*.{}", setup.tenant, setup.broker);
-    let own = setup.record_key.public();
+    let (own, origin) = (setup.record_key.public(), Origin::Broker(setup.broker.clone()));
+    // An earlier record key of this broker is one the control stream knows.
+    let control = read_control(setup).await?;
     let mut tail = setup.bus.tail(&stream, &subject, after + 1).await?;
     let mut missed = Vec::new();
     let mut pending = tail.pending;
@@ -268,7 +290,7 @@ async fn read_missed(
         pending = message.pending;
         let record = decode::<Signed<Record>>(&message.payload)
             .ok()
-            .and_then(|signed| signed.open(|key| *key == own).ok());
+            .and_then(|signed| signed.open(|key| *key == own || control.is_record_key(&origin, key)).ok());
         match record {
             Some(record) => {
                 missed.extend(TaskEntry::of_record(&record).map(|task| (message.sequence, task)));
@@ -331,6 +353,7 @@ impl Driver {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut batch = Vec::new();
+        let mut asked_to_stop = None;
         loop {
             tokio::select! {
                 taken = queue.recv_many(&mut batch, ROUND_EVENTS_MAX) => {
@@ -344,7 +367,11 @@ impl Driver {
             self.round(&mut broker, std::mem::take(&mut batch));
             self.anchor_control(&broker);
             ready.send_if_modified(|ready| std::mem::replace(ready, broker.is_ready()) != broker.is_ready());
-            if *stopping.borrow() && broker.is_idle() && queue.is_empty() {
+            // What a stream that cannot be reached did not take is in the journal, for the next run.
+            let has_waited = *stopping.borrow()
+                && *asked_to_stop.get_or_insert_with(tokio::time::Instant::now) + STOP_TIMEOUT
+                    < tokio::time::Instant::now();
+            if has_waited || (*stopping.borrow() && broker.is_idle() && queue.is_empty()) {
                 return;
             }
         }

@@ -18,6 +18,7 @@ use crate::{
     keyset::{Keyset, KeysetDocument, KeysetError},
     policy::PolicyBundle,
     reason::{Reason, ReasonCode},
+    record::Origin,
     signed::{Signable, Signed},
     time::Timestamp,
 };
@@ -208,11 +209,15 @@ pub struct ControlState {
     tenant: TenantId,
     root: PublicKey,
     epoch: Epoch,
+    /// The last message of the stream, whether it counted or not.
+    seen: u64,
     keyset: Option<Keyset>,
     agents: BTreeMap<AgentId, BTreeMap<KeyId, AgentKey>>,
     connections: BTreeMap<String, (AgentId, KeyId)>,
     brokers: BTreeMap<BrokerId, BrokerEntry>,
     nodes: BTreeMap<NodeId, NodeEntry>,
+    /// Every key that ever signed the records of a broker or node: old records stay verifiable.
+    record_keys: BTreeMap<Origin, BTreeSet<PublicKey>>,
     join_tokens: BTreeMap<Digest, JoinToken>,
     policy: Option<(u64, PolicyBundle)>,
     quarantined: BTreeSet<AgentId>,
@@ -265,11 +270,13 @@ impl ControlState {
             tenant,
             root,
             epoch: Epoch::default(),
+            seen: 0,
             keyset: None,
             agents: BTreeMap::new(),
             connections: BTreeMap::new(),
             brokers: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            record_keys: BTreeMap::new(),
             join_tokens: BTreeMap::new(),
             policy: None,
             quarantined: BTreeSet::new(),
@@ -284,6 +291,7 @@ impl ControlState {
     /// # Errors
     /// [`ControlFault`]; whatever the fault, nothing but the note of an unreadable event changes.
     pub fn apply(&mut self, sequence: u64, bytes: &[u8]) -> Result<ControlDocument, ControlFault> {
+        self.seen = self.seen.max(sequence);
         if sequence <= self.epoch.sequence && !crate::red::off("R07") {
             return Err(ControlFault::Rollback { sequence, applied: self.epoch.sequence });
         }
@@ -291,28 +299,27 @@ impl ControlState {
         let Ok(signed) = crate::codec::decode::<Signed<ControlDocument>>(bytes) else {
             return Err(not_authentic());
         };
-        // The very first event brings the keyset that its own signature is then checked under.
-        let first_keyset = match (&self.keyset, signed.peek()) {
-            (None, Ok(ControlDocument { event: ControlEvent::Keyset(signed), .. })) => Some(
+        // A keyset is the root's word, whoever brings it: a key it lists may, also after the last one expired.
+        let brought = match signed.peek() {
+            Ok(ControlDocument { event: ControlEvent::Keyset(signed), .. }) => Some(
                 Keyset::open(&signed, &self.root)
                     .map_err(|source| ControlFault::Keyset { sequence, source })?,
             ),
             _ => None,
         };
-        let Some(keyset) = self.keyset.as_ref().or(first_keyset.as_ref()) else {
-            return Err(not_authentic());
-        };
+        let keysets: Vec<&Keyset> = self.keyset.iter().chain(&brought).collect();
         // A key that stopped counting since is judged by the time of the event: what it said then still stands.
         let at = signed.peek().map(|document| document.at).unwrap_or_default();
-        let document = match signed.open(|key| keyset.is_active(key, &self.tenant, at)) {
-            Ok(document) => document,
-            Err(crate::signed::OpenError::Codec(source)) => {
-                self.unread = Some(sequence);
-                return Err(ControlFault::Unreadable { sequence, source });
-            }
-            Err(_) if crate::red::off("R07") => signed.peek().map_err(|_| not_authentic())?,
-            Err(_) => return Err(not_authentic()),
-        };
+        let document =
+            match signed.open(|key| keysets.iter().any(|keyset| keyset.is_active(key, &self.tenant, at))) {
+                Ok(document) => document,
+                Err(crate::signed::OpenError::Codec(source)) => {
+                    self.unread = Some(sequence);
+                    return Err(ControlFault::Unreadable { sequence, source });
+                }
+                Err(_) if crate::red::off("R07") => signed.peek().map_err(|_| not_authentic())?,
+                Err(_) => return Err(not_authentic()),
+            };
         if document.tenant != self.tenant {
             return Err(not_authentic());
         }
@@ -335,6 +342,7 @@ impl ControlState {
                 }
             }
             ControlEvent::BrokerBoot { broker, boot, key } => {
+                self.record_keys.entry(Origin::Broker(broker.clone())).or_default().insert(key);
                 self.brokers.insert(broker, BrokerEntry { boot, key });
             }
             ControlEvent::HaltAll { on } => self.halted = on,
@@ -360,6 +368,7 @@ impl ControlState {
                 }
             }
             ControlEvent::NodeKey { node, key, connection } => {
+                self.record_keys.entry(Origin::Node(node.clone())).or_default().insert(key);
                 self.nodes.insert(node, NodeEntry { key, connection, boot: None });
             }
             ControlEvent::Policy(bundle) => self.policy = Some((sequence, bundle)),
@@ -383,6 +392,12 @@ impl ControlState {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Sequence of the last message of the stream, whether it counted or not: what the next one comes after.
+    #[must_use]
+    pub fn last_seen(&self) -> u64 {
+        self.seen
     }
 
     /// The tenant.
@@ -412,6 +427,12 @@ impl ControlState {
     #[must_use]
     pub fn agent_of_connection(&self, connection: &str) -> Option<&(AgentId, KeyId)> {
         self.connections.get(connection)
+    }
+
+    /// Whether the key signs, or once signed, the records of a broker or node.
+    #[must_use]
+    pub fn is_record_key(&self, origin: &Origin, key: &PublicKey) -> bool {
+        self.record_keys.get(origin).is_some_and(|keys| keys.contains(key))
     }
 
     /// Every enrolled node.

@@ -635,8 +635,10 @@ impl AdminWanted {
         match self {
             Self::Agents => "agents",
             Self::Enroll { .. } => "enroll",
-            Self::HaltAll { .. } => "halt-all",
-            Self::Quarantine { .. } => "quarantine",
+            Self::HaltAll { on: true } => "halt-all",
+            Self::HaltAll { on: false } => "end-halt",
+            Self::Quarantine { on: true, .. } => "quarantine",
+            Self::Quarantine { on: false, .. } => "release",
             Self::Revoke { .. } => "revoke",
             Self::Status => "status",
             Self::Task { .. } => "task",
@@ -743,6 +745,9 @@ pub struct NodeInfo {
     pub applied: Option<Epoch>,
     /// How long ago.
     pub heard: Option<Millis>,
+    /// Why it decides nothing, if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<ReasonCode>,
 }
 
 /// A task as the broker knows it.

@@ -32,6 +32,8 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(100);
 /// How often the streams are compared with what was known of them.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long what is under way may take once an end is asked for.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most events taken into one round.
 const ROUND_EVENTS_MAX: usize = 256;
 /// Most events waiting for the loop.
@@ -215,6 +217,7 @@ impl Driver {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         self.round(&mut guard, recovered.into_iter().map(Wake::Event).collect());
         let mut batch = Vec::new();
+        let mut asked_to_stop = None;
         loop {
             tokio::select! {
                 taken = queue.recv_many(&mut batch, ROUND_EVENTS_MAX) => {
@@ -231,7 +234,11 @@ impl Driver {
                 std::mem::replace(ready, is_ready) != is_ready
             });
             let drained = guard.calls_in_flight() == 0 && guard.unacknowledged() == 0;
-            if *stopping.borrow() && drained && queue.is_empty() {
+            // What a stream that cannot be reached did not take is in the journal, for the next run.
+            let has_waited = *stopping.borrow()
+                && *asked_to_stop.get_or_insert_with(tokio::time::Instant::now) + STOP_TIMEOUT
+                    < tokio::time::Instant::now();
+            if has_waited || (*stopping.borrow() && drained && queue.is_empty()) {
                 return;
             }
         }

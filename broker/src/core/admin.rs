@@ -290,6 +290,7 @@ impl Broker {
                         node: node.clone(),
                         key: entry.key.id(),
                         applied: liveness.map(|liveness| liveness.applied),
+                        fault: liveness.and_then(|liveness| liveness.fault),
                         heard: liveness.map(|liveness| now.monotonic.since(liveness.asked.monotonic)),
                     }
                 })

@@ -75,6 +75,8 @@ pub struct BrokerSetup {
     pub skew: Millis,
     /// The longest staleness any node may be set to.
     pub staleness_max: Millis,
+    /// Whether an operator said to go on from the streams as they are.
+    pub is_recovered: bool,
 }
 
 /// A task as the broker keeps it. All of it stands in the task's records.

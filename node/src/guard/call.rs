@@ -80,7 +80,11 @@ impl Guard {
         };
         let quota = self.quota_of(&arrival.attested);
         let is_full = self.calls.len() >= self.config.calls_max;
-        if !self.admission.admit(&sender, quota, now.monotonic) || is_full {
+        let is_admitted = self.admission.admit(&sender, quota, now.monotonic);
+        if is_admitted && is_full {
+            self.admission.refuse(&sender);
+        }
+        if is_full || !is_admitted {
             return self.reply_unrecorded(call, &ReasonCode::RequestQuota.into());
         }
         if self.unacknowledged.len() >= self.config.unacknowledged_max && !writ_common::red::off("B09") {
@@ -165,7 +169,12 @@ impl Guard {
             Some(bytes) => Some(self.chains.verify(bytes, keyset, now.wall)?),
             None => None,
         };
-        flight.who = Who::of_capability(&capability, flight.who.connection.as_deref());
+        flight.who = Who {
+            // Until possession is proved, the caller is who sent it, not whom the capability was handed to.
+            caller: Some(agent.clone()),
+            holder: None,
+            ..Who::of_capability(&capability, flight.who.connection.as_deref())
+        };
         let digest = call_digest(&call.resource, &call.action, arguments.canonical(), &call.task);
         let holder = *capability.chain().holder();
         let id = call_id(&holder, &call.nonce);

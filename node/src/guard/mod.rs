@@ -41,6 +41,7 @@ use writ_common::{
     keys::{PrivateKey, PublicKey},
     label::{DomainLabel, Label},
     policy::PolicySet,
+    reason::ReasonCode,
     record::Origin,
     recorder::{Prepared, Recorder},
     signed::Signed,
@@ -286,6 +287,13 @@ impl Guard {
         self.retry_waiting(now);
     }
 
+    /// Why nothing is decided here, for the operator.
+    fn fault(&self) -> Option<ReasonCode> {
+        let readable = self.streams.check().and_then(|()| self.control.check_readable());
+        let fault = readable.err().map(|reason| reason.code());
+        fault.or_else(|| self.policy.is_none().then_some(ReasonCode::PolicyUnavailable))
+    }
+
     fn ask_fresh(&mut self, now: Now) {
         let nonce = draw(self.entropy.as_mut());
         self.freshness.asked(nonce, now);
@@ -295,6 +303,8 @@ impl Guard {
             boot: self.config.boot.clone(),
             nonce,
             applied: self.control.epoch(),
+            staleness: self.config.fresh.longest(),
+            fault: self.fault(),
         };
         let payload = encode(&Signed::new(&question, &self.config.key));
         self.push(Effect::AskFresh(payload));

@@ -212,7 +212,13 @@ mod tests {
                         other => other,
                     });
                     let parsed = Cli::try_parse_from(std::iter::once("writ").chain(words));
-                    assert!(parsed.is_ok(), "{code}: `{quoted}`: {}", parsed.err().unwrap());
+                    if let Err(error) = parsed {
+                        assert_eq!(
+                            error.kind(),
+                            clap::error::ErrorKind::DisplayHelp,
+                            "{code}: `{quoted}`: {error}"
+                        );
+                    }
                 }
             }
         }

@@ -81,10 +81,8 @@ impl CoreUser {
             Self::Broker(name) => {
                 let mut publish =
                     vec![own(&format!("audit.*.*.*.{name}")), own("control.*"), own("label.*.*")];
-                for stream in &streams {
-                    publish.push(format!("$JS.API.STREAM.CREATE.{stream}"));
-                    publish.push(format!("$JS.API.STREAM.UPDATE.{stream}"));
-                }
+                // Creating, never updating: an update can make a stream forget.
+                publish.extend(streams.iter().map(|stream| format!("$JS.API.STREAM.CREATE.{stream}")));
                 publish.extend(reading());
                 let subscribe =
                     vec![own("admin"), own("enroll"), own("fresh"), own("issue.*"), "$SRV.>".into(), inbox];

@@ -20,8 +20,11 @@ use crate::{
     reason::{Reason, ReasonCode},
     record::Origin,
     signed::{Signable, Signed},
-    time::Timestamp,
+    time::{Millis, Timestamp},
 };
+
+/// How far brokers' clocks may be apart.
+const SKEW: Millis = Millis(60_000);
 
 /// One change of control state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +147,9 @@ pub struct ControlDocument {
     pub at: Timestamp,
     /// Who brought it about: a broker or an operator.
     pub by: String,
+    /// The state it follows. An event counts right after that and nowhere else: moved, repeated or missing ones
+    /// show, whatever the server says about sequences.
+    pub follows: Epoch,
     /// The change.
     pub event: ControlEvent,
 }
@@ -198,8 +204,8 @@ pub struct JoinToken {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Revocation {
-    /// Stream sequence of the event: capabilities issued later are not covered by it.
-    sequence: u64,
+    /// The state with the event: capabilities issued later are not covered by it.
+    epoch: Epoch,
     until: Timestamp,
 }
 
@@ -211,6 +217,8 @@ pub struct ControlState {
     epoch: Epoch,
     /// The last message of the stream, whether it counted or not.
     seen: u64,
+    /// The latest time an event bore.
+    last_at: Timestamp,
     keyset: Option<Keyset>,
     agents: BTreeMap<AgentId, BTreeMap<KeyId, AgentKey>>,
     connections: BTreeMap<String, (AgentId, KeyId)>,
@@ -252,6 +260,20 @@ pub enum ControlFault {
         /// What is wrong with the keyset.
         source: KeysetError,
     },
+    /// It follows another state than the one it stands behind: moved, repeated, or something before it is missing.
+    #[error(
+        "event {sequence} of {at} follows {follows}, and {applied} is applied: moved, repeated, or one is missing"
+    )]
+    OutOfOrder {
+        /// Its stream sequence.
+        sequence: u64,
+        /// The state it was written to follow.
+        follows: Epoch,
+        /// The state it was found behind.
+        applied: Epoch,
+        /// When it says it was written.
+        at: Timestamp,
+    },
     /// Older than what was applied already.
     #[error("event {sequence} comes after {applied} was applied")]
     Rollback {
@@ -271,6 +293,7 @@ impl ControlState {
             root,
             epoch: Epoch::default(),
             seen: 0,
+            last_at: Timestamp::default(),
             keyset: None,
             agents: BTreeMap::new(),
             connections: BTreeMap::new(),
@@ -323,6 +346,16 @@ impl ControlState {
         if document.tenant != self.tenant {
             return Err(not_authentic());
         }
+        let is_backdated = self.last_at.since(document.at) > SKEW;
+        if (document.follows != self.epoch || is_backdated) && !crate::red::off("R07") {
+            return Err(ControlFault::OutOfOrder {
+                sequence,
+                follows: document.follows,
+                applied: self.epoch,
+                at: document.at,
+            });
+        }
+        self.last_at = self.last_at.max(document.at);
         self.fold(sequence, document.clone())?;
         Ok(document)
     }
@@ -379,7 +412,8 @@ impl ControlState {
                 self.quarantined.remove(&agent);
             }
             ControlEvent::Revocation { target, until } => {
-                self.revocations.insert(target, Revocation { sequence, until });
+                let epoch = Epoch { sequence, ..self.epoch };
+                self.revocations.insert(target, Revocation { epoch, until });
             }
         }
         self.epoch.sequence = sequence;
@@ -492,11 +526,11 @@ impl ControlState {
             return Err(ReasonCode::HaltAll.into());
         }
         let grant = capability.grant();
-        let issued = grant.min_epoch.sequence;
+        let issued = grant.min_epoch;
         let is = |target: RevocationTarget| self.revocations.contains_key(&target);
         // What covers everything issued so far does not cover what was issued since.
         let is_since = |target: RevocationTarget| {
-            self.revocations.get(&target).is_some_and(|revocation| revocation.sequence > issued)
+            self.revocations.get(&target).is_some_and(|revocation| revocation.epoch > issued)
         };
         if is(RevocationTarget::Capability(grant.capability.clone())) {
             return Err(ReasonCode::Revoked.into());
@@ -549,7 +583,7 @@ impl ControlState {
             return Err(ReasonCode::HaltAll.into());
         }
         let since = |target: RevocationTarget| {
-            self.revocations.get(&target).is_some_and(|revocation| revocation.sequence > issued.sequence)
+            self.revocations.get(&target).is_some_and(|revocation| revocation.epoch > issued)
         };
         if self.revocations.contains_key(&RevocationTarget::Capability(capability.clone())) {
             return Err(ReasonCode::Revoked.into());

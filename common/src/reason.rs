@@ -353,7 +353,7 @@ reason_codes! {
         "Enroll a new key with `writ agent enroll <name>`.";
     RevokedTask = "revoked.task", Identity, Denied,
         "The task was revoked or halted, with all its descendants.",
-        "`writ task halt`, or an operator's revocation.",
+        "`writ task halt <task>`, or an operator's revocation.",
         "Start a new task.";
     RevokedUser = "revoked.user", Identity, Denied,
         "The user's tasks were revoked.",
@@ -410,7 +410,7 @@ reason_codes! {
     TokenBlockShape = "token.block_shape", Identity, Denied,
         "A block of the capability holds something the profile does not allow.",
         "Facts, rules, regular expressions or expensive checks in an appended block.",
-        "Narrow with `writ capability narrow` or the SDK, which stay within the profile.";
+        "Narrow with `writ capability narrow --help` or the SDK, which stay within the profile.";
     TokenCheckFailed = "token.check_failed", Action, Denied,
         "A condition the capability carries does not hold for this call.",
         "An argument, a time or a label outside what was delegated.",
@@ -446,7 +446,7 @@ reason_codes! {
     TokenThirdParty = "token.third_party", Identity, Denied,
         "A block was not appended by a holder, or was lifted from another capability.",
         "An anonymous block, or one signed for another chain.",
-        "Append with `writ capability narrow` or `delegate`.";
+        "Append with `writ capability narrow --help` or `delegate`.";
     TokenTooLarge = "token.too_large", Identity, Denied,
         "The capability has more bytes or blocks than the limit.",
         "Too many narrowings, or padding.",

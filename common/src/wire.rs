@@ -261,6 +261,14 @@ pub enum Answer {
     },
 }
 
+impl Answer {
+    /// The digest a receipt binds it by: SHA-256 under `writ/v1/answer` over its canonical bytes.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of("writ/v1/answer", &[&crate::codec::to_bytes(self)])
+    }
+}
+
 /// A question to the node that ran a call: what was its result?
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -277,11 +277,19 @@ impl Driver {
                     Ok(()) => tickets.into_iter().map(Event::Journalled).collect::<Vec<_>>(),
                     Err(error) => {
                         let why = error.to_string();
+                        tracing::error!("{why}");
                         tickets.into_iter().map(|ticket| Event::JournalFailed(ticket, why.clone())).collect()
                     }
                 });
             }
             for effect in others {
+                // Much may have been decided and written since the effect was asked for.
+                if let Effect::RunTool(call, _) | Effect::Relay { call, .. } = &effect
+                    && let Err(failure) = guard.last_look(*call, self.clock.now())
+                {
+                    events.push(Event::Finished(*call, Err(failure)));
+                    continue;
+                }
                 self.perform(effect);
             }
         }

@@ -157,6 +157,7 @@ impl Bench {
             tenant: TenantId::parse("acme").unwrap(),
             at: self.now.wall,
             by: "broker-1".to_owned(),
+            follows: Epoch { incarnation: 0, sequence: self.control - 1 },
             event,
         };
         let payload = Bytes::from(encode(&Signed::new(&document, &key(2))));
@@ -347,8 +348,12 @@ fn b09_of_an_intent_of_unknown_fate_the_stream_hears_the_truth() {
     };
     assert!(store.subject.contains(".void."), "{}", store.subject);
     assert_eq!(store.message_id, intent_id);
-    // The intent was first: it stands, and its end is recorded as not run.
+    // Something with this id was there before. What? The intent itself: it stands, and its end is recorded.
     bench.published(ticket, Ok(Stored { sequence: 8, duplicate: true }));
+    let Effect::Search { ticket, .. } = bench.take(|effect| matches!(effect, Effect::Search { .. })) else {
+        unreachable!()
+    };
+    bench.happen(Event::Searched(ticket, Ok(Some(8))));
     let outcomes: Vec<_> = bench
         .journal
         .iter()
@@ -359,6 +364,26 @@ fn b09_of_an_intent_of_unknown_fate_the_stream_hears_the_truth() {
         .collect();
     assert_eq!(outcomes, [OutcomeStatus::NotRun]);
     assert!(!bench.runs_a_tool());
+}
+
+#[test]
+fn b09_an_id_that_somebody_else_used_is_no_proof_of_our_intent() {
+    let mut bench = Bench::new();
+    let _call = bench.call(1);
+    let (ticket, ..) = bench.intent();
+    bench.published(ticket, Err(StoreError::Unknown("timed out".into())));
+    let void = |effect: &Effect| matches!(effect, Effect::Publish { .. });
+    let Effect::Publish { ticket, store: first, .. } = bench.take(void) else { unreachable!() };
+    // Another node ran the caller's retry: its intent bears the same id.
+    bench.published(ticket, Ok(Stored { sequence: 9, duplicate: true }));
+    let Effect::Search { ticket, .. } = bench.take(|effect| matches!(effect, Effect::Search { .. })) else {
+        unreachable!()
+    };
+    bench.happen(Event::Searched(ticket, Ok(None)));
+    let Effect::Publish { store: second, .. } = bench.take(void) else { unreachable!() };
+    assert!(second.subject.contains(".void."), "{}", second.subject);
+    assert_ne!(second.message_id, first.message_id, "under the record's own id, so that its place is filled");
+    assert!(!bench.kinds().contains(&RecordKind::Outcome), "nothing is said about a call that was not ours");
 }
 
 #[test]
@@ -382,7 +407,10 @@ fn r10_a_journal_that_cannot_be_written_runs_nothing() {
     let call = bench.call_without_journal(1);
     assert_eq!(bench.refused(call), ReasonCode::AuditFull);
     assert!(!bench.runs_a_tool());
-    assert!(!bench.wants(|effect| matches!(effect, Effect::Publish { .. })), "nor is it published");
+    let Effect::Publish { store, .. } = bench.take(|effect| matches!(effect, Effect::Publish { .. })) else {
+        unreachable!()
+    };
+    assert!(store.subject.contains(".void."), "its place in the run is filled: {}", store.subject);
 }
 
 impl Bench {

@@ -291,3 +291,24 @@ fn narrowed_arguments_hold_for_everybody_below() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn d01_a_chain_attached_to_a_tool_call_does_not_stand_in_for_the_callers_own() -> Result<()> {
+    run(async {
+        let world = World::shared().await?;
+        let (_planner, task) = world.task().await?;
+        let mailer = world.agent("mailer").await?;
+        let own = task.capability().await?;
+        // The planner may not delegate to the mailer, and hands its own chain along to hide that it did.
+        let to_key = mailer.identity().holder.public();
+        let handed =
+            task.delegate_to_key(mailer.name().clone(), to_key, Narrowing::new()).capability().await?;
+        let mut call = RawCall::new(&mailer, &handed, "tool.mail", "draft", letter())?;
+        let bus = world.bus_of("mailer").await?;
+        assert_eq!(call.send(&bus).await?, Answered::Denied(ReasonCode::DelegationNotAllowed));
+        call = RawCall::new(&mailer, &handed, "tool.mail", "draft", letter())?;
+        call.call.handover = Some(own.as_bytes().to_vec());
+        assert_eq!(call.send(&bus).await?, Answered::Denied(ReasonCode::ArgUnknown));
+        Ok(())
+    })
+}

@@ -209,7 +209,7 @@ fn a_broker_killed_at_any_time_knows_every_task_it_answered_for() -> Result<()> 
             tokio::time::sleep(Duration::from_millis(10 + 30 * round)).await;
             process.kill()?;
             process = broker(&world)?;
-            until_broker_answers(&world).await?;
+            until_broker_answers(&world).await.map_err(|error| error.context(process.said()))?;
             while let Some(result) = starting.join_next().await {
                 let (key, started) = result?;
                 match started {

@@ -180,3 +180,30 @@ fn a_draft_is_a_file_with_one_message_and_no_header_of_the_callers() -> Result<(
         Ok(())
     })
 }
+
+#[test]
+fn endless_queries_end_and_do_not_stop_the_node() -> Result<()> {
+    const ENDLESS: &str =
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c";
+    run(async {
+        let mut world =
+            World::with(writ_tests::WorldOptions { start_core: false, ..Default::default() }).await?;
+        let config = world.layout.node_config("node-1");
+        World::edit(&config, "file = \"data/crm.db\"\n", "file = \"data/crm.db\"\ntimeout_seconds = 2\n")?;
+        world.start_broker().await?;
+        world.start_node("node-1").await?;
+        world.enroll_missing().await?;
+        let (_planner, task) = world.task().await?;
+        let mut endless = tokio::task::JoinSet::new();
+        for _ in 0..12 {
+            let task = task.clone();
+            endless.spawn(async move { read(&task, ENDLESS).await });
+        }
+        while let Some(ended) = endless.join_next().await {
+            assert_eq!(ended?.unwrap_err().code(), Some(ReasonCode::ToolTimeout));
+        }
+        read(&task, "SELECT 1").await?;
+        world.close().await;
+        Ok(())
+    })
+}

@@ -33,6 +33,8 @@ pub(super) struct Operation {
 
 /// Longest life of a join token.
 const JOIN_TOKEN_LIFE_MAX: Millis = Millis::from_secs(7 * 86_400);
+/// A key that is not to be trusted is so for good.
+const FOR_GOOD: Timestamp = Timestamp::from_secs(253_402_300_799);
 /// How long a revocation of something without an end of its own is kept: longer than anything it covers lives.
 const REVOCATION_LIFE: Millis = Millis::from_secs(30 * 86_400);
 
@@ -207,10 +209,10 @@ impl Broker {
                 let entry = self.tasks.values().find(|entry| entry.capability == *capability);
                 Ok(entry.ok_or_else(unknown)?.deadline.max(now).after(Millis::from_secs(60)))
             }
-            RevocationTarget::Agent(_)
-            | RevocationTarget::Holder(_)
-            | RevocationTarget::Hop { .. }
-            | RevocationTarget::User(_) => Ok(now.after(REVOCATION_LIFE)),
+            RevocationTarget::Holder(_) => Ok(FOR_GOOD),
+            RevocationTarget::Agent(_) | RevocationTarget::Hop { .. } | RevocationTarget::User(_) => {
+                Ok(now.after(REVOCATION_LIFE))
+            }
         }
     }
 

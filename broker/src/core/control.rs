@@ -119,8 +119,13 @@ impl Broker {
             ControlWrite::Enroll(_, request) => format!("agent {}", request.agent),
             ControlWrite::Own(_) => format!("broker {}", self.setup.broker),
         };
-        let document =
-            ControlDocument { tenant: self.setup.tenant.clone(), at: now.wall, by, event: event.clone() };
+        let document = ControlDocument {
+            tenant: self.setup.tenant.clone(),
+            at: now.wall,
+            by,
+            follows: self.control.epoch(),
+            event: event.clone(),
+        };
         let payload = encode_signed(&document, &self.setup.key);
         let subject = Subject::Control.of(&self.setup.tenant);
         let fence = Fence::LastOn { subject: subject.clone(), sequence: self.control.last_seen() };
@@ -140,10 +145,8 @@ impl Broker {
             }
             // Another broker wrote first, or the fate is unknown; the stream's tail brings what we miss, and a
             // write that did get through is found there.
+            Err(_) if self.is_in_force(&event) => self.write_done(write, now),
             Err(_) if attempts < ATTEMPTS_MAX => match self.judge_write(&write, now) {
-                Ok(_) if self.is_in_force(&event) => {
-                    self.write_done(write, now);
-                }
                 Ok(event) => {
                     let delay = Millis(20 * u64::from(attempts + 1));
                     return self.send_control(write, event, attempts + 1, delay, now);

@@ -14,7 +14,7 @@ use writ_common::{
     keys::PublicKey,
     label::{DomainLabel, Label},
     reason::{Reason, ReasonCode},
-    record::{Basis, Granted, RecordBody, RecordedDecision, TraceRef, Verdicted, What, Who},
+    record::{Basis, Granted, RecordBody, RecordedDecision, RecordedReason, TraceRef, Verdicted, What, Who},
     recorder::Prepared,
     request::{Arguments, Environment, Principal, Request},
     signed::Signed,
@@ -406,7 +406,12 @@ impl Broker {
         self.pending.insert(ticket, Pending::IssuePublished(issuing));
     }
 
-    pub(super) fn issue_published(&mut self, issuing: Box<Issuing>, result: Result<Stored, StoreError>) {
+    pub(super) fn issue_published(
+        &mut self,
+        issuing: Box<Issuing>,
+        result: Result<Stored, StoreError>,
+        now: Now,
+    ) {
         match result {
             Ok(stored) => {
                 if let Some(prepared) = &issuing.prepared {
@@ -421,9 +426,16 @@ impl Broker {
             }
             Err(error) => {
                 self.alarm(format!("the record of {} was not taken: {error}", issuing.entry.task));
-                // If it was stored after all, the task exists and a retry with the same key finds it.
-                if let Some(prepared) = issuing.prepared.clone() {
-                    self.publish_record(prepared);
+                // Voided under its own id: if it was stored after all, the void is dropped, and the task is one that
+                // nobody holds.
+                if let Some(prepared) = &issuing.prepared {
+                    let reason = Reason::new(ReasonCode::AuditUnavailable).noted(error);
+                    let (who, what) = (issuing.verdicted.who.clone(), issuing.verdicted.what.clone());
+                    let cause = RecordedReason::from(&reason);
+                    let mut void = Box::new(self.recorder.void(prepared, cause, who, what, now.wall));
+                    void.message_id.clone_from(&prepared.message_id);
+                    let _written = self.journal(&void);
+                    self.publish_record(void);
                 }
                 self.issue_failed(&issuing, ReasonCode::AuditUnavailable);
             }
@@ -435,6 +447,11 @@ impl Broker {
         let entry = issuing.entry.clone();
         self.starting.remove(&entry.idempotency);
         self.know_task(entry.clone());
+        let TaskEntry { capability, task, user, agent, .. } = &entry;
+        let decided = issuing.verdicted.basis.epoch.unwrap_or_default();
+        if let Err(reason) = self.control.check_task(capability, task, user, agent, decided) {
+            return self.answer(issuing.back, IssueAnswer::Refused { reasons: told(&[reason]) });
+        }
         let grant = Grant {
             tenant: self.setup.tenant.clone(),
             user: entry.user.clone(),
@@ -447,7 +464,8 @@ impl Broker {
             domain: entry.domain.clone(),
             rights: entry.rights.iter().cloned().collect(),
             expires: issuing.expires,
-            min_epoch: self.control.epoch(),
+            // What it was decided on: a revocation since then covers it.
+            min_epoch: issuing.verdicted.basis.epoch.unwrap_or_default(),
             max_depth: entry.max_depth,
             bounds: Vec::new(),
         };

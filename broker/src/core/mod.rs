@@ -467,7 +467,7 @@ impl Broker {
         }
         match self.pending.remove(&ticket) {
             Some(Pending::LabelPublished(issuing)) => return self.label_published(issuing, &result, now),
-            Some(Pending::IssuePublished(issuing)) => return self.issue_published(issuing, result),
+            Some(Pending::IssuePublished(issuing)) => return self.issue_published(issuing, result, now),
             Some(Pending::TickPublished) => return self.tick_published(&result),
             Some(other) => drop(self.pending.insert(ticket, other)),
             None => {}

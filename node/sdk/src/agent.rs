@@ -14,6 +14,7 @@ use writ_common::{
     ids::{AgentId, NodeId, TaskKind},
     keys::PublicKey,
     keyset::Keyset,
+    reason::ReasonCode,
     signed::Signed,
     subjects::Subject,
     time::Timestamp,
@@ -213,6 +214,13 @@ impl Agent {
         let keyset = reply.keyset.ok_or_else(|| bad(&"the broker sent no keyset"))?;
         let keyset = Keyset::open(&keyset, &identity.root).map_err(|error| bad(&error))?;
         let now = self.now();
+        if !keyset.is_current(now) {
+            return Err(bad(&format!(
+                "{}: the keyset ended at {}",
+                ReasonCode::KeysetExpired,
+                keyset.document().expires
+            )));
+        }
         let issued = reply
             .issued
             .open(|key| keyset.is_active(key, &identity.tenant, now))

@@ -55,7 +55,6 @@ pub(super) struct Known {
     pub(super) handover: Option<Arc<Capability>>,
     pub(super) request: Request,
     pub(super) call_id: Digest,
-    pub(super) call_digest: Digest,
     pub(super) domain: FlowDomain,
     pub(super) is_read: bool,
     /// The control state the call and its capability name.
@@ -220,7 +219,6 @@ impl Guard {
                 },
             },
             call_id: id,
-            call_digest: digest,
             is_read: effect == Some(ToolEffect::Read),
             min_epoch,
             label_attempts: 0,
@@ -373,15 +371,19 @@ impl Guard {
     pub(super) fn final_written(&mut self, call: CallRef, prepared: Box<Prepared>) {
         let flight = self.calls.remove(&call);
         if let Some(InFlight { reply: Some(reply), what, .. }) = flight {
-            let receipt = self.recorder.receipt(&prepared, what.call, None);
+            let receipt = self.recorder.receipt(&prepared, &what, &reply.answer);
             self.reply(call, &CallReply { receipt: Some(receipt), ..reply });
         }
         let message_id = prepared.message_id.clone();
         self.publish_record(prepared, message_id, Purpose::Record, Millis(0));
     }
 
-    /// Nothing can be written: nothing is done, and the caller is told so.
-    pub(super) fn unrecordable(&mut self, call: CallRef) {
+    /// An intent cannot be written: nothing is done, and the caller is told so. Its place is filled by a void.
+    pub(super) fn unrecordable(&mut self, call: CallRef, now: Now) {
+        if let Some(void) = self.void_of(call, &ReasonCode::AuditFull.into(), now) {
+            let message_id = void.message_id.clone();
+            self.publish_record(void, message_id, Purpose::Record, Millis(0));
+        }
         if let Some(known) = self.calls.remove(&call).and_then(|flight| flight.known) {
             self.kept.forget(&known.call_id);
         }

@@ -242,7 +242,7 @@ impl Guard {
             Event::Recovered { boot, unsettled } => self.recover(boot, unsettled, now),
             Event::Fresh(payload) => self.fresh(&payload, now),
             Event::Journalled(ticket) => self.journalled(ticket, now),
-            Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why),
+            Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why, now),
             Event::LabelRead(domain, found) => self.label_read(&domain, found, now),
             Event::Published(ticket, result) => self.published(ticket, result, now),
             Event::Searched(ticket, found) => self.searched(ticket, found, now),
@@ -395,10 +395,12 @@ impl Guard {
         }
     }
 
-    fn journal_failed(&mut self, ticket: Ticket, why: &str) {
+    fn journal_failed(&mut self, ticket: Ticket, why: &str, now: Now) {
         self.alarm(format!("the journal cannot be written: {why}"));
         match self.pending.remove(&ticket) {
-            Some(Pending::IntentWritten(call) | Pending::FinalWritten(call, _)) => self.unrecordable(call),
+            Some(Pending::IntentWritten(call)) => self.unrecordable(call, now),
+            // The stream may still take what the disk does not.
+            Some(Pending::FinalWritten(call, prepared)) => self.final_written(call, prepared),
             Some(Pending::OutcomeWritten(call, prepared)) => {
                 // It ran. The caller gets the answer; the stream, if it can be reached, the outcome.
                 self.outcome_unwritten(call, prepared);
@@ -413,7 +415,7 @@ impl Guard {
         }
         let Some(unacknowledged) = self.unacknowledged.remove(&ticket) else { return };
         match result {
-            Ok(stored) => self.acknowledged(unacknowledged, stored, now),
+            Ok(stored) => self.acknowledged(unacknowledged, stored),
             Err(error) => {
                 if self.unacknowledged.len() == self.config.unacknowledged_max {
                     self.alarm(format!("the audit stream takes no records: {error}"));
@@ -433,14 +435,15 @@ impl Guard {
         }
     }
 
-    fn acknowledged(&mut self, unacknowledged: Unacknowledged, stored: Stored, now: Now) {
+    fn acknowledged(&mut self, unacknowledged: Unacknowledged, stored: Stored) {
         let Unacknowledged { prepared, purpose, .. } = unacknowledged;
         let is_own = prepared.id.boot == self.config.boot;
         match purpose {
             Purpose::Record => self.committed(prepared.id.seq, stored.sequence),
             Purpose::Settle(boot) => self.settled(&boot),
             Purpose::VoidUnknown(intent) if stored.duplicate => {
-                self.intent_stands(&intent, stored.sequence, now);
+                // Which of all that bear this id is there?
+                self.search(recovery::OldIntent { contested: true, ..*intent });
             }
             Purpose::VoidUnknown(intent) => {
                 if is_own {

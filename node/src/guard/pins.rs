@@ -58,13 +58,15 @@ impl StreamPin {
 pub(super) struct Streams {
     known: StreamPins,
     went_back: Option<String>,
+    /// The highest sequence a record of ours was acknowledged at; it may be ahead of the last look.
+    acknowledged: u64,
     /// The audit stream when it was last looked at, and the bytes this node has added since.
     audit: Option<(StreamFacts, u64)>,
 }
 
 impl Streams {
     pub(super) fn new(known: StreamPins) -> Self {
-        Self { known, went_back: None, audit: None }
+        Self { known, went_back: None, acknowledged: 0, audit: None }
     }
 
     /// Takes in both streams. Returns the pins if they moved, or what is wrong if that was not known yet.
@@ -85,13 +87,14 @@ impl Streams {
         }
         let has_moved = next != self.known;
         self.known = next;
-        Ok(has_moved.then(|| self.known.clone()))
+        let mut kept = self.known.clone();
+        kept.audit.sequence = kept.audit.sequence.max(self.acknowledged);
+        Ok(has_moved.then_some(kept))
     }
 
     /// A record of ours was acknowledged at this sequence.
     pub(super) fn acknowledged(&mut self, sequence: u64) {
-        let known = &mut self.known.audit.sequence;
-        *known = sequence.max(*known);
+        self.acknowledged = sequence.max(self.acknowledged);
     }
 
     /// A record of ours is on its way.

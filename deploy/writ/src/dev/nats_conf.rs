@@ -91,7 +91,10 @@ impl CoreUser {
             Self::Node(name) => {
                 let mut publish = vec![own(&format!("audit.*.*.*.{name}")), own("fresh"), own("inbox.*.*")];
                 publish.extend(reading());
-                (publish, vec![own("call.*.*.*.*"), "$SRV.>".into(), inbox])
+                // Calls only as one of a queue group: nobody listens in.
+                let calls = format!("{} writ-node", own("call.*.*.*.*"));
+                let kept = format!("{} {name}", own(&format!("call.*.*.node.{name}")));
+                (publish, vec![calls, kept, "$SRV.>".into(), inbox])
             }
             Self::Operator(_) => {
                 let mut publish = vec![own("admin")];

@@ -136,7 +136,7 @@ fn decide_call(
         }));
     }
     // The caller's own hops, and the one it makes now.
-    let depth = usize::from(capability.chain().depth());
+    let depth = capability.chain().depth();
     let handed = evidence.handover.into_iter().flat_map(|handover| handover.chain().hops().skip(depth));
     let hops: Vec<_> = capability.chain().hops().chain(handed).collect();
     if !hops.is_empty() && !crate::red::off("D01") {

@@ -172,7 +172,7 @@ fn one_agent_may_have_several_keys_and_lose_one() -> Result<()> {
         let agent = "researcher".parse()?;
         operator.ask(writ_common::wire::AdminWanted::WithdrawKey { agent, key: to_key.id() }).await?;
         writ_tests::eventually("the node hears of it", async || {
-            Ok(read(&below, "SELECT 1").await.err().and_then(|e| e.code()) != None)
+            Ok(read(&below, "SELECT 1").await.err().and_then(|e| e.code()).is_some())
         })
         .await?;
         world.close().await;

@@ -191,7 +191,7 @@ fn b11_subjects_cannot_be_injected() -> Result<()> {
         let longer = format!("{}.x", call.subject());
         assert!(RawCall::send_bytes(&bus, longer, call.payload()).await.is_err());
         // A task token outside the grammar is refused for what it is.
-        let odd = format!("writ.v1.acme.call.planner.T+1.tool.crm");
+        let odd = "writ.v1.acme.call.planner.T+1.tool.crm".to_owned();
         let answer = RawCall::send_bytes(&bus, odd, call.payload()).await?;
         assert_eq!(answer, Answered::Denied(ReasonCode::IdSyntax));
         for text in ["a.b", "a*", ">", "a b", "a\n", "Ä", ""] {

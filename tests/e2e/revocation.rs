@@ -53,7 +53,7 @@ fn r01_one_capability_one_user_one_agent_can_be_revoked() -> Result<()> {
 
         let task = world.task_of(&planner, "alice").await?;
         read(&task, "SELECT 1").await?;
-        let user = UserId::parse(&world.idp.url(), "alice")?;
+        let user = UserId::parse(world.idp.url(), "alice")?;
         operator.revoke(RevocationTarget::User(user), true).await?;
         assert_eq!(read(&task, "SELECT 1").await.unwrap_err().code(), Some(ReasonCode::RevokedUser));
 

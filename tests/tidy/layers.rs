@@ -104,7 +104,7 @@ fn one_module_names_biscuit_auth() {
 fn builds_datalog_from_text(text: &str) -> bool {
     let code: String = product(text).split_whitespace().collect();
     // `error.code()` reads a reason; `.code(…)` with anything in it is the parser of Datalog.
-    let parses = code.match_indices(".code(").any(|(at, call)| !code[at + call.len()..].starts_with(')'));
+    let parses = code.split(".code(").skip(1).any(|after| !after.starts_with(')'));
     let others = [".code_with_params(", "Rule::try_from(", "Fact::try_from(", "Check::try_from("];
     parses || others.iter().any(|call| code.contains(call))
 }

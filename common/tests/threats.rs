@@ -12,6 +12,7 @@ use writ_common::{
     label::Label,
     reason::ReasonCode,
     request::Arguments,
+    time::Timestamp,
     verdict::Decision,
 };
 
@@ -47,4 +48,47 @@ fn p11_a_check_that_cannot_be_evaluated_never_depends_on_order() {
         let verdict = world.decide(&capability, &call("tool.crm:read", r#"{"limit":0}"#));
         assert_eq!(verdict.decision(), Decision::Allow);
     }
+}
+
+/// A condition on the time that only the engine sees: not in the form whose end the chain itself knows.
+fn not_after(end: Timestamp) -> Check {
+    let body = Body {
+        predicates: vec![Predicate::new("time", [Term::var("t")])],
+        expressions: vec![Expression::binary(Binary::GreaterThan, Term::Date(end.as_secs()), Term::var("t"))],
+    };
+    Check { kind: CheckKind::One, alternatives: vec![body] }
+}
+
+fn ends(end: Timestamp) -> Capability {
+    let issued = grant().issue(&key(BROKER), &[50; 32]).unwrap();
+    verified(issued.narrow(&key(PLANNER), &Narrowing::new().check(not_after(end)), &[51; 32]).unwrap())
+}
+
+/// Without a time every condition on it would fail, with two an expired one would hold.
+#[test]
+fn t13_t14_a_request_has_exactly_one_time() {
+    let (world, call) = (World::new(), call("tool.crm:read", "{}"));
+    let later = Timestamp::from_secs(support::NOW.as_secs() + 10);
+    assert_eq!(world.decide(&ends(later), &call).decision(), Decision::Allow);
+    let earlier = Timestamp::from_secs(support::NOW.as_secs() - 10);
+    let verdict = world.decide(&ends(earlier), &call);
+    assert_eq!(verdict.decision(), Decision::Deny);
+    assert_eq!(verdict.reasons()[0].code(), ReasonCode::TokenCheckFailed);
+}
+
+#[test]
+fn t12_an_expired_capability_is_refused_as_that() {
+    let (world, mut call) = (World::new(), call("tool.crm:read", "{}"));
+    let capability = verified(grant().issue(&key(BROKER), &[50; 32]).unwrap());
+    assert_eq!(world.decide(&capability, &call).decision(), Decision::Allow);
+    call.now = capability.expires();
+    assert_eq!(world.decide(&capability, &call).reasons()[0].code(), ReasonCode::TokenExpired);
+}
+
+#[test]
+fn t11_a_right_that_was_not_granted_is_named_as_missing() {
+    let world = World::new();
+    let capability = verified(grant().issue(&key(BROKER), &[50; 32]).unwrap());
+    let verdict = world.decide(&capability, &call("tool.crm:write", "{}"));
+    assert_eq!(verdict.reasons()[0].code(), ReasonCode::RightMissing);
 }

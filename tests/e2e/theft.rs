@@ -209,3 +209,24 @@ fn b10_a_call_that_was_held_back_is_stale() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn t24_one_users_task_cannot_hand_on_anothers_authority() -> Result<()> {
+    run(async {
+        let world = World::shared().await?;
+        let (planner, alices) = world.task().await?;
+        let token = world.tokens.token("carol", &["analysts"])?;
+        let carols = planner.start_task(writ_sdk::NewTask::new(writ_tests::KIND, token, "")).await?;
+        let handover = carols.delegate("researcher", writ_sdk::Narrowing::new()).await?.capability().await?;
+        let arguments = json::object([
+            ("handover", handover.chain_id().to_string().into()),
+            ("input", writ_sdk::Value::Null),
+        ]);
+        let capability = alices.capability().await?;
+        let mut call = RawCall::new(&planner, &capability, "agent.researcher", "invoke", arguments)?;
+        call.call.handover = Some(handover.as_bytes().to_vec());
+        let bus = world.bus_of("planner").await?;
+        assert_eq!(call.send(&bus).await?, Answered::Denied(ReasonCode::UserMismatch));
+        nothing_ran(world, &alices, ReasonCode::UserMismatch).await
+    })
+}

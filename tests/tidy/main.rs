@@ -1,6 +1,7 @@
 //! Rules about the tree itself. Each is a function over data, tried on a bad example as well as on the tree.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failed test may panic")]
 
+mod corpus;
 mod layers;
 mod tree;
 

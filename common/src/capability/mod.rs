@@ -42,6 +42,15 @@ pub struct UnverifiedCapability {
 }
 
 /// A capability all of whose signatures hold.
+///
+/// Only [`UnverifiedCapability::verify`] makes one, and deciding takes nothing else:
+///
+/// ```compile_fail,E0308
+/// # use writ_common::{capability::UnverifiedCapability, decide::check_expiry, time::Timestamp};
+/// fn decide_on(unverified: &UnverifiedCapability) {
+///     check_expiry(unverified, Timestamp::default()).unwrap();
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Capability {
     biscuit: biscuit_auth::Biscuit,

@@ -1,7 +1,13 @@
 //! Golden files: bytes that must stay what they are, as data another implementation can run. See golden/README.md.
 //!
 //! `UPDATE_GOLDEN=1` writes them anew. A change in them is a change of a format.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failed test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a failed test may panic; tests read files"
+)]
 
 mod support;
 

@@ -123,7 +123,7 @@ fn capabilities() {
             .and_then(|capability| capability.clone().verify(&keyset, NOW).map(|_| capability));
         match read {
             Ok(capability) => {
-                assert_eq!(case["expected"]["reads_as"], read_as(&capability), "{}", case["name"])
+                assert_eq!(case["expected"]["reads_as"], read_as(&capability), "{}", case["name"]);
             }
             Err(reason) => assert_eq!(case["expected"]["refused"], json!(reason.code()), "{}", case["name"]),
         }

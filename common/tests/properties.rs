@@ -6,11 +6,8 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::disallowed_methods,
-    reason = "a failed test may panic; tests read files"
-)]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "how many cases to run, and from which seed, is given from outside"
+    clippy::print_stdout,
+    reason = "a failed test may panic; how many cases to run is given from outside, and what they came to is said"
 )]
 
 mod support;

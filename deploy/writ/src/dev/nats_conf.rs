@@ -1,7 +1,7 @@
 //! The server's accounts and permissions, written in one place: `writ dev`, the tests, `writ agent enroll` and the
 //! files in deploy/nats all come from here.
 //!
-//! CORE holds broker, nodes and operators. Each tenant has an account AGENTS_<tenant> that imports services from
+//! CORE holds broker, nodes and operators. Each tenant has an account `AGENTS_<tenant>` that imports services from
 //! CORE with `share: true`: the import fixes the tenant in the subject, rewrites the reply subject (within one
 //! account a request can make a node's reply land anywhere), and adds the attested user to the request.
 

@@ -12,7 +12,6 @@ use writ_bus::{
 };
 use writ_common::{
     codec::decode,
-    control::ControlState,
     entropy::draw,
     ids::{BootId, BrokerId, NodeId, OperatorId, PartId, TenantId},
     keys::{PrivateKey, PublicKey},
@@ -257,20 +256,6 @@ fn check_streams(position: &Position, control: &StreamFacts, part: &StreamFacts)
     Ok(())
 }
 
-async fn read_control(setup: &ServeSetup) -> Result<ControlState, BusError> {
-    let mut state = ControlState::new(setup.tenant.clone(), setup.root);
-    let (stream, subject) = (control_stream(&setup.tenant), Subject::Control.of(&setup.tenant));
-    let mut tail = setup.bus.tail(&stream, &subject, 1).await?;
-    let mut pending = tail.pending;
-    while pending > 0 {
-        let message = tail.next().await?;
-        pending = message.pending;
-        // What does not count is reported when the stream is followed.
-        drop(state.apply(message.sequence, &message.payload));
-    }
-    Ok(state)
-}
-
 /// Tasks in records of ours that the index does not have yet.
 async fn read_missed(
     setup: &ServeSetup,
@@ -281,7 +266,7 @@ async fn read_missed(
     let subject = format!("writ.v1.{}.audit.{part}.allow.*.{}", setup.tenant, setup.broker);
     let (own, origin) = (setup.record_key.public(), Origin::Broker(setup.broker.clone()));
     // An earlier record key of this broker is one the control stream knows.
-    let control = read_control(setup).await?;
+    let control = setup.bus.control_state(&setup.tenant, setup.root).await?;
     let mut tail = setup.bus.tail(&stream, &subject, after + 1).await?;
     let mut missed = Vec::new();
     let mut pending = tail.pending;

@@ -1,22 +1,35 @@
 //! Where the pins of the streams are kept: a small file in the journal's folder, replaced in one step.
 
-use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
 
 use writ_common::codec::{decode, encode};
 
-use crate::{guard::StreamPins, serve::NodeError};
+use crate::guard::StreamPins;
 
 const NAME: &str = "streams.pin";
 
-fn failed(path: &Path, why: impl std::fmt::Display) -> NodeError {
-    NodeError::Pins { path: path.to_owned(), why: why.to_string() }
+/// Why the pins are not used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {why}; once you know why, `writ node --accept-streams` starts from the streams as they are", path.display())]
+pub struct PinError {
+    path: PathBuf,
+    why: String,
+}
+
+fn failed(path: &Path, why: impl std::fmt::Display) -> PinError {
+    PinError { path: path.to_owned(), why: why.to_string() }
 }
 
 /// Reads the pins; none if there is no file yet.
 ///
 /// # Errors
-/// [`NodeError::Pins`] if the file cannot be read or is not whole: it is never taken for absent.
-pub fn read(folder: &Path) -> Result<StreamPins, NodeError> {
+/// [`PinError`] if the file cannot be read or is not whole: it is never taken for absent.
+pub fn read(folder: &Path) -> Result<StreamPins, PinError> {
     let path = folder.join(NAME);
     match fs::read(&path) {
         Ok(bytes) => decode(&bytes).map_err(|error| failed(&path, error)),
@@ -28,8 +41,8 @@ pub fn read(folder: &Path) -> Result<StreamPins, NodeError> {
 /// Writes the pins. Not flushed: after a power cut they may be a little behind, never ahead.
 ///
 /// # Errors
-/// [`NodeError::Pins`].
-pub fn write(folder: &Path, pins: &StreamPins) -> Result<(), NodeError> {
+/// [`PinError`].
+pub fn write(folder: &Path, pins: &StreamPins) -> Result<(), PinError> {
     let path = folder.join(NAME);
     let next = folder.join("streams.pin.next");
     let mut options = fs::OpenOptions::new();
@@ -41,8 +54,8 @@ pub fn write(folder: &Path, pins: &StreamPins) -> Result<(), NodeError> {
 /// Forgets the pins: the streams as they are now are the ones to trust from here on.
 ///
 /// # Errors
-/// [`NodeError::Pins`].
-pub fn forget(folder: &Path) -> Result<(), NodeError> {
+/// [`PinError`].
+pub fn forget(folder: &Path) -> Result<(), PinError> {
     let path = folder.join(NAME);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(&path, error)),

@@ -22,7 +22,7 @@ use writ_telemetry::Spans;
 
 use crate::{
     guard::{Arrival, CallRef, Effect, Event, Guard, GuardConfig, ToolFailure},
-    pin_file,
+    pin_file::{self, PinError},
     tools::Tool,
 };
 
@@ -71,13 +71,8 @@ pub enum NodeError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// The pins of the streams.
-    #[error("{}: {why}; once you know why, `writ node --accept-streams` starts from the streams as they are", path.display())]
-    Pins {
-        /// The file.
-        path: PathBuf,
-        /// Why it is not used.
-        why: String,
-    },
+    #[error(transparent)]
+    Pins(#[from] PinError),
 }
 
 /// A running node.

@@ -19,7 +19,7 @@ use writ_common::{
     record::{Record, RecordKind},
     settings::Document,
     signed::Signed,
-    subjects::{Subject, control_stream, filter, part_stream},
+    subjects::{Subject, filter, part_stream},
     time::Millis,
     wire::{AdminReply, AdminRequest, AdminWanted},
 };
@@ -199,17 +199,7 @@ impl Operator {
     /// # Errors
     /// If the stream cannot be read.
     pub async fn control(&self) -> Result<ControlState> {
-        let mut state = ControlState::new(self.tenant.clone(), self.root);
-        let subject = Subject::Control.of(&self.tenant);
-        let mut tail = self.bus.tail(&control_stream(&self.tenant), &subject, 1).await?;
-        let mut pending = tail.pending;
-        while pending > 0 {
-            let message = tail.next().await?;
-            pending = message.pending;
-            // An event nobody may have written is not part of the state.
-            drop(state.apply(message.sequence, &message.payload));
-        }
-        Ok(state)
+        Ok(self.bus.control_state(&self.tenant, self.root).await?)
     }
 
     /// Every record of the audit stream so far, or of one task, each with its stream sequence.

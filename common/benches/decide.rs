@@ -119,7 +119,13 @@ fn control() -> ControlState {
     let mut control = ControlState::new(tenant(), root().public());
     let events = std::iter::once(ControlEvent::Keyset(signed_keyset())).chain(enrolled);
     for (sequence, event) in (1..).zip(events) {
-        let document = ControlDocument { tenant: tenant(), at: NOW, by: "bench".into(), event };
+        let document = ControlDocument {
+            tenant: tenant(),
+            at: NOW,
+            by: "bench".into(),
+            follows: control.epoch(),
+            event,
+        };
         control.apply(sequence, &encode(&Signed::new(&document, &broker()))).unwrap();
     }
     control

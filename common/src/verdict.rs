@@ -139,7 +139,24 @@ impl Verdict {
 
 /// The permission to do one thing once. Tools take it by value; only an allowing verdict makes one.
 ///
-/// It owns the arguments that were checked, so that nothing else can be run under it (threat A11).
+/// It owns the arguments that were checked, so that nothing else can be run under it (threat A11), and nobody else
+/// can make one or spend it twice:
+///
+/// ```compile_fail,E0451
+/// # use writ_common::{ids::{Action, Resource}, request::Arguments, verdict::Permit};
+/// fn forge(resource: Resource, action: Action, arguments: Arguments) -> Permit {
+///     Permit { resource, action, arguments }
+/// }
+/// ```
+///
+/// ```compile_fail,E0382
+/// # use writ_common::verdict::Permit;
+/// # fn run(permit: Permit) {}
+/// fn twice(permit: Permit) {
+///     run(permit);
+///     run(permit);
+/// }
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 pub struct Permit {
     resource: Resource,

@@ -5,6 +5,7 @@
 //! What the messages mean is none of its business.
 
 mod connect;
+mod control;
 mod error;
 mod headers;
 pub mod keyfile;

@@ -6,9 +6,9 @@
 //!
 //! This module and its children are the only place that names `biscuit_auth`. What they guard against, each of
 //! it measured: Datalog in a hostile block can run for minutes whatever the time limit says, so blocks are
-//! screened before any engine sees them ([`block`]); the library's own revocation ids change when a block is
-//! attached again, so chains get ids of their own ([`chain`]); two `time` facts let an expired token pass, so
-//! the engine is handed exactly one ([`engine`]).
+//! screened before any engine sees them (`block`); the library's own revocation ids change when a block is
+//! attached again, so chains get ids of their own (`chain`); two `time` facts let an expired token pass, so
+//! the engine is handed exactly one (`engine`).
 
 pub(crate) mod authority;
 pub(crate) mod block;
@@ -42,6 +42,15 @@ pub struct UnverifiedCapability {
 }
 
 /// A capability all of whose signatures hold.
+///
+/// Only [`UnverifiedCapability::verify`] makes one, and deciding takes nothing else:
+///
+/// ```compile_fail,E0308
+/// # use writ_common::{capability::UnverifiedCapability, decide::check_expiry, time::Timestamp};
+/// fn decide_on(unverified: &UnverifiedCapability) {
+///     check_expiry(unverified, Timestamp::default()).unwrap();
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Capability {
     biscuit: biscuit_auth::Biscuit,

@@ -15,10 +15,11 @@ use writ_common::{
     epoch::Epoch,
     ids::{AgentId, OperatorId, PartId, TaskId, TenantId},
     keys::{PrivateKey, PublicKey},
-    record::{Origin, Record, RecordKind},
+    reason::ReasonCode,
+    record::{Record, RecordKind},
     settings::Document,
     signed::Signed,
-    subjects::{Subject, control_stream, filter, part_stream},
+    subjects::{Subject, filter, part_stream},
     time::Millis,
     wire::{AdminReply, AdminRequest, AdminWanted},
 };
@@ -198,17 +199,7 @@ impl Operator {
     /// # Errors
     /// If the stream cannot be read.
     pub async fn control(&self) -> Result<ControlState> {
-        let mut state = ControlState::new(self.tenant.clone(), self.root);
-        let subject = Subject::Control.of(&self.tenant);
-        let mut tail = self.bus.tail(&control_stream(&self.tenant), &subject, 1).await?;
-        let mut pending = tail.pending;
-        while pending > 0 {
-            let message = tail.next().await?;
-            pending = message.pending;
-            // An event nobody may have written is not part of the state.
-            drop(state.apply(message.sequence, &message.payload));
-        }
-        Ok(state)
+        Ok(self.bus.control_state(&self.tenant, self.root).await?)
     }
 
     /// Every record of the audit stream so far, or of one task, each with its stream sequence.
@@ -280,17 +271,10 @@ impl Recorded {
             Err(error) => return fault(None, error.to_string()),
         };
         let Ok(claimed) = signed.peek() else { return fault(None, "not a record".to_owned()) };
-        // Only the key enrolled for the very name the record bears makes it that one's word.
-        let key = match &claimed.id.origin {
-            Origin::Node(node) => control.nodes().get(node).map(|entry| entry.key),
-            Origin::Broker(broker) => control.brokers().get(broker).map(|entry| entry.key),
-        };
-        match key {
-            None => fault(Some(claimed), "audit.bad_signature: nobody of that name is enrolled".to_owned()),
-            Some(key) => match signed.open(|signer| *signer == key) {
-                Ok(record) => Self { sequence, record: Some(record), fault: None },
-                Err(error) => fault(Some(claimed), format!("audit.bad_signature: {error}")),
-            },
+        // Only a key enrolled for the very name the record bears makes it that one's word.
+        match signed.open(|signer| control.is_record_key(&claimed.id.origin, signer)) {
+            Ok(record) => Self { sequence, record: Some(record), fault: None },
+            Err(error) => fault(Some(claimed), format!("{}: {error}", ReasonCode::AuditBadSignature)),
         }
     }
 

@@ -32,7 +32,7 @@ pub async fn respond(folder: &Path, bytes: usize) -> Result<()> {
     let client = setup::responder_client(folder).await?;
     let subject = format!("writ.v1.{TENANT}.call.*.*.tool.echo");
     // In a queue group, as nodes are.
-    let mut requests = client.queue_subscribe(subject, "responder".to_owned()).await?;
+    let mut requests = client.queue_subscribe(subject, "writ-node".to_owned()).await?;
     let answer = Bytes::from(vec![b'x'; bytes]);
     while let Some(request) = requests.next().await {
         if let Some(reply) = request.reply {

@@ -22,7 +22,7 @@ use crate::attempts::{self, Attempt};
 
 const KIND: &str = "customer-answer";
 const QUESTION: &str = "Ada Lovelace asks where her punched cards are. Look it up and draft the reply.";
-const LOOK_UP: &str = "SELECT c.name, c.email, o.item, o.status FROM orders o JOIN customers c ON c.id = o.customer \
+const LOOK_UP: &str = "SELECT c.name, c.email, o.item, o.status, c.note FROM orders o JOIN customers c ON c.id = o.customer \
                        WHERE c.name = ?1 AND o.item LIKE ?2";
 
 /// Tells the story, or keeps quiet.
@@ -103,8 +103,10 @@ impl<'a> Story<'a> {
         let (planner, researcher, mailer) =
             tokio::try_join!(stack.agent("planner"), stack.agent("researcher"), stack.agent("mailer"))?;
         let tried = Tried::default();
-        let servers =
-            [serve_mailer(&mailer, tried.clone()).await?, serve_researcher(&researcher, tried.clone()).await?];
+        let servers = [
+            serve_mailer(&mailer, tried.clone()).await?,
+            serve_researcher(&researcher, tried.clone()).await?,
+        ];
         let story = Self { stack, voice, planner, _servers: servers, tried };
         story.tell().await
     }
@@ -112,7 +114,8 @@ impl<'a> Story<'a> {
     async fn tell(&self) -> Result<TaskId> {
         let Self { voice, stack, .. } = *self;
         voice.say(format_args!("alice: \"{QUESTION}\"\n"))?;
-        let task = self.planner.start_task(NewTask::new(KIND, stack.tokens.token_for("alice")?, QUESTION)).await?;
+        let task =
+            self.planner.start_task(NewTask::new(KIND, stack.tokens.token_for("alice")?, QUESTION)).await?;
         voice.done("planner", &format!("starts {} on alice's authority", task.id()))?;
         let research = self.delegate_research(&task).await?;
         let answer = ask(&research, "answer").await?;
@@ -122,7 +125,10 @@ impl<'a> Story<'a> {
         voice.done("mailer", &format!("drafts the reply to {}", text("to")))?;
         self.check_draft(&text("to"))?;
 
-        voice.say(format_args!("\nThe customer's record holds an injected instruction. The agents try what it says:\n"))?;
+        voice.say(format_args!(
+            "\nThe customer's note says: \"{}\"\nThe agents fall for it, and try:\n",
+            text("note")
+        ))?;
         ask(&research, "overreach").await?;
         self.conclude_attempts()?;
         self.tried.add(attempts::by_planner(&self.planner, stack, KIND).await?);
@@ -152,7 +158,8 @@ impl<'a> Story<'a> {
 
     async fn halt(&self, operator: &Operator, task: &Task) -> Result<()> {
         let epoch = operator.revoke(RevocationTarget::Task(task.id().clone()), true).await?;
-        self.voice.say(format_args!("\nThe operator halts the task; every node has heard of it (epoch {epoch}):\n"))
+        self.voice
+            .say(format_args!("\nThe operator halts the task; every node has heard of it (epoch {epoch}):\n"))
     }
 
     /// Prints what was tried. Something that should have been refused and was not ends the demo.
@@ -205,10 +212,8 @@ async fn hand_to_mailer(task: &Task) -> Result<Delegation, Error> {
 }
 
 async fn research(task: &Task) -> Result<Value, Error> {
-    let arguments = json::object([
-        ("sql", LOOK_UP.into()),
-        ("params", json::list(["Ada Lovelace", "punched cards%"])),
-    ]);
+    let arguments =
+        json::object([("sql", LOOK_UP.into()), ("params", json::list(["Ada Lovelace", "punched cards%"]))]);
     let found = task.call("tool.crm", "read", arguments).await?;
     let row = match found.get("rows") {
         Some(Value::Array(rows)) => rows.first(),
@@ -216,7 +221,7 @@ async fn research(task: &Task) -> Result<Value, Error> {
     };
     let Some(Value::Array(row)) = row else { return Ok(Value::Null) };
     let column = |index: usize| row.get(index).and_then(Value::as_str).unwrap_or_default();
-    let (name, email, item, status) = (column(0), column(1), column(2), column(3));
+    let (name, email, item, status, note) = (column(0), column(1), column(2), column(3), column(4));
     let draft = json::object([
         ("do", "draft".into()),
         ("to", email.into()),
@@ -224,7 +229,11 @@ async fn research(task: &Task) -> Result<Value, Error> {
         ("body", format!("Dear {name},\n\nyour {item} are {status}.\n").into()),
     ]);
     hand_to_mailer(task).await?.invoke(draft).await?;
-    Ok(json::object([("found", format!("{item} for {name}: {status}").into()), ("to", email.into())]))
+    Ok(json::object([
+        ("found", format!("{item} for {name}: {status}").into()),
+        ("to", email.into()),
+        ("note", note.into()),
+    ]))
 }
 
 async fn serve_mailer(agent: &Agent, tried: Tried) -> Result<Server> {

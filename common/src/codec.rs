@@ -174,7 +174,7 @@ pub fn from_canonical<T: Serialize + DeserializeOwned>(
         rmp_serde::decode::Error::DepthLimitExceeded => CodecError::TooDeep { kind },
         other => CodecError::Format { kind, detail: other.to_string().chars().take(160).collect() },
     })?;
-    if to_bytes(&value) != bytes {
+    if to_bytes(&value) != bytes && !crate::red::off("A07") {
         return Err(CodecError::NotCanonical { kind });
     }
     Ok(value)

@@ -1,119 +1,23 @@
 //! Capabilities from outside: issue, narrow, delegate, verify, and every way in which that is refused.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failed test may panic")]
 
+mod support;
+
 use std::collections::BTreeSet;
 
 use biscuit_auth::{BiscuitBuilder, BlockBuilder, KeyPair, builder::Algorithm};
 use prost::Message as _;
+use support::{
+    BROKER, MAILER, NOW, PLANNER, RESEARCHER, agent, append, biscuit_key, block, delegated, grant, issued,
+    key, keyset, keyset_of, right, schema, verify,
+};
 use writ_common::{
-    capability::{Capability, ExtendError, Grant, Link, Narrowing, Right, UnverifiedCapability},
+    capability::{ExtendError, Link, Narrowing, UnverifiedCapability},
     datalog::Term,
-    digest::Digest,
-    epoch::Epoch,
-    ids::{AgentId, CapabilityId, FlowDomain, TaskId, TenantId, UserId},
-    keys::{PrivateKey, PublicKey},
-    keyset::{Keyset, KeysetDocument, KeysetKey},
+    ids::TenantId,
     reason::ReasonCode,
-    signed::Signed,
     time::{Millis, Timestamp},
 };
-
-const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
-
-fn key(seed: u8) -> PrivateKey {
-    PrivateKey::from_seed(&[seed; 32])
-}
-
-const ROOT: u8 = 1;
-const BROKER: u8 = 2;
-const PLANNER: u8 = 10;
-const RESEARCHER: u8 = 11;
-const MAILER: u8 = 12;
-
-fn tenant() -> TenantId {
-    TenantId::parse("acme").unwrap()
-}
-
-fn agent(name: &str) -> AgentId {
-    AgentId::parse(name).unwrap()
-}
-
-fn right(text: &str) -> Right {
-    Right::parse(text).unwrap()
-}
-
-fn grant() -> Grant {
-    Grant {
-        tenant: tenant(),
-        user: UserId::parse("https://idp.example", "alice").unwrap(),
-        agent: agent("planner"),
-        task: TaskId::parse("t-1").unwrap(),
-        holder: key(PLANNER).public(),
-        capability: CapabilityId::parse("c-1").unwrap(),
-        serial: 1,
-        instruction: Digest::plain(b"answer the customer"),
-        domain: FlowDomain::parse("p0.t-1").unwrap(),
-        rights: ["agent.researcher:invoke", "tool.crm:read", "tool.mail:draft"]
-            .into_iter()
-            .map(right)
-            .collect(),
-        expires: Timestamp::from_secs(1_800_000_300),
-        min_epoch: Epoch { incarnation: 0, sequence: 7 },
-        max_depth: 3,
-        bounds: Vec::new(),
-    }
-}
-
-fn keyset_of(keys: &[PublicKey]) -> Keyset {
-    let document = KeysetDocument {
-        version: 1,
-        issued_at: NOW,
-        expires: NOW.after(Millis::from_secs(86_400)),
-        keys: keys
-            .iter()
-            .map(|public| KeysetKey {
-                public: *public,
-                tenants: vec![tenant()],
-                max_ttl: Millis::from_secs(600),
-                not_before: Timestamp::default(),
-                not_after: NOW.after(Millis::from_secs(86_400)),
-            })
-            .collect(),
-        withdrawn: vec![],
-    };
-    Keyset::open(&Signed::new(&document, &key(ROOT)), &key(ROOT).public()).unwrap()
-}
-
-fn keyset() -> Keyset {
-    keyset_of(&[key(BROKER).public()])
-}
-
-fn issued() -> UnverifiedCapability {
-    grant().issue(&key(BROKER), &[50; 32]).unwrap()
-}
-
-/// planner -> researcher -> mailer, each keeping something back.
-fn delegated() -> UnverifiedCapability {
-    let narrowing = Narrowing::new().only([right("tool.crm:read"), right("tool.mail:draft")]);
-    let to_researcher = issued()
-        .delegate(&key(PLANNER), &agent("researcher"), &key(RESEARCHER).public(), &narrowing, &[51; 32])
-        .unwrap();
-    to_researcher
-        .delegate(
-            &key(RESEARCHER),
-            &agent("mailer"),
-            &key(MAILER).public(),
-            &Narrowing::new().only([right("tool.mail:draft")]).until(Timestamp::from_secs(1_800_000_100)),
-            &[52; 32],
-        )
-        .unwrap()
-}
-
-fn verify(bytes: &[u8]) -> Result<Capability, ReasonCode> {
-    UnverifiedCapability::parse(bytes)
-        .and_then(|capability| capability.verify(&keyset(), NOW))
-        .map_err(|reason| reason.code())
-}
 
 #[test]
 fn what_was_granted_is_what_is_read() {
@@ -217,10 +121,6 @@ fn t07_every_truncation_is_refused() {
     }
 }
 
-fn schema(token: &UnverifiedCapability) -> biscuit_auth::format::schema::Biscuit {
-    biscuit_auth::format::schema::Biscuit::decode(token.as_bytes()).unwrap()
-}
-
 /// T08: taking the last block off the child's token does not give the parent's.
 #[test]
 fn t08_stripping_a_block_is_refused() {
@@ -241,22 +141,6 @@ fn t09_reordered_and_spliced_blocks_are_refused() {
     let mut spliced = schema(&issued().narrow(&key(PLANNER), &Narrowing::new(), &[51; 32]).unwrap());
     spliced.blocks = schema(&other).blocks;
     assert_eq!(verify(&spliced.encode_to_vec()).unwrap_err(), ReasonCode::TokenSignature);
-}
-
-fn biscuit_key(seed: u8) -> KeyPair {
-    KeyPair::from(&biscuit_auth::PrivateKey::from_bytes(&[seed; 32], Algorithm::Ed25519).unwrap())
-}
-
-/// Appends a block the holder signs, whatever is in it.
-fn append(token: &UnverifiedCapability, holder: u8, block: BlockBuilder) -> Vec<u8> {
-    let token = biscuit_auth::UnverifiedBiscuit::from(token.as_bytes()).unwrap();
-    let signed =
-        token.third_party_request().unwrap().create_block(&biscuit_key(holder).private(), block).unwrap();
-    token.append_third_party(&signed.serialize().unwrap()).unwrap().to_vec().unwrap()
-}
-
-fn block(code: &str) -> BlockBuilder {
-    BlockBuilder::new().code(code).unwrap()
 }
 
 /// T10, T11, T12, P01, P02, P05: whatever an appended block may not hold.

@@ -16,7 +16,7 @@ use biscuit_auth::{
 
 use super::Capability;
 use crate::{
-    datalog::{self, Check, Predicate, Term},
+    datalog::{self, Check, CheckKind, Predicate, Term},
     reason::{Reason, ReasonCode},
 };
 
@@ -120,6 +120,12 @@ impl World {
             Some(capability) => builder.build(capability.biscuit())?,
             None => builder.build_unauthenticated()?,
         };
+        if let Some(capability) = capability {
+            let appended = capability.chain().checks().map(|(_, check)| check);
+            for check in capability.grant().bounds.iter().chain(appended) {
+                try_every_match(&mut authorizer, check)?;
+            }
+        }
         let failed_checks = match authorizer.authorize() {
             Ok(_) => Vec::new(),
             Err(error::Token::FailedLogic(
@@ -158,6 +164,31 @@ impl World {
         tuples.dedup();
         Ok(tuples)
     }
+}
+
+/// Evaluates a check on all of its matches, where the library would stop at the first.
+///
+/// It meets them in an order that differs from run to run, so that a check which cannot be evaluated on one match
+/// and holds on another would be an answer at one time and an error at the next. Now it is always the error. Only
+/// bodies over several facts with an expression can differ so; alternatives are tried in their order anyway.
+fn try_every_match(authorizer: &mut Authorizer, check: &Check) -> Result<(), EngineFault> {
+    for body in &check.alternatives {
+        let many = body.predicates.iter().any(|predicate| {
+            matches!(
+                (predicate.name.as_str(), predicate.terms.first()),
+                ("arg" | "label", Some(Term::Variable(_)))
+            )
+        });
+        if !many || body.expressions.is_empty() {
+            continue;
+        }
+        let rule = datalog::Rule { head: Predicate::new("writ_match", []), body: body.clone() };
+        let found: Vec<Fact> = authorizer.query(to_builder::rule(&rule))?;
+        if check.kind == CheckKind::One && !found.is_empty() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn always() -> Rule {

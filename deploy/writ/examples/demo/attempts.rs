@@ -151,8 +151,7 @@ impl RawCall {
 
     async fn send(&self, bus: &Bus) -> Result<(), Error> {
         let reply = bus.request(self.subject.clone(), self.payload.clone(), None, TIMEOUT).await?;
-        let reply: CallReply =
-            decode(&reply.payload).map_err(|error| Error::BadAnswer(error.to_string()))?;
+        let reply: CallReply = decode(&reply.payload).map_err(|error| Error::BadAnswer(error.to_string()))?;
         match reply.answer {
             Answer::Done { .. } => Ok(()),
             Answer::Denied { reasons } => Err(Error::refused(reasons)),

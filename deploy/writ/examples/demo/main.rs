@@ -33,9 +33,7 @@ struct Options {
 fn main() -> ExitCode {
     let options = Options::parse();
     let runtime = tokio::runtime::Runtime::new();
-    let result = runtime
-        .context("no threads to run on")
-        .and_then(|runtime| runtime.block_on(run(&options)));
+    let result = runtime.context("no threads to run on").and_then(|runtime| runtime.block_on(run(&options)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -38,7 +38,8 @@ impl Report {
         let operator = stack.operator().await?;
         let recorded = operator.records(None).await?;
         operator.close().await;
-        let records = || recorded.iter().filter(|one| one.fault.is_none()).filter_map(|one| one.record.as_ref());
+        let records =
+            || recorded.iter().filter(|one| one.fault.is_none()).filter_map(|one| one.record.as_ref());
         let mut report = Self {
             allowed: 0,
             denied: 0,
@@ -78,8 +79,12 @@ impl Report {
 
     /// For people: tree, counts, what to do next.
     pub fn print(&self, voice: Voice, is_kept: bool) -> Result<()> {
-        voice.say(format_args!("\nWhat the audit stream says about it:\n\n{}", chain::render(&self.tree, voice.colour)))?;
-        let reasons: Vec<String> = self.reasons.iter().map(|(code, count)| format!("{code} {count}")).collect();
+        voice.say(format_args!(
+            "\nWhat the audit stream says about it:\n\n{}",
+            chain::render(&self.tree, voice.colour)
+        ))?;
+        let reasons: Vec<String> =
+            self.reasons.iter().map(|(code, count)| format!("{code} {count}")).collect();
         voice.say(format_args!(
             "In all {} allowed, {} denied ({}); {} records, {} missing; {}.{} s",
             self.allowed,

@@ -103,8 +103,10 @@ impl<'a> Story<'a> {
         let (planner, researcher, mailer) =
             tokio::try_join!(stack.agent("planner"), stack.agent("researcher"), stack.agent("mailer"))?;
         let tried = Tried::default();
-        let servers =
-            [serve_mailer(&mailer, tried.clone()).await?, serve_researcher(&researcher, tried.clone()).await?];
+        let servers = [
+            serve_mailer(&mailer, tried.clone()).await?,
+            serve_researcher(&researcher, tried.clone()).await?,
+        ];
         let story = Self { stack, voice, planner, _servers: servers, tried };
         story.tell().await
     }
@@ -112,7 +114,8 @@ impl<'a> Story<'a> {
     async fn tell(&self) -> Result<TaskId> {
         let Self { voice, stack, .. } = *self;
         voice.say(format_args!("alice: \"{QUESTION}\"\n"))?;
-        let task = self.planner.start_task(NewTask::new(KIND, stack.tokens.token_for("alice")?, QUESTION)).await?;
+        let task =
+            self.planner.start_task(NewTask::new(KIND, stack.tokens.token_for("alice")?, QUESTION)).await?;
         voice.done("planner", &format!("starts {} on alice's authority", task.id()))?;
         let research = self.delegate_research(&task).await?;
         let answer = ask(&research, "answer").await?;
@@ -122,7 +125,9 @@ impl<'a> Story<'a> {
         voice.done("mailer", &format!("drafts the reply to {}", text("to")))?;
         self.check_draft(&text("to"))?;
 
-        voice.say(format_args!("\nThe customer's record holds an injected instruction. The agents try what it says:\n"))?;
+        voice.say(format_args!(
+            "\nThe customer's record holds an injected instruction. The agents try what it says:\n"
+        ))?;
         ask(&research, "overreach").await?;
         self.conclude_attempts()?;
         self.tried.add(attempts::by_planner(&self.planner, stack, KIND).await?);
@@ -152,7 +157,8 @@ impl<'a> Story<'a> {
 
     async fn halt(&self, operator: &Operator, task: &Task) -> Result<()> {
         let epoch = operator.revoke(RevocationTarget::Task(task.id().clone()), true).await?;
-        self.voice.say(format_args!("\nThe operator halts the task; every node has heard of it (epoch {epoch}):\n"))
+        self.voice
+            .say(format_args!("\nThe operator halts the task; every node has heard of it (epoch {epoch}):\n"))
     }
 
     /// Prints what was tried. Something that should have been refused and was not ends the demo.
@@ -205,10 +211,8 @@ async fn hand_to_mailer(task: &Task) -> Result<Delegation, Error> {
 }
 
 async fn research(task: &Task) -> Result<Value, Error> {
-    let arguments = json::object([
-        ("sql", LOOK_UP.into()),
-        ("params", json::list(["Ada Lovelace", "punched cards%"])),
-    ]);
+    let arguments =
+        json::object([("sql", LOOK_UP.into()), ("params", json::list(["Ada Lovelace", "punched cards%"]))]);
     let found = task.call("tool.crm", "read", arguments).await?;
     let row = match found.get("rows") {
         Some(Value::Array(rows)) => rows.first(),

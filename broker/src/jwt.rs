@@ -31,6 +31,8 @@ pub struct VerifiedUser {
     pub user: UserId,
     /// The roles the claims map to.
     pub roles: Vec<RoleId>,
+    /// When the token ends.
+    pub expires: Timestamp,
 }
 
 /// Verifies users' tokens.
@@ -161,8 +163,8 @@ impl IdentityProvider for Issuers {
         };
         let issuer = issuer.ok_or(ReasonCode::JwtIssuer)?;
         issuer.check_signature(token, &header)?;
-        issuer.check_claims(&claims, now)?;
-        issuer.user(&claims)
+        let expires = issuer.check_claims(&claims, now)?;
+        issuer.user(&claims, expires)
     }
 }
 
@@ -231,7 +233,7 @@ impl Issuer {
         }
     }
 
-    fn check_claims(&self, claims: &Value, now: Timestamp) -> Result<(), Reason> {
+    fn check_claims(&self, claims: &Value, now: Timestamp) -> Result<Timestamp, Reason> {
         let names_us = match claims.get("aud") {
             Some(Value::String(aud)) => *aud == self.audience,
             Some(Value::Array(list)) => list.iter().any(|aud| aud.as_str() == Some(&self.audience)),
@@ -242,14 +244,14 @@ impl Issuer {
             return Err(ReasonCode::JwtAudience.into());
         }
         let expires = numeric_date(claims, "exp", ReasonCode::JwtExpired)?;
-        match expires {
-            Some(expires) if now < expires.after(LEEWAY) => {}
-            _ if writ_common::red::off("J13") => {}
+        let expires = match expires {
+            Some(expires) if now < expires.after(LEEWAY) => expires,
+            Some(expires) if writ_common::red::off("J13") => expires,
             Some(expires) => {
                 return Err(Reason::new(ReasonCode::JwtExpired).told(format_args!("it ended at {expires}")));
             }
             None => return Err(Reason::new(ReasonCode::JwtExpired).told("it never ends")),
-        }
+        };
         if let Some(begins) = numeric_date(claims, "nbf", ReasonCode::JwtNotBefore)?
             && begins > now.after(LEEWAY)
             && !writ_common::red::off("J14")
@@ -262,10 +264,10 @@ impl Issuer {
         {
             return Err(Reason::new(ReasonCode::JwtIssuedAt).told(format_args!("it was issued at {issued}")));
         }
-        Ok(())
+        Ok(expires)
     }
 
-    fn user(&self, claims: &Value) -> Result<VerifiedUser, Reason> {
+    fn user(&self, claims: &Value, expires: Timestamp) -> Result<VerifiedUser, Reason> {
         let malformed = |why: String| Reason::new(ReasonCode::JwtClaims).told(why);
         let subject =
             claims.get("sub").and_then(Value::as_str).ok_or_else(|| malformed("`sub` is absent".into()))?;
@@ -275,7 +277,7 @@ impl Issuer {
         for value in texts_at(claims, &self.role_claim) {
             roles.extend(self.roles.get(value).cloned());
         }
-        Ok(VerifiedUser { user, roles: roles.into_iter().collect() })
+        Ok(VerifiedUser { user, roles: roles.into_iter().collect(), expires })
     }
 }
 

@@ -12,12 +12,13 @@ use writ_bus::{
 };
 use writ_common::{
     codec::decode,
+    control::ControlState,
     entropy::draw,
     ids::{BootId, BrokerId, NodeId, OperatorId, PartId, TenantId},
     keys::{PrivateKey, PublicKey},
     keyset::KeysetDocument,
     policy::PolicyBundle,
-    record::{Record, RecordKind},
+    record::{Origin, Record, RecordKind},
     signed::Signed,
     subjects::{Subject, control_stream, filter, part_stream},
     time::Millis,
@@ -32,9 +33,13 @@ use crate::{
 };
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long what is under way may take once an end is asked for.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(100);
 const ROUND_EVENTS_MAX: usize = 256;
 const QUEUE_EVENTS_MAX: usize = 16_384;
+/// How often the audit stream is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long streams remember message ids: call age 30 s, skew 5 s, staleness 60 s, and room.
 pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// Most bytes of the control stream.
@@ -74,6 +79,8 @@ pub struct ServeSetup {
     pub replicas: usize,
     /// Longest staleness any node may be set to.
     pub staleness_max: Millis,
+    /// Whether an operator said to go on from the streams as they are; see [`forget_index`].
+    pub is_recovered: bool,
 }
 
 /// Why a broker cannot start.
@@ -168,6 +175,7 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         workers.spawn(receive(endpoint, events.clone(), stopping.clone()));
     }
     workers.spawn(follow_control(setup.bus.clone(), setup.tenant.clone(), events.clone()));
+    workers.spawn(watch_audit_stream(setup.bus.clone(), part_stream(&setup.tenant, &part), events.clone()));
 
     let core = BrokerSetup {
         tenant: setup.tenant,
@@ -183,6 +191,7 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         request_age_max: Millis::from_secs(30),
         skew: Millis::from_secs(5),
         staleness_max: setup.staleness_max,
+        is_recovered: setup.is_recovered,
     };
     let mut broker =
         Broker::new(core, setup.identity, Box::new(entropy), tasks.into_values().collect(), clock.now());
@@ -192,23 +201,21 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         events: events.clone(),
         waiting: BTreeMap::new(),
         next_call: 0,
+        dir,
         journal,
         store,
         control_sequence: 0,
         clock,
     };
     for (run, records) in open {
-        for record in records {
-            for effect in broker.republish(&record, clock.now()) {
-                driver.perform(effect);
-            }
+        for effect in broker.recover(run, &records, clock.now()) {
+            driver.perform(effect);
         }
-        dir.remove(&run)?;
     }
     let done = tokio::spawn(async move {
         driver.run(broker, queue, stopping, ready_sender).await;
         workers.shutdown().await;
-        drop((service, dir));
+        drop(service);
     });
     Ok(BrokerHandle { stop, ready, done })
 }
@@ -250,6 +257,20 @@ fn check_streams(position: &Position, control: &StreamFacts, part: &StreamFacts)
     Ok(())
 }
 
+async fn read_control(setup: &ServeSetup) -> Result<ControlState, BusError> {
+    let mut state = ControlState::new(setup.tenant.clone(), setup.root);
+    let (stream, subject) = (control_stream(&setup.tenant), Subject::Control.of(&setup.tenant));
+    let mut tail = setup.bus.tail(&stream, &subject, 1).await?;
+    let mut pending = tail.pending;
+    while pending > 0 {
+        let message = tail.next().await?;
+        pending = message.pending;
+        // What does not count is reported when the stream is followed.
+        drop(state.apply(message.sequence, &message.payload));
+    }
+    Ok(state)
+}
+
 /// Tasks in records of ours that the index does not have yet.
 async fn read_missed(
     setup: &ServeSetup,
@@ -258,7 +279,9 @@ async fn read_missed(
 ) -> Result<Vec<(u64, TaskEntry)>, BusError> {
     let stream = part_stream(&setup.tenant, part);
     let subject = format!("writ.v1.{}.audit.{part}.allow.*.{}", setup.tenant, setup.broker);
-    let own = setup.record_key.public();
+    let (own, origin) = (setup.record_key.public(), Origin::Broker(setup.broker.clone()));
+    // An earlier record key of this broker is one the control stream knows.
+    let control = read_control(setup).await?;
     let mut tail = setup.bus.tail(&stream, &subject, after + 1).await?;
     let mut missed = Vec::new();
     let mut pending = tail.pending;
@@ -267,7 +290,7 @@ async fn read_missed(
         pending = message.pending;
         let record = decode::<Signed<Record>>(&message.payload)
             .ok()
-            .and_then(|signed| signed.open(|key| *key == own).ok());
+            .and_then(|signed| signed.open(|key| *key == own || control.is_record_key(&origin, key)).ok());
         match record {
             Some(record) => {
                 missed.extend(TaskEntry::of_record(&record).map(|task| (message.sequence, task)));
@@ -312,6 +335,7 @@ struct Driver {
     events: mpsc::Sender<Wake>,
     waiting: BTreeMap<CallRef, Incoming>,
     next_call: u64,
+    dir: JournalDir,
     journal: JournalFile,
     store: TaskStore,
     control_sequence: u64,
@@ -329,6 +353,7 @@ impl Driver {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut batch = Vec::new();
+        let mut asked_to_stop = None;
         loop {
             tokio::select! {
                 taken = queue.recv_many(&mut batch, ROUND_EVENTS_MAX) => {
@@ -342,7 +367,11 @@ impl Driver {
             self.round(&mut broker, std::mem::take(&mut batch));
             self.anchor_control(&broker);
             ready.send_if_modified(|ready| std::mem::replace(ready, broker.is_ready()) != broker.is_ready());
-            if *stopping.borrow() && broker.is_idle() && queue.is_empty() {
+            // What a stream that cannot be reached did not take is in the journal, for the next run.
+            let has_waited = *stopping.borrow()
+                && *asked_to_stop.get_or_insert_with(tokio::time::Instant::now) + STOP_TIMEOUT
+                    < tokio::time::Instant::now();
+            if has_waited || (*stopping.borrow() && broker.is_idle() && queue.is_empty()) {
                 return;
             }
         }
@@ -421,6 +450,11 @@ impl Driver {
                     tracing::error!("{error}");
                 }
             }
+            Effect::Forget(boot) => {
+                if let Err(error) = self.dir.remove(&boot) {
+                    tracing::warn!("{error}");
+                }
+            }
             Effect::Index { ticket, task, sequence } => {
                 let sequence = sequence.max(self.store.position().sequence);
                 let position = Position { sequence, ..self.store.position().clone() };
@@ -493,6 +527,19 @@ async fn follow_control(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) 
             }
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// Tells the core every so often how full the audit stream is.
+async fn watch_audit_stream(bus: Bus, stream: String, events: mpsc::Sender<Wake>) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        looks.tick().await;
+        if let Ok(Some(facts)) = bus.stream_facts(&stream).await
+            && events.send(Wake::Event(Event::AuditStream(facts))).await.is_err()
+        {
+            return;
+        }
     }
 }
 

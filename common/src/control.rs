@@ -18,9 +18,13 @@ use crate::{
     keyset::{Keyset, KeysetDocument, KeysetError},
     policy::PolicyBundle,
     reason::{Reason, ReasonCode},
+    record::Origin,
     signed::{Signable, Signed},
-    time::Timestamp,
+    time::{Millis, Timestamp},
 };
+
+/// How far brokers' clocks may be apart.
+const SKEW: Millis = Millis(60_000);
 
 /// One change of control state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,6 +147,9 @@ pub struct ControlDocument {
     pub at: Timestamp,
     /// Who brought it about: a broker or an operator.
     pub by: String,
+    /// The state it follows. An event counts right after that and nowhere else: moved, repeated or missing ones
+    /// show, whatever the server says about sequences.
+    pub follows: Epoch,
     /// The change.
     pub event: ControlEvent,
 }
@@ -197,8 +204,8 @@ pub struct JoinToken {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Revocation {
-    /// Stream sequence of the event: capabilities issued later are not covered by it.
-    sequence: u64,
+    /// The state with the event: capabilities issued later are not covered by it.
+    epoch: Epoch,
     until: Timestamp,
 }
 
@@ -208,11 +215,17 @@ pub struct ControlState {
     tenant: TenantId,
     root: PublicKey,
     epoch: Epoch,
+    /// The last message of the stream, whether it counted or not.
+    seen: u64,
+    /// The latest time an event bore.
+    last_at: Timestamp,
     keyset: Option<Keyset>,
     agents: BTreeMap<AgentId, BTreeMap<KeyId, AgentKey>>,
     connections: BTreeMap<String, (AgentId, KeyId)>,
     brokers: BTreeMap<BrokerId, BrokerEntry>,
     nodes: BTreeMap<NodeId, NodeEntry>,
+    /// Every key that ever signed the records of a broker or node: old records stay verifiable.
+    record_keys: BTreeMap<Origin, BTreeSet<PublicKey>>,
     join_tokens: BTreeMap<Digest, JoinToken>,
     policy: Option<(u64, PolicyBundle)>,
     quarantined: BTreeSet<AgentId>,
@@ -247,6 +260,20 @@ pub enum ControlFault {
         /// What is wrong with the keyset.
         source: KeysetError,
     },
+    /// It follows another state than the one it stands behind: moved, repeated, or something before it is missing.
+    #[error(
+        "event {sequence} of {at} follows {follows}, and {applied} is applied: moved, repeated, or one is missing"
+    )]
+    OutOfOrder {
+        /// Its stream sequence.
+        sequence: u64,
+        /// The state it was written to follow.
+        follows: Epoch,
+        /// The state it was found behind.
+        applied: Epoch,
+        /// When it says it was written.
+        at: Timestamp,
+    },
     /// Older than what was applied already.
     #[error("event {sequence} comes after {applied} was applied")]
     Rollback {
@@ -265,11 +292,14 @@ impl ControlState {
             tenant,
             root,
             epoch: Epoch::default(),
+            seen: 0,
+            last_at: Timestamp::default(),
             keyset: None,
             agents: BTreeMap::new(),
             connections: BTreeMap::new(),
             brokers: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            record_keys: BTreeMap::new(),
             join_tokens: BTreeMap::new(),
             policy: None,
             quarantined: BTreeSet::new(),
@@ -284,6 +314,7 @@ impl ControlState {
     /// # Errors
     /// [`ControlFault`]; whatever the fault, nothing but the note of an unreadable event changes.
     pub fn apply(&mut self, sequence: u64, bytes: &[u8]) -> Result<ControlDocument, ControlFault> {
+        self.seen = self.seen.max(sequence);
         if sequence <= self.epoch.sequence && !crate::red::off("R07") {
             return Err(ControlFault::Rollback { sequence, applied: self.epoch.sequence });
         }
@@ -291,31 +322,40 @@ impl ControlState {
         let Ok(signed) = crate::codec::decode::<Signed<ControlDocument>>(bytes) else {
             return Err(not_authentic());
         };
-        // The very first event brings the keyset that its own signature is then checked under.
-        let first_keyset = match (&self.keyset, signed.peek()) {
-            (None, Ok(ControlDocument { event: ControlEvent::Keyset(signed), .. })) => Some(
+        // A keyset is the root's word, whoever brings it: a key it lists may, also after the last one expired.
+        let brought = match signed.peek() {
+            Ok(ControlDocument { event: ControlEvent::Keyset(signed), .. }) => Some(
                 Keyset::open(&signed, &self.root)
                     .map_err(|source| ControlFault::Keyset { sequence, source })?,
             ),
             _ => None,
         };
-        let Some(keyset) = self.keyset.as_ref().or(first_keyset.as_ref()) else {
-            return Err(not_authentic());
-        };
+        let keysets: Vec<&Keyset> = self.keyset.iter().chain(&brought).collect();
         // A key that stopped counting since is judged by the time of the event: what it said then still stands.
         let at = signed.peek().map(|document| document.at).unwrap_or_default();
-        let document = match signed.open(|key| keyset.is_active(key, &self.tenant, at)) {
-            Ok(document) => document,
-            Err(crate::signed::OpenError::Codec(source)) => {
-                self.unread = Some(sequence);
-                return Err(ControlFault::Unreadable { sequence, source });
-            }
-            Err(_) if crate::red::off("R07") => signed.peek().map_err(|_| not_authentic())?,
-            Err(_) => return Err(not_authentic()),
-        };
+        let document =
+            match signed.open(|key| keysets.iter().any(|keyset| keyset.is_active(key, &self.tenant, at))) {
+                Ok(document) => document,
+                Err(crate::signed::OpenError::Codec(source)) => {
+                    self.unread = Some(sequence);
+                    return Err(ControlFault::Unreadable { sequence, source });
+                }
+                Err(_) if crate::red::off("R07") => signed.peek().map_err(|_| not_authentic())?,
+                Err(_) => return Err(not_authentic()),
+            };
         if document.tenant != self.tenant {
             return Err(not_authentic());
         }
+        let is_backdated = self.last_at.since(document.at) > SKEW;
+        if (document.follows != self.epoch || is_backdated) && !crate::red::off("R07") {
+            return Err(ControlFault::OutOfOrder {
+                sequence,
+                follows: document.follows,
+                applied: self.epoch,
+                at: document.at,
+            });
+        }
+        self.last_at = self.last_at.max(document.at);
         self.fold(sequence, document.clone())?;
         Ok(document)
     }
@@ -335,6 +375,7 @@ impl ControlState {
                 }
             }
             ControlEvent::BrokerBoot { broker, boot, key } => {
+                self.record_keys.entry(Origin::Broker(broker.clone())).or_default().insert(key);
                 self.brokers.insert(broker, BrokerEntry { boot, key });
             }
             ControlEvent::HaltAll { on } => self.halted = on,
@@ -360,6 +401,7 @@ impl ControlState {
                 }
             }
             ControlEvent::NodeKey { node, key, connection } => {
+                self.record_keys.entry(Origin::Node(node.clone())).or_default().insert(key);
                 self.nodes.insert(node, NodeEntry { key, connection, boot: None });
             }
             ControlEvent::Policy(bundle) => self.policy = Some((sequence, bundle)),
@@ -370,7 +412,8 @@ impl ControlState {
                 self.quarantined.remove(&agent);
             }
             ControlEvent::Revocation { target, until } => {
-                self.revocations.insert(target, Revocation { sequence, until });
+                let epoch = Epoch { sequence, ..self.epoch };
+                self.revocations.insert(target, Revocation { epoch, until });
             }
         }
         self.epoch.sequence = sequence;
@@ -383,6 +426,12 @@ impl ControlState {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Sequence of the last message of the stream, whether it counted or not: what the next one comes after.
+    #[must_use]
+    pub fn last_seen(&self) -> u64 {
+        self.seen
     }
 
     /// The tenant.
@@ -412,6 +461,12 @@ impl ControlState {
     #[must_use]
     pub fn agent_of_connection(&self, connection: &str) -> Option<&(AgentId, KeyId)> {
         self.connections.get(connection)
+    }
+
+    /// Whether the key signs, or once signed, the records of a broker or node.
+    #[must_use]
+    pub fn is_record_key(&self, origin: &Origin, key: &PublicKey) -> bool {
+        self.record_keys.get(origin).is_some_and(|keys| keys.contains(key))
     }
 
     /// Every enrolled node.
@@ -471,11 +526,11 @@ impl ControlState {
             return Err(ReasonCode::HaltAll.into());
         }
         let grant = capability.grant();
-        let issued = grant.min_epoch.sequence;
+        let issued = grant.min_epoch;
         let is = |target: RevocationTarget| self.revocations.contains_key(&target);
         // What covers everything issued so far does not cover what was issued since.
         let is_since = |target: RevocationTarget| {
-            self.revocations.get(&target).is_some_and(|revocation| revocation.sequence > issued)
+            self.revocations.get(&target).is_some_and(|revocation| revocation.epoch > issued)
         };
         if is(RevocationTarget::Capability(grant.capability.clone())) {
             return Err(ReasonCode::Revoked.into());
@@ -528,7 +583,7 @@ impl ControlState {
             return Err(ReasonCode::HaltAll.into());
         }
         let since = |target: RevocationTarget| {
-            self.revocations.get(&target).is_some_and(|revocation| revocation.sequence > issued.sequence)
+            self.revocations.get(&target).is_some_and(|revocation| revocation.epoch > issued)
         };
         if self.revocations.contains_key(&RevocationTarget::Capability(capability.clone())) {
             return Err(ReasonCode::Revoked.into());

@@ -100,6 +100,14 @@ fn decide_call(
     }
     check_agents(capability, evidence.control, policy)?;
     check_right(capability, &request.right())?;
+    if evidence.handover.is_some()
+        && request.resource.kind() != ResourceKind::Agent
+        && !crate::red::off("D01")
+    {
+        return Err(Reason::new(ReasonCode::ArgUnknown)
+            .told("only a call on an agent hands a chain over")
+            .into());
+    }
     let (contract_facts, gate_facts) = match request.resource.kind() {
         ResourceKind::Tool => check_tool(request, evidence, policy)?,
         ResourceKind::Agent => check_agent_call(request, capability, evidence, policy)?,
@@ -131,11 +139,13 @@ fn decide_call(
                 .told(format_args!("a condition added by {carrier} does not hold: {}", failed.check))
         }));
     }
-    // The chain that is handed over holds the caller's own hops and the new one.
-    let delegated = evidence.handover.unwrap_or(capability).chain();
-    if delegated.depth() > 0 && !crate::red::off("D01") {
+    // The caller's own hops, and the one it makes now.
+    let depth = capability.chain().depth();
+    let handed = evidence.handover.into_iter().flat_map(|handover| handover.chain().hops().skip(depth));
+    let hops: Vec<_> = capability.chain().hops().chain(handed).collect();
+    if !hops.is_empty() && !crate::red::off("D01") {
         let allowed = world.facts("may_delegate", 2).map_err(Reason::from)?;
-        reasons.extend(delegated.hops().filter_map(|hop| {
+        reasons.extend(hops.into_iter().filter_map(|hop| {
             let pair = [Term::str(hop.from.as_str()), Term::str(hop.to.as_str())];
             let refused = !allowed.iter().any(|tuple| tuple.as_slice() == pair);
             refused.then(|| {
@@ -361,10 +371,14 @@ fn check_agent_call(
             }
             _ => return,
         };
-        if facts.len() < crate::contract::ARGUMENT_LEAVES_MAX {
-            facts.push(Predicate::new("arg", [Term::str(path), value]));
-        }
+        facts.push(Predicate::new("arg", [Term::str(path), value]));
     });
+    // A rule that looks at one argument must not be blind to it because there are so many.
+    if facts.len() > crate::contract::ARGUMENT_LEAVES_MAX {
+        return Err(Reason::new(ReasonCode::ArgInvalid)
+            .told(format_args!("more than {} values", crate::contract::ARGUMENT_LEAVES_MAX))
+            .into());
+    }
     facts.push(text("effect", "internal"));
     Ok((facts, Vec::new()))
 }
@@ -387,6 +401,9 @@ fn check_handover(
     handover: &Capability,
     named: Digest,
 ) -> Result<(), Reason> {
+    if handover.grant().user != capability.grant().user && !crate::red::off("T24") {
+        return Err(ReasonCode::UserMismatch.into());
+    }
     let extends = handover.chain_ids().starts_with(capability.chain_ids())
         && handover.chain().depth() == capability.chain().depth() + 1;
     if handover.chain_id() != named || !extends {

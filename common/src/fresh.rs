@@ -32,6 +32,11 @@ pub struct FreshQuestion {
     pub nonce: [u8; 16],
     /// What the node has applied: its acknowledgement of everything up to there.
     pub applied: Epoch,
+    /// The longest the node goes on deciding without an answer.
+    pub staleness: Millis,
+    /// Why the node decides nothing, if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<ReasonCode>,
 }
 
 impl Signable for FreshQuestion {
@@ -78,6 +83,14 @@ pub struct FreshBounds {
     pub reads: Millis,
     /// How far clocks may be apart.
     pub skew: Millis,
+}
+
+impl FreshBounds {
+    /// The longest of both.
+    #[must_use]
+    pub fn longest(&self) -> Millis {
+        self.effects.max(self.reads)
+    }
 }
 
 impl Default for FreshBounds {

@@ -114,7 +114,7 @@ reason_codes! {
     AgentUnknown = "agent.unknown", Identity, Denied,
         "An agent in the chain is not in the inventory.",
         "A misspelt name, or an agent that was never added to agents.toml.",
-        "Add it to policies/agents.toml; the broker publishes the new revision.";
+        "Add it to policies/agents.toml and restart the broker, which publishes the new revision.";
     AgentUnreachable = "agent.unreachable", Action, CouldNotDecide,
         "Nobody listens on the inbox of the agent's key.",
         "The agent is not running, or runs with another key than the one it was delegated to.",
@@ -133,7 +133,7 @@ reason_codes! {
         "`writ tools show <tool>` prints the schema of every action.";
     ArgMissing = "arg.missing", Action, Denied,
         "An argument the tool's contract requires is absent.",
-        "The caller left it out, or sent null, which is the same.",
+        "The caller left it out.",
         "`writ tools show <tool>` prints which arguments are required.";
     ArgNumber = "arg.number", Action, Denied,
         "A number in the arguments cannot be kept exactly.",
@@ -143,6 +143,10 @@ reason_codes! {
         "There is an argument the tool's contract does not know.",
         "A misspelt name, or an attempt to smuggle something past the check.",
         "`writ tools show <tool>` lists the arguments.";
+    AuditBadSignature = "audit.bad_signature", Audit, Denied,
+        "A record is not signed by a key that was ever enrolled for the name it bears.",
+        "Somebody with access to the stream wrote it, or the control stream was lost and with it the enrollment.",
+        "`writ audit tail` shows where it stands; treat it as an attack until you know better.";
     AuditFull = "audit.full", Audit, CouldNotDecide,
         "The audit stream or the journal is nearly full; what is left is kept for outcomes and voids.",
         "The stream's max_bytes was reached to 90 %, or the node's disk is full.",
@@ -174,7 +178,7 @@ reason_codes! {
     CodecTooLarge = "codec.too_large", Action, Denied,
         "The message is larger than its kind may be.",
         "Large content in the arguments.",
-        "Pass a reference instead of the content, or raise the limit in writ.toml.";
+        "Send less, or in several calls; the limits are part of the format.";
     CodecVersion = "codec.version", Action, Denied,
         "The message is of another version of the format.",
         "Client and node are of different releases.",
@@ -194,7 +198,7 @@ reason_codes! {
     DelegationDepth = "delegation.depth", Identity, Denied,
         "The chain is longer than the grant allows.",
         "More hops than `max_depth` of the capability.",
-        "`writ capability inspect <file>` shows the limit; rules deriving `max_depth` set it.";
+        "`writ capability inspect <file>` shows the chain; rules deriving `depth_limit` set the limit.";
     DelegationNotAllowed = "delegation.not_allowed", Identity, Denied,
         "Policy does not let this agent delegate to that one.",
         "No rule derives `may_delegate` for the pair.",
@@ -210,11 +214,11 @@ reason_codes! {
     EngineError = "engine.error", Action, CouldNotDecide,
         "A rule could not be evaluated on this request.",
         "Types that do not fit, an overflow or a division by zero in a rule or check.",
-        "`writ audit chain last` names the rule; guard the expression or fix the type.";
+        "The record names the rule; guard the expression or fix the type.";
     EngineLimit = "engine.limit", Action, CouldNotDecide,
         "Evaluation met a limit on facts or iterations.",
         "A policy that derives too much.",
-        "`writ policy check` shows the size of what the rules derive.";
+        "Look for rules that join many facts, and split or narrow them.";
     EngineTimeout = "engine.timeout", Action, CouldNotDecide,
         "Evaluation took too long.",
         "A heavily loaded machine, or a policy with a very large join.",
@@ -294,7 +298,7 @@ reason_codes! {
     KeysetExpired = "keyset.expired", Identity, CouldNotDecide,
         "The keyset that says which broker keys count has expired or is absent.",
         "The offline root did not sign a new one in time.",
-        "`writ key sign-keyset` with the offline root, then restart the broker.";
+        "`writ key sign-keyset --help` with the offline root, then restart the broker.";
     LabelMissing = "label.missing", Flow, CouldNotDecide,
         "The flow domain of the task has no label on the bus.",
         "The stream was purged or restored, or the task was never started by a broker.",
@@ -310,15 +314,19 @@ reason_codes! {
     PolicyDenied = "policy.denied", Action, Denied,
         "A deny rule of the policy matched.",
         "The rule and its message stand in the record.",
-        "`writ audit chain last` names the file and line of the rule.";
+        "The record names the file and line of the rule: change what is asked for, or the rule.";
     PolicyNoMatch = "policy.no_match", Action, Denied,
         "No allow rule of the policy matched.",
         "Nothing is allowed unless a rule says so.",
-        "`writ audit chain last` shows the request's facts to write a rule for.";
+        "Write an allow rule for it in policies/, if it is meant to be allowed.";
     PolicyUnavailable = "policy.unavailable", Action, CouldNotDecide,
         "There is no valid policy in force.",
         "The policy folder is missing, empty or broken, and no revision was ever good.",
         "`writ policy check <folder>` names the fault with file, line and column.";
+    RequestQuota = "request.quota", Action, Denied,
+        "The agent sends more calls than its quota.",
+        "A loop, or a quota that is too tight.",
+        "`quota` in agents.toml sets rate and burst.";
     RequestReplayed = "request.replayed", Identity, Denied,
         "This call was made before: same holder, same nonce.",
         "A recorded request sent again, or a retry of a call that already ran.",
@@ -327,29 +335,25 @@ reason_codes! {
         "The call was signed too long ago, or in the future.",
         "A delayed or recorded message, or clocks apart.",
         "Sign again; compare clocks.";
-    RequestQuota = "request.quota", Action, Denied,
-        "The agent sends more calls than its quota.",
-        "A loop, or a quota that is too tight.",
-        "`quota` in agents.toml sets rate and burst.";
-    Revoked = "revoked.capability", Identity, Denied,
-        "The capability was revoked.",
-        "An operator revoked it by id.",
-        "Start a new task, or ask the operator.";
     RevokedAgent = "revoked.agent", Identity, Denied,
         "Everything held by or delegated through this agent until now was revoked.",
         "An operator revoked the agent.",
         "Start a new task once the agent is trusted again.";
-    RevokedHolder = "revoked.holder", Identity, Denied,
-        "A key in the chain was revoked.",
-        "A stolen or retired key.",
-        "Enroll a new key with `writ agent enroll`.";
+    Revoked = "revoked.capability", Identity, Denied,
+        "The capability was revoked.",
+        "An operator revoked it by id.",
+        "Start a new task, or ask the operator.";
     RevokedHop = "revoked.delegator_subtree", Identity, Denied,
         "A delegation in the chain was revoked, with all that hangs below it.",
         "An operator revoked what one agent handed to another.",
         "`writ audit chain <task>` shows the hop.";
+    RevokedHolder = "revoked.holder", Identity, Denied,
+        "A key in the chain was revoked.",
+        "A stolen or retired key.",
+        "Enroll a new key with `writ agent enroll <name>`.";
     RevokedTask = "revoked.task", Identity, Denied,
         "The task was revoked or halted, with all its descendants.",
-        "`writ task halt`, or an operator's revocation.",
+        "`writ task halt <task>`, or an operator's revocation.",
         "Start a new task.";
     RevokedUser = "revoked.user", Identity, Denied,
         "The user's tasks were revoked.",
@@ -374,11 +378,11 @@ reason_codes! {
     StateRollback = "state.rollback", Identity, CouldNotDecide,
         "Control state went backwards: a stream, store or keyset is older than one seen before.",
         "A backup was restored, or somebody replays old events.",
-        "See deploy/README.md, section recovery: a recovered stream gets a new incarnation.";
+        "See deploy/README.md, section Recovery: find out why first, then tell broker and node to go on from there.";
     StateStale = "state.stale", Identity, CouldNotDecide,
         "The node has not heard from the broker recently enough to know what was revoked.",
         "Broker down, network partition, or a node that was paused.",
-        "`writ doctor` shows the age; calls work again by themselves once the broker answers.";
+        "`writ doctor` shows when nodes were heard last; calls work again by themselves once the broker answers.";
     TaskDeadline = "task.deadline", Identity, Denied,
         "The task's deadline has passed.",
         "Tasks live as long as policy lets them.",
@@ -406,7 +410,7 @@ reason_codes! {
     TokenBlockShape = "token.block_shape", Identity, Denied,
         "A block of the capability holds something the profile does not allow.",
         "Facts, rules, regular expressions or expensive checks in an appended block.",
-        "Narrow with `writ capability narrow` or the SDK, which stay within the profile.";
+        "Narrow with `writ capability narrow --help` or the SDK, which stay within the profile.";
     TokenCheckFailed = "token.check_failed", Action, Denied,
         "A condition the capability carries does not hold for this call.",
         "An argument, a time or a label outside what was delegated.",
@@ -442,7 +446,7 @@ reason_codes! {
     TokenThirdParty = "token.third_party", Identity, Denied,
         "A block was not appended by a holder, or was lifted from another capability.",
         "An anonymous block, or one signed for another chain.",
-        "Append with `writ capability narrow` or `delegate`.";
+        "Append with `writ capability narrow --help` or `delegate`.";
     TokenTooLarge = "token.too_large", Identity, Denied,
         "The capability has more bytes or blocks than the limit.",
         "Too many narrowings, or padding.",
@@ -458,7 +462,7 @@ reason_codes! {
     ToolResultTooLarge = "tool.result_too_large", Action, Denied,
         "The tool's result is larger than the limit.",
         "A query without a limit, or a very large document.",
-        "Ask for less, or raise `result_bytes_max` of the tool.";
+        "Ask for less: fewer rows, fewer columns, a part of the document.";
     ToolTimeout = "tool.timeout", Action, CouldNotDecide,
         "The tool did not finish in time; whether it had an effect is unknown.",
         "A slow upstream, or a limit that is too short.",

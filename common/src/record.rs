@@ -553,9 +553,11 @@ pub struct Receipt {
     /// The call digest it answers; absent if the call could not be read that far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call: Option<Digest>,
-    /// Plain SHA-256 of the result that comes with it.
+    /// The call id it answers; absent if the call could not be read that far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub result: Option<Digest>,
+    pub call_id: Option<Digest>,
+    /// Digest of the answer that comes with it.
+    pub answer: Digest,
 }
 
 impl Signable for Receipt {

@@ -10,6 +10,7 @@ use crate::{
     signed::{OpenError, Signed},
     subjects::Subject,
     time::Timestamp,
+    wire::Answer,
 };
 
 /// Numbers, chains and signs the records of one run.
@@ -134,18 +135,14 @@ impl Recorder {
 
     /// Signs a receipt for a record of this run.
     #[must_use]
-    pub fn receipt(
-        &self,
-        prepared: &Prepared,
-        call: Option<Digest>,
-        result: Option<Digest>,
-    ) -> Signed<Receipt> {
+    pub fn receipt(&self, prepared: &Prepared, what: &What, answer: &Answer) -> Signed<Receipt> {
         let receipt = Receipt {
             tenant: self.tenant.clone(),
             id: prepared.id.clone(),
             record: prepared.digest,
-            call,
-            result,
+            call: what.call,
+            call_id: what.call_id,
+            answer: answer.digest(),
         };
         Signed::new(&receipt, &self.key)
     }

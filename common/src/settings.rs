@@ -33,6 +33,8 @@ pub struct Section<'d, 'a> {
     /// Where the table stands, for what is missing.
     span: Span,
     entries: Vec<Entry<'a>>,
+    /// One of a list of tables: no override can say which of them it means.
+    is_item: bool,
 }
 
 struct Entry<'a> {
@@ -76,7 +78,7 @@ impl<'a> Document<'a> {
                 read: false,
             })
             .collect();
-        Section { document: self, path, span, entries }
+        Section { document: self, path, span, entries, is_item: false }
     }
 
     /// Adds a finding.
@@ -116,6 +118,22 @@ impl<'d, 'a> Section<'d, 'a> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
+    fn override_of(&self, key: &str) -> Option<&'d str> {
+        if self.is_item {
+            return None;
+        }
+        self.document.overrides.get(&self.dotted(key)).map(String::as_str)
+    }
+
+    /// A finding about a key's value, which may come from the environment.
+    fn fault(&self, key: &str, span: Span, message: impl Display) {
+        let finding = match self.override_of(key) {
+            Some(_) => self.document.at(span, format!("{message} (set by {})", variable(&self.dotted(key)))),
+            None => self.document.at(span, message),
+        };
+        self.document.note(finding);
+    }
+
     fn take(&mut self, key: &str) -> Option<Spanned<DeValue<'a>>> {
         let entry = self.entries.iter_mut().find(|entry| entry.key == key)?;
         entry.read = true;
@@ -133,8 +151,7 @@ impl<'d, 'a> Section<'d, 'a> {
     }
 
     fn wrong_type(&self, key: &str, span: Span, expected: &str, found: &str) {
-        let message = format!("`{}` must be {expected}, not {found}", self.dotted(key));
-        self.document.note(self.document.at(span, message));
+        self.fault(key, span, format!("`{}` must be {expected}, not {found}", self.dotted(key)));
     }
 
     fn missing(&self, key: &str, example: &str) {
@@ -144,9 +161,9 @@ impl<'d, 'a> Section<'d, 'a> {
 
     /// A text that may be absent.
     pub fn optional_text(&mut self, key: &str) -> Option<String> {
-        if let Some(text) = self.document.overrides.get(&self.dotted(key)) {
+        if let Some(text) = self.override_of(key) {
             self.take(key);
-            return Some(text.clone());
+            return Some(text.to_owned());
         }
         let value = self.take(key)?;
         let span = to_span(&value.span());
@@ -171,8 +188,7 @@ impl<'d, 'a> Section<'d, 'a> {
     /// Whether the key is set, in the file or by an override.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
-        self.entries.iter().any(|entry| entry.key == key)
-            || self.document.overrides.contains_key(&self.dotted(key))
+        self.entries.iter().any(|entry| entry.key == key) || self.override_of(key).is_some()
     }
 
     /// A text that parses as `T`, which may be absent.
@@ -193,14 +209,20 @@ impl<'d, 'a> Section<'d, 'a> {
         match text.parse() {
             Ok(value) => Some(value),
             Err(error) => {
-                self.document.note(self.document.at(span, format!("`{}`: {error}", self.dotted(key))));
+                self.fault(key, span, format!("`{}`: {error}", self.dotted(key)));
                 None
             }
         }
     }
 
-    /// A list of texts that each parse as `T`; absent means empty.
+    /// A list of texts that each parse as `T`; absent means empty. An override separates them by commas.
     pub fn list<T: FromStr<Err: Display>>(&mut self, key: &str) -> Vec<T> {
+        if let Some(text) = self.override_of(key) {
+            let span = self.span_of(key);
+            self.take(key);
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            return items.filter_map(|item| self.parsed(key, span, item)).collect();
+        }
         let Some(value) = self.take(key) else { return Vec::new() };
         let span = to_span(&value.span());
         let DeValue::Array(items) = value.into_inner() else {
@@ -221,7 +243,7 @@ impl<'d, 'a> Section<'d, 'a> {
     /// A whole number within bounds, which may be absent.
     pub fn optional_integer(&mut self, key: &str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
         let span = self.span_of(key);
-        let value = if let Some(text) = self.document.overrides.get(&self.dotted(key)) {
+        let value = if let Some(text) = self.override_of(key) {
             self.take(key);
             text.parse::<u64>().ok()
         } else {
@@ -238,7 +260,7 @@ impl<'d, 'a> Section<'d, 'a> {
             _ => {
                 let message =
                     format!("`{}` must be from {} to {}", self.dotted(key), range.start(), range.end());
-                self.document.note(self.document.at(span, message));
+                self.fault(key, span, message);
                 None
             }
         }
@@ -247,7 +269,7 @@ impl<'d, 'a> Section<'d, 'a> {
     /// A truth value, which may be absent.
     pub fn optional_bool(&mut self, key: &str) -> Option<bool> {
         let span = self.span_of(key);
-        if let Some(text) = self.document.overrides.get(&self.dotted(key)) {
+        if let Some(text) = self.override_of(key) {
             let value = text.parse().ok();
             self.take(key);
             if value.is_none() {
@@ -283,6 +305,11 @@ impl<'d, 'a> Section<'d, 'a> {
     /// A list of tables (`[[key]]`); absent means empty.
     pub fn tables(&mut self, key: &str) -> Vec<Section<'d, 'a>> {
         let path = self.dotted(key);
+        let below = format!("{path}.");
+        for dotted in self.document.overrides.keys().filter(|dotted| dotted.starts_with(&below)) {
+            let message = format!("{} sets nothing: `{path}` is a list of tables", variable(dotted));
+            self.document.note(self.document.at(self.span_of(key), message));
+        }
         let Some(value) = self.take(key) else { return Vec::new() };
         let span = to_span(&value.span());
         let DeValue::Array(items) = value.into_inner() else {
@@ -293,7 +320,10 @@ impl<'d, 'a> Section<'d, 'a> {
         for item in items {
             let span = to_span(&item.span());
             match item.into_inner() {
-                DeValue::Table(table) => tables.push(self.document.section(path.clone(), span, table)),
+                DeValue::Table(table) => {
+                    let section = self.document.section(path.clone(), span, table);
+                    tables.push(Section { is_item: true, ..section });
+                }
                 other => self.wrong_type(key, span, "a list of tables", other.type_str()),
             }
         }
@@ -315,8 +345,28 @@ impl<'d, 'a> Section<'d, 'a> {
         pairs
     }
 
-    /// Notes every key nobody asked for.
+    /// Notes every key nobody asked for, and every override that sets none.
     pub fn finish(self, known: &[&str]) {
+        for dotted in self.document.overrides.keys().filter(|_| !self.is_item) {
+            let below = if self.path.is_empty() {
+                Some(dotted.as_str())
+            } else {
+                dotted.strip_prefix(&format!("{}.", self.path))
+            };
+            let Some((key, rest)) = below.map(|below| below.split_once('.').unwrap_or((below, ""))) else {
+                continue;
+            };
+            // Another program's section may be set in the same environment; one that is nearly ours is a slip.
+            let near = closest(key, known.iter().copied());
+            let is_strange = if rest.is_empty() { true } else { near.is_some() };
+            if !known.contains(&key) && is_strange {
+                let finding = self.document.at(self.span, format!("{} sets nothing", variable(dotted)));
+                self.document.note(match near {
+                    Some(near) => finding.help(format!("did you mean `{near}`?")),
+                    None => finding.help(format!("known here: {}", known.join(", "))),
+                });
+            }
+        }
         for entry in self.entries.iter().filter(|entry| !entry.read) {
             let name = self.dotted(&entry.key);
             let finding = self.document.at(entry.key_span, format!("unknown key `{name}`"));
@@ -327,6 +377,11 @@ impl<'d, 'a> Section<'d, 'a> {
             self.document.note(finding);
         }
     }
+}
+
+/// The environment variable that sets a dotted path.
+fn variable(dotted: &str) -> String {
+    format!("WRIT_{}", dotted.replace('.', "__").to_uppercase())
 }
 
 /// TOML to JSON; `None` for what JSON or exact numbers cannot hold.
@@ -392,6 +447,42 @@ mod tests {
         assert_eq!(root.table("bus").text("url", "").as_deref(), Some("nats://y"));
         root.finish(&[]);
         assert!(!document.into_findings().has_errors());
+    }
+
+    #[test]
+    fn overrides_that_set_nothing_or_something_wrong_are_named() {
+        let set = |path: &str, value: &str| (path.to_owned(), value.to_owned());
+        let overrides = BTreeMap::from([
+            set("bus.urls", "nats://a, nats://b"),
+            set("bus.retrys", "1"),
+            set("bus.retries", "many"),
+            set("buss.urls", "x"),
+            set("other.thing", "x"),
+            set("tool.file", "x"),
+        ]);
+        let document = Document::new("writ.toml", "[[tool]]\nfile = \"y\"\n", &overrides);
+        let mut root = document.root();
+        let mut bus = root.table("bus");
+        assert_eq!(bus.list::<String>("urls"), ["nats://a", "nats://b"]);
+        assert_eq!(bus.optional_integer("retries", 0..=9), None);
+        bus.finish(&["urls", "retries"]);
+        for mut tool in root.tables("tool") {
+            assert_eq!(tool.text("file", "").as_deref(), Some("y"));
+            tool.finish(&["file"]);
+        }
+        root.finish(&["bus", "tool"]);
+        let findings = document.into_findings();
+        let mut messages: Vec<&str> = findings.0.iter().map(|finding| finding.message.as_str()).collect();
+        messages.sort_unstable();
+        assert_eq!(
+            messages,
+            [
+                "WRIT_BUSS__URLS sets nothing",
+                "WRIT_BUS__RETRYS sets nothing",
+                "WRIT_TOOL__FILE sets nothing: `tool` is a list of tables",
+                "`bus.retries` must be from 0 to 9 (set by WRIT_BUS__RETRIES)",
+            ]
+        );
     }
 
     #[test]

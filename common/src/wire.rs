@@ -261,6 +261,14 @@ pub enum Answer {
     },
 }
 
+impl Answer {
+    /// The digest a receipt binds it by: SHA-256 under `writ/v1/answer` over its canonical bytes.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of("writ/v1/answer", &[&crate::codec::to_bytes(self)])
+    }
+}
+
 /// A question to the node that ran a call: what was its result?
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -635,8 +643,10 @@ impl AdminWanted {
         match self {
             Self::Agents => "agents",
             Self::Enroll { .. } => "enroll",
-            Self::HaltAll { .. } => "halt-all",
-            Self::Quarantine { .. } => "quarantine",
+            Self::HaltAll { on: true } => "halt-all",
+            Self::HaltAll { on: false } => "end-halt",
+            Self::Quarantine { on: true, .. } => "quarantine",
+            Self::Quarantine { on: false, .. } => "release",
             Self::Revoke { .. } => "revoke",
             Self::Status => "status",
             Self::Task { .. } => "task",
@@ -743,6 +753,9 @@ pub struct NodeInfo {
     pub applied: Option<Epoch>,
     /// How long ago.
     pub heard: Option<Millis>,
+    /// Why it decides nothing, if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<ReasonCode>,
 }
 
 /// A task as the broker knows it.

@@ -125,6 +125,11 @@ fn check_resource(
     }
 }
 
+/// How old a call may be when it arrives.
+const CALL_AGE_MAX: Millis = Millis::from_secs(30);
+/// How long the stream surely remembers a call: its window of duplicates less time on the way.
+const REPLAY_MEMORY: Millis = Millis::from_secs(110);
+
 fn read_fresh(mut section: Section<'_, '_>) -> FreshBounds {
     let default = FreshBounds::default();
     let mut seconds = |key: &str, default: Millis| {
@@ -135,6 +140,16 @@ fn read_fresh(mut section: Section<'_, '_>) -> FreshBounds {
         reads: seconds("reads_seconds", default.reads),
         skew: seconds("skew_seconds", default.skew),
     };
+    let longest = CALL_AGE_MAX.0 + 2 * bounds.skew.0 + bounds.longest().0;
+    if longest > REPLAY_MEMORY.0 {
+        let document = section.document();
+        let message = format!(
+            "a call could act {} after it was signed, and the stream remembers calls for {REPLAY_MEMORY} only",
+            Millis(longest)
+        );
+        let help = format!("{CALL_AGE_MAX} + 2 x skew + the longer of effects and reads must not be more");
+        document.note(document.at(section.span(), message).help(help));
+    }
     section.finish(&["effects_seconds", "reads_seconds", "skew_seconds"]);
     bounds
 }

@@ -22,6 +22,7 @@ use writ_telemetry::Spans;
 
 use crate::{
     guard::{Arrival, CallRef, Effect, Event, Guard, GuardConfig, ToolFailure},
+    pin_file,
     tools::Tool,
 };
 
@@ -29,6 +30,10 @@ use crate::{
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the guard is told that time has passed.
 const TICK: Duration = Duration::from_millis(100);
+/// How often the streams are compared with what was known of them.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long what is under way may take once an end is asked for.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most events taken into one round.
 const ROUND_EVENTS_MAX: usize = 256;
 /// Most events waiting for the loop.
@@ -65,6 +70,14 @@ pub enum NodeError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The pins of the streams.
+    #[error("{}: {why}; once you know why, `writ node --accept-streams` starts from the streams as they are", path.display())]
+    Pins {
+        /// The file.
+        path: PathBuf,
+        /// Why it is not used.
+        why: String,
+    },
 }
 
 /// A running node.
@@ -104,6 +117,7 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
     let mut entropy = SystemEntropy;
     let boot = BootId::generate(clock.now().wall, writ_common::entropy::draw(&mut entropy));
     let dir = JournalDir::open(&setup.journal)?;
+    let pins = pin_file::read(&setup.journal)?;
     let mut recovered = Vec::new();
     for run in dir.runs()? {
         let entries = dir.read(&run)?;
@@ -114,6 +128,7 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
     let mut config =
         GuardConfig::new(setup.tenant.clone(), setup.node.clone(), boot.clone(), setup.root, setup.key);
     config.fresh = setup.fresh;
+    config.pins = pins;
     let gates = setup.tools.iter().map(|(resource, tool)| {
         let gate: Arc<dyn Gate + Send + std::marker::Sync> = Arc::new(ToolGate(Arc::clone(tool)));
         (resource.clone(), gate)
@@ -155,6 +170,7 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
         waiting: BTreeMap::new(),
         next_call: 0,
         dir,
+        folder: setup.journal,
         journal,
         clock,
     };
@@ -183,6 +199,7 @@ struct Driver {
     waiting: BTreeMap<CallRef, Incoming>,
     next_call: u64,
     dir: JournalDir,
+    folder: PathBuf,
     journal: JournalFile,
     clock: SystemClock,
 }
@@ -200,6 +217,7 @@ impl Driver {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         self.round(&mut guard, recovered.into_iter().map(Wake::Event).collect());
         let mut batch = Vec::new();
+        let mut asked_to_stop = None;
         loop {
             tokio::select! {
                 taken = queue.recv_many(&mut batch, ROUND_EVENTS_MAX) => {
@@ -216,7 +234,11 @@ impl Driver {
                 std::mem::replace(ready, is_ready) != is_ready
             });
             let drained = guard.calls_in_flight() == 0 && guard.unacknowledged() == 0;
-            if *stopping.borrow() && drained && queue.is_empty() {
+            // What a stream that cannot be reached did not take is in the journal, for the next run.
+            let has_waited = *stopping.borrow()
+                && *asked_to_stop.get_or_insert_with(tokio::time::Instant::now) + STOP_TIMEOUT
+                    < tokio::time::Instant::now();
+            if has_waited || (*stopping.borrow() && drained && queue.is_empty()) {
                 return;
             }
         }
@@ -255,11 +277,19 @@ impl Driver {
                     Ok(()) => tickets.into_iter().map(Event::Journalled).collect::<Vec<_>>(),
                     Err(error) => {
                         let why = error.to_string();
+                        tracing::error!("{why}");
                         tickets.into_iter().map(|ticket| Event::JournalFailed(ticket, why.clone())).collect()
                     }
                 });
             }
             for effect in others {
+                // Much may have been decided and written since the effect was asked for.
+                if let Effect::RunTool(call, _) | Effect::Relay { call, .. } = &effect
+                    && let Err(failure) = guard.last_look(*call, self.clock.now())
+                {
+                    events.push(Event::Finished(*call, Err(failure)));
+                    continue;
+                }
                 self.perform(effect);
             }
         }
@@ -298,6 +328,11 @@ impl Driver {
                 }
             }
             Effect::AskFresh(payload) => self.ask_fresh(payload),
+            Effect::Pin(pins) => {
+                if let Err(error) = pin_file::write(&self.folder, &pins) {
+                    tracing::warn!("{error}");
+                }
+            }
             Effect::Publish { ticket, store, delay } => {
                 let bus = self.bus.clone();
                 self.report(async move {
@@ -419,14 +454,26 @@ async fn receive(mut endpoint: Endpoint, events: mpsc::Sender<Wake>, mut stoppin
     }
 }
 
-/// Follows the control stream for good: through reconnects, from where it got to.
+/// Follows the control stream for good: through reconnects, from where it got to. Nothing of it is read before
+/// both streams were compared with what was known of them, and they are compared again every so often.
 async fn follow_control(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) {
     let stream = control_stream(&tenant);
     let subject = Subject::Control.of(&tenant);
     let mut next = 1;
     loop {
-        if let Ok(mut tail) = bus.tail(&stream, &subject, next).await {
-            while let Ok(message) = tail.next().await {
+        if look_at_streams(&bus, &tenant, &events).await
+            && let Ok(mut tail) = bus.tail(&stream, &subject, next).await
+        {
+            let mut looks = tokio::time::interval(LOOK_EVERY);
+            loop {
+                let message = tokio::select! {
+                    message = tail.next() => message,
+                    _ = looks.tick() => {
+                        look_at_streams(&bus, &tenant, &events).await;
+                        continue;
+                    }
+                };
+                let Ok(message) = message else { break };
                 next = message.sequence + 1;
                 let event = Event::Control { sequence: message.sequence, payload: message.payload };
                 if events.send(Wake::Event(event)).await.is_err() {
@@ -435,6 +482,17 @@ async fn follow_control(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) 
             }
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// Tells the guard what the streams are; false if they could not be looked at.
+async fn look_at_streams(bus: &Bus, tenant: &TenantId, events: &mpsc::Sender<Wake>) -> bool {
+    let (control, audit) = (control_stream(tenant), part_stream(tenant, &PartId::first()));
+    match tokio::join!(bus.stream_facts(&control), bus.stream_facts(&audit)) {
+        (Ok(Some(control)), Ok(Some(audit))) => {
+            events.send(Wake::Event(Event::Streams { control, audit })).await.is_ok()
+        }
+        _ => false,
     }
 }
 

@@ -1,1 +1,17 @@
-//! Writ from outside, over a real nats-server.
+//! Writ from outside, over a real nats-server. Tests that bear a threat's id are its row of the threat table.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failed test may panic")]
+
+mod agents;
+mod bus;
+mod cli;
+mod delegation;
+mod examples;
+mod faults;
+mod revocation;
+mod shipped;
+mod story;
+mod theft;
+mod tools;
+
+/// The program under test.
+const WRIT: &str = env!("CARGO_BIN_EXE_writ-under-test");

@@ -1,1 +1,12 @@
-//! The harness of the end-to-end tests.
+//! The harness of the end-to-end tests: real servers on free ports, agents, hand-made calls, and the audit stream
+//! to look the truth up in.
+
+mod audit;
+mod process;
+mod raw;
+mod world;
+
+pub use audit::{Refusal, Seen};
+pub use process::WritProcess;
+pub use raw::{Answered, RawCall};
+pub use world::{KIND, World, WorldOptions, eventually, letter, only, read, rights, run};

@@ -33,6 +33,8 @@ pub(super) struct Operation {
 
 /// Longest life of a join token.
 const JOIN_TOKEN_LIFE_MAX: Millis = Millis::from_secs(7 * 86_400);
+/// A key that is not to be trusted is so for good.
+const FOR_GOOD: Timestamp = Timestamp::from_secs(253_402_300_799);
 /// How long a revocation of something without an end of its own is kept: longer than anything it covers lives.
 const REVOCATION_LIFE: Millis = Millis::from_secs(30 * 86_400);
 
@@ -90,29 +92,26 @@ impl Broker {
             ..What::default()
         };
         let basis = Basis { epoch: Some(self.control.epoch()), ..Basis::default() };
-        let decision = match verdict.decision() {
-            Decision::Allow => RecordedDecision::Allow,
-            Decision::Deny => RecordedDecision::Deny,
+        // What is allowed and cannot be done, since it names nothing there is, is on record as refused.
+        let body = |decision, verdict: &Verdict| {
+            RecordBody::Verdict(Box::new(Verdicted::new(decision, verdict, who, what, basis)))
         };
-        let body = RecordBody::Verdict(Box::new(Verdicted::new(decision, &verdict, who, what, basis)));
-        if verdict.decision() == Decision::Deny {
-            let payload = refused(verdict.reasons());
-            return self.record(body, Some((call, payload)), now);
-        }
-        match self.operation(operator, wanted, now) {
-            Ok(None) => {
-                let payload = encode(&self.look_up(wanted, now));
-                self.record(body, Some((call, payload)), now);
-            }
-            Ok(Some(operation)) => {
-                self.record(body, None, now);
-                self.queue_control(ControlWrite::Admin(call, Box::new(operation)), now);
-            }
-            Err(reason) => {
-                let payload = refused(&[reason]);
-                self.record(body, Some((call, payload)), now);
-            }
-        }
+        let refusal = match verdict.decision() {
+            Decision::Allow => match self.operation(operator, wanted, now) {
+                Ok(None) => {
+                    let payload = encode(&self.look_up(wanted, now));
+                    return self.record(body(RecordedDecision::Allow, &verdict), Some((call, payload)), now);
+                }
+                Ok(Some(operation)) => {
+                    self.record(body(RecordedDecision::Allow, &verdict), None, now);
+                    return self.queue_control(ControlWrite::Admin(call, Box::new(operation)), now);
+                }
+                Err(reason) => Verdict::deny(reason, None),
+            },
+            Decision::Deny => verdict,
+        };
+        let payload = refused(refusal.reasons());
+        self.record(body(RecordedDecision::Deny, &refusal), Some((call, payload)), now);
     }
 
     /// The request as policy and record see it.
@@ -210,10 +209,10 @@ impl Broker {
                 let entry = self.tasks.values().find(|entry| entry.capability == *capability);
                 Ok(entry.ok_or_else(unknown)?.deadline.max(now).after(Millis::from_secs(60)))
             }
-            RevocationTarget::Agent(_)
-            | RevocationTarget::Holder(_)
-            | RevocationTarget::Hop { .. }
-            | RevocationTarget::User(_) => Ok(now.after(REVOCATION_LIFE)),
+            RevocationTarget::Holder(_) => Ok(FOR_GOOD),
+            RevocationTarget::Agent(_) | RevocationTarget::Hop { .. } | RevocationTarget::User(_) => {
+                Ok(now.after(REVOCATION_LIFE))
+            }
         }
     }
 
@@ -293,6 +292,7 @@ impl Broker {
                         node: node.clone(),
                         key: entry.key.id(),
                         applied: liveness.map(|liveness| liveness.applied),
+                        fault: liveness.and_then(|liveness| liveness.fault),
                         heard: liveness.map(|liveness| now.monotonic.since(liveness.asked.monotonic)),
                     }
                 })

@@ -51,6 +51,12 @@ impl Broker {
         if in_force.is_none_or(|version| configured > version) {
             wanted.push_back(ControlEvent::Keyset(self.setup.keyset.clone()));
         }
+        if self.setup.is_recovered {
+            // Whatever was issued before the recovery names an older state than anything from now on.
+            let seconds = u32::try_from(now.wall.as_secs()).unwrap_or(u32::MAX);
+            let number = seconds.max(self.control.epoch().incarnation.saturating_add(1));
+            wanted.push_back(ControlEvent::Incarnation { number });
+        }
         wanted.push_back(ControlEvent::BrokerBoot {
             broker: self.setup.broker.clone(),
             boot: self.setup.boot.clone(),
@@ -113,11 +119,16 @@ impl Broker {
             ControlWrite::Enroll(_, request) => format!("agent {}", request.agent),
             ControlWrite::Own(_) => format!("broker {}", self.setup.broker),
         };
-        let document =
-            ControlDocument { tenant: self.setup.tenant.clone(), at: now.wall, by, event: event.clone() };
+        let document = ControlDocument {
+            tenant: self.setup.tenant.clone(),
+            at: now.wall,
+            by,
+            follows: self.control.epoch(),
+            event: event.clone(),
+        };
         let payload = encode_signed(&document, &self.setup.key);
         let subject = Subject::Control.of(&self.setup.tenant);
-        let fence = Fence::LastOn { subject: subject.clone(), sequence: self.control.epoch().sequence };
+        let fence = Fence::LastOn { subject: subject.clone(), sequence: self.control.last_seen() };
         let store = Store { subject, payload: payload.clone(), message_id: None, fence, ttl_secs: None };
         let ticket = self.fresh_ticket();
         self.push(Effect::Publish { ticket, store, delay });
@@ -134,10 +145,8 @@ impl Broker {
             }
             // Another broker wrote first, or the fate is unknown; the stream's tail brings what we miss, and a
             // write that did get through is found there.
+            Err(_) if self.is_in_force(&event) => self.write_done(write, now),
             Err(_) if attempts < ATTEMPTS_MAX => match self.judge_write(&write, now) {
-                Ok(_) if self.is_in_force(&event) => {
-                    self.write_done(write, now);
-                }
                 Ok(event) => {
                     let delay = Millis(20 * u64::from(attempts + 1));
                     return self.send_control(write, event, attempts + 1, delay, now);

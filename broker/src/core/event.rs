@@ -1,8 +1,9 @@
 //! What can happen to a broker, and what it wants done.
 
 use bytes::Bytes;
-use writ_bus::{Attested, Store, StoreError, Stored};
+use writ_bus::{Attested, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
+    ids::BootId,
     time::Millis,
     trace::{SpanRecord, TraceContext},
 };
@@ -50,6 +51,8 @@ pub enum Event {
         /// Its bytes.
         payload: Bytes,
     },
+    /// What the audit stream is now.
+    AuditStream(StreamFacts),
     /// A journal write is done.
     Journalled(Ticket),
     /// A journal write failed.
@@ -67,6 +70,8 @@ pub enum Event {
 pub enum Effect {
     /// Report to the operator's log.
     Alarm(String),
+    /// Forget the journal of an earlier run.
+    Forget(BootId),
     /// Append to the journal, in the order of the effects.
     Journal(Option<Ticket>, Entry),
     /// Publish to a stream after a delay.

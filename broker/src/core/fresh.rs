@@ -13,6 +13,7 @@ use writ_common::{
     epoch::Epoch,
     fresh::{FreshAnswer, FreshQuestion},
     ids::NodeId,
+    reason::ReasonCode,
     signed::Signed,
     subjects::Subject,
     time::{Millis, Now},
@@ -50,6 +51,8 @@ pub(super) struct Liveness {
     pub(super) asked: Now,
     /// When it was last given a lease.
     answered: Option<Now>,
+    /// Why it decides nothing, if it does not.
+    pub(super) fault: Option<ReasonCode>,
 }
 
 /// A revocation whose answer waits until no node can act under it any more.
@@ -78,13 +81,23 @@ impl Broker {
             signed.open(|key| *key == entry.key).ok()
         });
         let Some(question) = question.filter(|question| question.tenant == self.setup.tenant) else {
-            return self.alarm("a question for freshness that no enrolled node signed");
+            let code = ReasonCode::NodeKeyUnknown;
+            return self.alarm(format!("{code}: a question for freshness that no enrolled node signed"));
         };
+        if question.staleness > self.setup.staleness_max {
+            // A revocation that waits would answer before this node has stopped.
+            return self.alarm(format!(
+                "{} goes on for {} without news and at most {} is allowed (staleness_seconds_max): it gets none",
+                question.node, question.staleness, self.setup.staleness_max
+            ));
+        }
         let liveness = self.freshness.nodes.entry(question.node.clone()).or_insert(Liveness {
             applied: question.applied,
             asked: now,
             answered: None,
+            fault: None,
         });
+        liveness.fault = question.fault;
         liveness.applied = question.applied;
         liveness.asked = now;
         let known = self.control.nodes().get(&question.node).and_then(|entry| entry.boot.as_ref());

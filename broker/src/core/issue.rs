@@ -14,7 +14,7 @@ use writ_common::{
     keys::PublicKey,
     label::{DomainLabel, Label},
     reason::{Reason, ReasonCode},
-    record::{Basis, Granted, RecordBody, RecordedDecision, TraceRef, Verdicted, What, Who},
+    record::{Basis, Granted, RecordBody, RecordedDecision, RecordedReason, TraceRef, Verdicted, What, Who},
     recorder::Prepared,
     request::{Arguments, Environment, Principal, Request},
     signed::Signed,
@@ -148,6 +148,7 @@ impl Broker {
             }
         };
         who.user = Some(verified.user.clone());
+        let token_ends = verified.expires;
         let idempotency = Digest::of(
             "writ/v1/idempotency",
             &[
@@ -164,6 +165,12 @@ impl Broker {
         if !self.starting.insert(idempotency) {
             let reason = Reason::new(ReasonCode::JwtReplayed).told("this task is being started already");
             let verdict = Verdict::deny(reason, None);
+            return self.refuse(asking.back, &verdict, who, what, now);
+        }
+        // What is left of a nearly full stream is kept for what nodes still have to say.
+        if self.audit_stream.is_some_and(|facts| facts.is_nearly_full(0)) {
+            self.starting.remove(&idempotency);
+            let verdict = Verdict::deny(ReasonCode::AuditFull, None);
             return self.refuse(asking.back, &verdict, who, what, now);
         }
         let (verdict, bounds) =
@@ -198,7 +205,9 @@ impl Broker {
             task,
         };
         let verdicted = Verdicted::new(RecordedDecision::Allow, &verdict, who, what, Basis::default());
-        let issuing = self.issuing(asking, entry, bounds.capability_life, verdicted, now);
+        // The user vouches for no longer than the token says (J20); what comes after is up to renewal.
+        let end = token_ends.min(now.wall.after(bounds.capability_life));
+        let issuing = self.issuing(asking, entry, end, verdicted);
         // The label comes first: a capability whose domain has none is denied everything.
         self.publish_label(issuing);
     }
@@ -251,7 +260,8 @@ impl Broker {
         entry.max_depth = entry.max_depth.min(bounds.max_depth);
         entry.serial += 1;
         let verdicted = Verdicted::new(RecordedDecision::Allow, &verdict, who, what, Basis::default());
-        let issuing = self.issuing(asking, entry, bounds.capability_life, verdicted, now);
+        let end = now.wall.after(bounds.capability_life);
+        let issuing = self.issuing(asking, entry, end, verdicted);
         self.write_issue(issuing, now);
     }
 
@@ -312,12 +322,11 @@ impl Broker {
         &self,
         asking: &Asking,
         entry: TaskEntry,
-        life: Millis,
+        end: Timestamp,
         mut verdicted: Verdicted,
-        now: Now,
     ) -> Box<Issuing> {
         // Capabilities count in whole seconds.
-        let expires = Timestamp::from_secs(now.wall.after(life).min(entry.deadline).as_secs());
+        let expires = Timestamp::from_secs(end.min(entry.deadline).as_secs());
         verdicted.who.task = Some(entry.task.clone());
         verdicted.who.capability = Some(entry.capability.clone());
         verdicted.who.serial = Some(entry.serial);
@@ -397,7 +406,12 @@ impl Broker {
         self.pending.insert(ticket, Pending::IssuePublished(issuing));
     }
 
-    pub(super) fn issue_published(&mut self, issuing: Box<Issuing>, result: Result<Stored, StoreError>) {
+    pub(super) fn issue_published(
+        &mut self,
+        issuing: Box<Issuing>,
+        result: Result<Stored, StoreError>,
+        now: Now,
+    ) {
         match result {
             Ok(stored) => {
                 if let Some(prepared) = &issuing.prepared {
@@ -412,9 +426,16 @@ impl Broker {
             }
             Err(error) => {
                 self.alarm(format!("the record of {} was not taken: {error}", issuing.entry.task));
-                // If it was stored after all, the task exists and a retry with the same key finds it.
-                if let Some(prepared) = issuing.prepared.clone() {
-                    self.publish_record(prepared);
+                // Voided under its own id: if it was stored after all, the void is dropped, and the task is one that
+                // nobody holds.
+                if let Some(prepared) = &issuing.prepared {
+                    let reason = Reason::new(ReasonCode::AuditUnavailable).noted(error);
+                    let (who, what) = (issuing.verdicted.who.clone(), issuing.verdicted.what.clone());
+                    let cause = RecordedReason::from(&reason);
+                    let mut void = Box::new(self.recorder.void(prepared, cause, who, what, now.wall));
+                    void.message_id.clone_from(&prepared.message_id);
+                    let _written = self.journal(&void);
+                    self.publish_record(void);
                 }
                 self.issue_failed(&issuing, ReasonCode::AuditUnavailable);
             }
@@ -426,6 +447,11 @@ impl Broker {
         let entry = issuing.entry.clone();
         self.starting.remove(&entry.idempotency);
         self.know_task(entry.clone());
+        let TaskEntry { capability, task, user, agent, .. } = &entry;
+        let decided = issuing.verdicted.basis.epoch.unwrap_or_default();
+        if let Err(reason) = self.control.check_task(capability, task, user, agent, decided) {
+            return self.answer(issuing.back, IssueAnswer::Refused { reasons: told(&[reason]) });
+        }
         let grant = Grant {
             tenant: self.setup.tenant.clone(),
             user: entry.user.clone(),
@@ -438,7 +464,8 @@ impl Broker {
             domain: entry.domain.clone(),
             rights: entry.rights.iter().cloned().collect(),
             expires: issuing.expires,
-            min_epoch: self.control.epoch(),
+            // What it was decided on: a revocation since then covers it.
+            min_epoch: issuing.verdicted.basis.epoch.unwrap_or_default(),
             max_depth: entry.max_depth,
             bounds: Vec::new(),
         };

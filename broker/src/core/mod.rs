@@ -21,7 +21,7 @@ pub use event::{Arrival, CallRef, Effect, Event, Ticket};
 
 use control::ControlWrite;
 use fresh::Freshness;
-use writ_bus::{Fence, Store, StoreError, Stored};
+use writ_bus::{Fence, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
     codec::encode,
     control::{ControlEvent, ControlFault, ControlState},
@@ -75,6 +75,8 @@ pub struct BrokerSetup {
     pub skew: Millis,
     /// The longest staleness any node may be set to.
     pub staleness_max: Millis,
+    /// Whether an operator said to go on from the streams as they are.
+    pub is_recovered: bool,
 }
 
 /// A task as the broker keeps it. All of it stands in the task's records.
@@ -165,6 +167,10 @@ pub struct Broker {
     waiting_revocations: Vec<fresh::WaitingRevocation>,
     pending: BTreeMap<Ticket, Pending>,
     unacknowledged: BTreeMap<Ticket, (Box<Prepared>, Store)>,
+    /// Earlier runs, with how many of their records the stream does not have yet.
+    recovering: BTreeMap<BootId, usize>,
+    /// The audit stream when it was last looked at.
+    audit_stream: Option<StreamFacts>,
     next_ticket: u64,
     effects: VecDeque<Effect>,
 }
@@ -223,6 +229,8 @@ impl Broker {
             waiting_revocations: Vec::new(),
             pending: BTreeMap::new(),
             unacknowledged: BTreeMap::new(),
+            recovering: BTreeMap::new(),
+            audit_stream: None,
             next_ticket: 0,
             effects: VecDeque::new(),
             setup,
@@ -264,6 +272,7 @@ impl Broker {
             Event::Control { sequence, payload } => self.control_event(sequence, &payload),
             Event::ControlRead => self.control_was_read(now),
             Event::Ticked { payload } => self.ticked(&payload, now),
+            Event::AuditStream(facts) => self.audit_stream = Some(facts),
             Event::Journalled(ticket) => self.journalled(ticket),
             Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why),
             Event::Published(ticket, result) => self.published(ticket, result, now),
@@ -372,7 +381,20 @@ impl Broker {
     /// Completes what an earlier run prepared and the stream does not have.
     ///
     /// An allowance nobody was told of is voided, under its own id; everything else is published as it was.
-    pub fn republish(&mut self, bytes: &[u8], now: Now) -> Vec<Effect> {
+    /// The run's journal is forgotten once the stream has all of it.
+    pub fn recover(&mut self, boot: BootId, records: &[Vec<u8>], now: Now) -> Vec<Effect> {
+        let before = self.unacknowledged.len();
+        let readable = records.iter().filter(|record| self.republish(record, now)).count();
+        match self.unacknowledged.len() - before {
+            // What cannot be read stays where somebody can look at it.
+            _ if readable < records.len() => {}
+            0 => self.push(Effect::Forget(boot)),
+            open => drop(self.recovering.insert(boot, open)),
+        }
+        self.effects.drain(..).collect()
+    }
+
+    fn republish(&mut self, bytes: &[u8], now: Now) -> bool {
         match self.recorder.reopen(bytes) {
             Ok((prepared, record)) => {
                 let allowed = match record.body {
@@ -391,10 +413,22 @@ impl Broker {
                     None => prepared,
                 };
                 self.publish_record(Box::new(completed));
+                true
             }
-            Err(error) => self.alarm(format!("a record of an earlier run is not readable: {error}")),
+            Err(error) => {
+                self.alarm(format!("a record of an earlier run is not readable: {error}"));
+                false
+            }
         }
-        self.effects.drain(..).collect()
+    }
+
+    fn settled(&mut self, boot: &BootId) {
+        let Some(open) = self.recovering.get_mut(boot) else { return };
+        *open -= 1;
+        if *open == 0 {
+            self.recovering.remove(boot);
+            self.push(Effect::Forget(boot.clone()));
+        }
     }
 
     fn journalled(&mut self, ticket: Ticket) {
@@ -433,7 +467,7 @@ impl Broker {
         }
         match self.pending.remove(&ticket) {
             Some(Pending::LabelPublished(issuing)) => return self.label_published(issuing, &result, now),
-            Some(Pending::IssuePublished(issuing)) => return self.issue_published(issuing, result),
+            Some(Pending::IssuePublished(issuing)) => return self.issue_published(issuing, result, now),
             Some(Pending::TickPublished) => return self.tick_published(&result),
             Some(other) => drop(self.pending.insert(ticket, other)),
             None => {}
@@ -445,6 +479,8 @@ impl Broker {
                 if is_own {
                     let entry = Entry::Committed { seq: prepared.id.seq, stream: stored.sequence };
                     self.push(Effect::Journal(None, entry));
+                } else {
+                    self.settled(&prepared.id.boot);
                 }
             }
             Err(_) => {

@@ -258,6 +258,11 @@ impl Bus {
         &self.jetstream
     }
 
+    /// Subjects the server refuses from now on.
+    pub(crate) fn refusals(&self) -> broadcast::Receiver<Arc<str>> {
+        self.refusals.subscribe()
+    }
+
     /// Whether the server has refused this subject lately.
     pub(crate) fn was_refused(&self, subject: &str) -> bool {
         let refusals = self.last_refusals.lock().unwrap_or_else(PoisonError::into_inner);

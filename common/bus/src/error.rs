@@ -28,6 +28,14 @@ pub enum BusError {
     /// The connection is gone.
     #[error("not connected to NATS")]
     NotConnected,
+    /// The stream is set up to lose what it was given.
+    #[error("stream `{stream}`: {why}; an audit trail must not forget, see deploy/nats/README.md")]
+    StreamForgets {
+        /// Its name.
+        stream: String,
+        /// In which way.
+        why: &'static str,
+    },
     /// The server does not let this user use the subject.
     #[error("NATS does not allow this user to use `{0}`")]
     Refused(String),

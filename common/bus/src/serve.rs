@@ -87,19 +87,32 @@ impl Service {
     }
 }
 
+/// How long a refusal may take from the connection to whoever subscribed.
+const REFUSAL_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
+
 impl Service {
     /// Listens on a private subject, as agents do: they are no services and have no business with `$SRV`.
     ///
     /// # Errors
     /// [`BusError::Refused`] if the server does not let this user subscribe.
     pub async fn inbox(bus: &Bus, subject: &str) -> Result<Inbox, BusError> {
+        let mut refusals = bus.refusals();
         let messages = bus
             .client()
             .subscribe(subject.to_owned())
             .await
             .map_err(|error| BusError::client(format!("subscription to `{subject}`"), error))?;
         bus.flush().await?;
-        if bus.was_refused(subject) {
+        // The server has said so by now, if it has; the client hands it on by a task of its own.
+        let refused = async {
+            while let Ok(refused) = refusals.recv().await {
+                if *refused == *subject {
+                    return;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        if tokio::time::timeout(REFUSAL_GRACE, refused).await.is_ok() || bus.was_refused(subject) {
             return Err(BusError::Refused(subject.to_owned()));
         }
         Ok(Inbox { bus: bus.clone(), messages })

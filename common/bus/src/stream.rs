@@ -41,6 +41,14 @@ pub struct StreamFacts {
     pub bytes_max: u64,
 }
 
+impl StreamFacts {
+    /// Whether 90 % is used, `more` bytes included. What is left then is kept for what must still be said.
+    #[must_use]
+    pub fn is_nearly_full(&self, more: u64) -> bool {
+        self.bytes_max > 0 && self.bytes.saturating_add(more) >= self.bytes_max / 10 * 9
+    }
+}
+
 /// A message of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredMessage {
@@ -80,11 +88,17 @@ impl Tail {
 }
 
 impl Bus {
-    /// Creates the stream if there is none, and brings an existing one up to the specification.
+    /// Creates the stream if there is none. One that is there is taken as it is, if it forgets nothing: what it
+    /// may hold is the server operator's to change.
     ///
     /// # Errors
-    /// [`BusError::Client`].
+    /// [`BusError::Client`]; [`BusError::StreamForgets`] for a stream that can lose what it was given.
     pub async fn ensure_stream(&self, spec: &StreamSpec) -> Result<StreamFacts, BusError> {
+        if let Ok(stream) = self.jetstream().get_stream(&spec.name).await {
+            let info = stream.cached_info();
+            check_remembers(&info.config)?;
+            return Ok(facts(info));
+        }
         let config = Config {
             name: spec.name.clone(),
             subjects: spec.subjects.clone(),
@@ -99,9 +113,9 @@ impl Bus {
             allow_message_ttl: true,
             ..Config::default()
         };
-        let info = self.jetstream().create_or_update_stream(config).await;
-        let info = info.map_err(|error| BusError::client(format!("stream `{}`", spec.name), error))?;
-        Ok(facts(&info))
+        let created = self.jetstream().create_stream(config).await;
+        let created = created.map_err(|error| BusError::client(format!("stream `{}`", spec.name), error))?;
+        Ok(facts(created.cached_info()))
     }
 
     /// What there is to know about a stream; `None` if there is none of that name.
@@ -197,6 +211,21 @@ impl Bus {
             .boxed();
         Ok(Tail { messages, next_sequence: from.max(1), pending })
     }
+}
+
+fn check_remembers(config: &Config) -> Result<(), BusError> {
+    let why = match config {
+        Config { deny_delete: false, .. } => "messages can be deleted (deny_delete)",
+        Config { deny_purge: false, .. } => "it can be purged (deny_purge)",
+        Config { discard, .. } if *discard != DiscardPolicy::New => "it makes room by forgetting (discard)",
+        Config { max_age, .. } if !max_age.is_zero() => "messages end by age (max_age)",
+        Config { max_messages, .. } if *max_messages > 0 => "it holds a number of messages (max_msgs)",
+        Config { max_messages_per_subject, .. } if *max_messages_per_subject > 0 => {
+            "it holds a number of messages per subject (max_msgs_per_subject)"
+        }
+        _ => return Ok(()),
+    };
+    Err(BusError::StreamForgets { stream: config.name.clone(), why })
 }
 
 fn facts(info: &jetstream::stream::Info) -> StreamFacts {

@@ -154,7 +154,7 @@ fn own_predicates(
                     let arity = *own.entry(head.name.clone()).or_insert(head.terms.len());
                     if arity != head.terms.len() {
                         let message = format!(
-                            "`{}` has {} terms here and {arity} where it is derived first",
+                            "`{}` is derived with {} terms here and with {arity} first",
                             head.name,
                             head.terms.len()
                         );
@@ -224,7 +224,7 @@ impl Checker<'_> {
             match self.own.get(name) {
                 Some(arity) if *arity != terms.len() => {
                     let message =
-                        format!("`{name}` has {} terms here and {arity} where it is derived", terms.len());
+                        format!("`{name}` is used with {} terms and derived with {arity}", terms.len());
                     findings.push(self.at(*span, message));
                 }
                 Some(_) => {}

@@ -63,6 +63,8 @@ pub fn init(service: &str, logs: LogFormat) -> Result<Telemetry, TelemetryError>
     if !export_is_wanted() {
         return Ok(Telemetry { provider: None });
     }
+    // reqwest brings none of its own here. One that is installed already is as good.
+    drop(rustls::crypto::ring::default_provider().install_default());
     let client = RuntimeClient { runtime: Handle::current(), http: reqwest::Client::builder().build()? };
     let exporter = SpanExporter::builder().with_http().with_http_client(client).build()?;
     let name = std::env::var("OTEL_SERVICE_NAME").unwrap_or_else(|_| service.to_owned());

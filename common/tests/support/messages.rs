@@ -106,6 +106,8 @@ pub fn all(random: &mut Random) -> Vec<Sample> {
         boot: boot(random),
         nonce: nonce(random),
         applied: epoch(random),
+        staleness: Millis(random.next()),
+        fault: maybe(random, |_| ReasonCode::StateRollback),
     };
     all.push(Sample::signed(random, &question));
     let answer =
@@ -116,7 +118,13 @@ pub fn all(random: &mut Random) -> Vec<Sample> {
         all.push(Sample::signed(random, &record));
     }
     for event in control_events(random) {
-        let document = ControlDocument { tenant: tenant(), at: time(random), by: text(random), event };
+        let document = ControlDocument {
+            tenant: tenant(),
+            at: time(random),
+            by: text(random),
+            follows: epoch(random),
+            event,
+        };
         all.push(Sample::signed(random, &document));
     }
     let label = DomainLabel { tenant: tenant(), domain: domain(random), label: label(random) };
@@ -211,6 +219,7 @@ fn administration(random: &mut Random) -> Vec<Sample> {
             key: key_id(random),
             applied: maybe(random, epoch),
             heard: maybe(random, |random| Millis(random.next())),
+            fault: maybe(random, |_| ReasonCode::PolicyUnavailable),
         }],
     };
     let info = TaskInfo {
@@ -394,7 +403,8 @@ fn receipt(random: &mut Random) -> Receipt {
         id: decision_id(random),
         record: digest(random),
         call: maybe(random, digest),
-        result: maybe(random, digest),
+        call_id: maybe(random, digest),
+        answer: digest(random),
     }
 }
 

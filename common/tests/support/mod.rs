@@ -277,7 +277,8 @@ impl World {
             token: Digest::plain(name.as_bytes()),
         });
         for (sequence, event) in (1..).zip(std::iter::once(keyset).chain(keys)) {
-            control.apply(sequence, &control_event(event)).unwrap();
+            let event = control_event(control.epoch(), event);
+            control.apply(sequence, &event).unwrap();
         }
         Self { policy, control }
     }
@@ -317,7 +318,7 @@ pub struct Call {
 }
 
 /// A control event as it stands in the stream.
-pub fn control_event(event: ControlEvent) -> Vec<u8> {
-    let document = ControlDocument { tenant: tenant(), at: NOW, by: "broker-1".to_owned(), event };
+pub fn control_event(follows: Epoch, event: ControlEvent) -> Vec<u8> {
+    let document = ControlDocument { tenant: tenant(), at: NOW, by: "broker-1".to_owned(), follows, event };
     encode(&Signed::new(&document, &key(BROKER)))
 }

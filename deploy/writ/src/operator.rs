@@ -15,7 +15,8 @@ use writ_common::{
     epoch::Epoch,
     ids::{AgentId, OperatorId, PartId, TaskId, TenantId},
     keys::{PrivateKey, PublicKey},
-    record::{Origin, Record, RecordKind},
+    reason::ReasonCode,
+    record::{Record, RecordKind},
     settings::Document,
     signed::Signed,
     subjects::{Subject, control_stream, filter, part_stream},
@@ -280,17 +281,10 @@ impl Recorded {
             Err(error) => return fault(None, error.to_string()),
         };
         let Ok(claimed) = signed.peek() else { return fault(None, "not a record".to_owned()) };
-        // Only the key enrolled for the very name the record bears makes it that one's word.
-        let key = match &claimed.id.origin {
-            Origin::Node(node) => control.nodes().get(node).map(|entry| entry.key),
-            Origin::Broker(broker) => control.brokers().get(broker).map(|entry| entry.key),
-        };
-        match key {
-            None => fault(Some(claimed), "audit.bad_signature: nobody of that name is enrolled".to_owned()),
-            Some(key) => match signed.open(|signer| *signer == key) {
-                Ok(record) => Self { sequence, record: Some(record), fault: None },
-                Err(error) => fault(Some(claimed), format!("audit.bad_signature: {error}")),
-            },
+        // Only a key enrolled for the very name the record bears makes it that one's word.
+        match signed.open(|signer| control.is_record_key(&claimed.id.origin, signer)) {
+            Ok(record) => Self { sequence, record: Some(record), fault: None },
+            Err(error) => fault(Some(claimed), format!("{}: {error}", ReasonCode::AuditBadSignature)),
         }
     }
 

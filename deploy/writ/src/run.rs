@@ -5,14 +5,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use writ_broker::{
     config::{BrokerConfig, read_policies},
     jwt::Issuers,
     serve::{BrokerHandle, ServeSetup, forget_index},
 };
-use writ_bus::{Bus, BusConfig, keyfile};
-use writ_common::{codec::decode, diagnostic::Diagnostics};
+use writ_bus::{Bus, BusConfig, SystemClock, keyfile};
+use writ_common::{
+    codec::decode,
+    diagnostic::Diagnostics,
+    keys::PrivateKey,
+    keyset::{Keyset, KeysetDocument},
+    signed::Signed,
+};
 use writ_journal::Sync;
 use writ_node::{
     config::NodeConfig,
@@ -76,6 +82,7 @@ pub async fn start_broker(path: &Path, rebuild: bool) -> Result<BrokerHandle> {
     let keyset = std::fs::read(&config.keyset_file)
         .with_context(|| format!("{} cannot be read", config.keyset_file.display()))?;
     let keyset = decode(&keyset).with_context(|| format!("{} is no keyset", config.keyset_file.display()))?;
+    check_broker_key(&config, &keyset, &key)?;
     let user = keyfile::read_user(&config.bus_user_file)?;
     let bus = Bus::connect(BusConfig {
         urls: config.bus_urls,
@@ -105,16 +112,53 @@ pub async fn start_broker(path: &Path, rebuild: bool) -> Result<BrokerHandle> {
         stream_bytes_max: config.stream_bytes_max,
         replicas: config.replicas,
         staleness_max: config.staleness_max,
+        is_recovered: rebuild,
     };
     Ok(writ_broker::serve::start(setup).await?)
+}
+
+/// A broker whose key counts for nobody would write what nobody believes.
+fn check_broker_key(config: &BrokerConfig, keyset: &Signed<KeysetDocument>, key: &PrivateKey) -> Result<()> {
+    let file = config.keyset_file.display();
+    let keyset = Keyset::open(keyset, &config.root).with_context(|| file.to_string())?;
+    let now = SystemClock::new().now().wall;
+    if !keyset.is_current(now) {
+        bail!(
+            "{file} expired at {}; sign a newer one with `writ key sign-keyset`",
+            keyset.document().expires
+        );
+    }
+    if !keyset.is_active(&key.public(), &config.tenant, now) {
+        bail!(
+            "{file} does not list the key of {} ({}) for tenant `{}` at this time",
+            config.key_file.display(),
+            key.public(),
+            config.tenant
+        );
+    }
+    Ok(())
+}
+
+/// Reads and checks the keyset and the key of a broker's configuration.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check_broker_files(config: &BrokerConfig) -> Result<()> {
+    let keyset = std::fs::read(&config.keyset_file)
+        .with_context(|| format!("{} cannot be read", config.keyset_file.display()))?;
+    let keyset = decode(&keyset).with_context(|| format!("{} is no keyset", config.keyset_file.display()))?;
+    check_broker_key(config, &keyset, &keyfile::read_key(&config.key_file)?)
 }
 
 /// Starts a node.
 ///
 /// # Errors
 /// A bad configuration, a tool that is not there, an unsafe key file, no connection.
-pub async fn start_node(path: &Path) -> Result<NodeHandle> {
+pub async fn start_node(path: &Path, accept_streams: bool) -> Result<NodeHandle> {
     let config = read_node_config(path)?;
+    if accept_streams {
+        writ_node::pin_file::forget(&config.journal)?;
+    }
     let key = keyfile::read_key(&config.key_file)?;
     let user = keyfile::read_user(&config.bus_user_file)?;
     let mut built = BTreeMap::new();

@@ -14,6 +14,7 @@ use writ_common::{
     ids::{AgentId, NodeId, TaskKind},
     keys::PublicKey,
     keyset::Keyset,
+    reason::ReasonCode,
     signed::Signed,
     subjects::Subject,
     time::Timestamp,
@@ -23,8 +24,10 @@ use writ_common::{
 
 use crate::{Error, Identity, Task, spans::Span};
 
-/// How long a broker may take.
-const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a broker may take; one that ended meanwhile never answers.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a request is sent again after that.
+const REPEATS_MAX: u32 = 2;
 
 /// A connection with an identity. Cheap to clone; all clones share it.
 #[derive(Clone)]
@@ -211,6 +214,13 @@ impl Agent {
         let keyset = reply.keyset.ok_or_else(|| bad(&"the broker sent no keyset"))?;
         let keyset = Keyset::open(&keyset, &identity.root).map_err(|error| bad(&error))?;
         let now = self.now();
+        if !keyset.is_current(now) {
+            return Err(bad(&format!(
+                "{}: the keyset ended at {}",
+                ReasonCode::KeysetExpired,
+                keyset.document().expires
+            )));
+        }
         let issued = reply
             .issued
             .open(|key| keyset.is_active(key, &identity.tenant, now))
@@ -221,14 +231,15 @@ impl Agent {
         Ok(issued.answer)
     }
 
-    /// A broker that is just starting has nobody listening for a moment.
+    /// A broker that is just starting has nobody listening for a moment, and one that ended on the way is asked
+    /// again: requests are answered the same however often they arrive.
     async fn request_patiently(
         &self,
         subject: &str,
         payload: Vec<u8>,
         trace: Option<&TraceContext>,
     ) -> Result<writ_bus::Reply, Error> {
-        let mut left = 20;
+        let (mut left, mut repeats) = (50, REPEATS_MAX);
         loop {
             let asked = self.shared.bus.request(subject.to_owned(), payload.clone(), trace, BROKER_TIMEOUT);
             match asked.await {
@@ -236,6 +247,7 @@ impl Agent {
                     left -= 1;
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
+                Err(BusError::TimedOut(_)) if repeats > 0 => repeats -= 1,
                 Err(BusError::NoResponders(subject)) => {
                     return Err(Error::Bus(BusError::NoResponders(subject)));
                 }

@@ -1,6 +1,6 @@
 //! Calling tools: signed, repeated safely, and believed only with a receipt.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use writ_bus::{BusError, SystemEntropy};
 use writ_common::{
@@ -10,6 +10,7 @@ use writ_common::{
     entropy::draw,
     ids::{Action, NodeId, Resource},
     json::Value,
+    reason::ReasonCode,
     record::{DecisionId, Origin, OutcomeStatus, Receipt},
     request::Arguments,
     signed::Signed,
@@ -22,6 +23,8 @@ use crate::{Error, Task, spans::Span};
 
 /// How long one attempt waits for an answer.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long after its first attempt a call may be sent again.
+const RESEND_WITHIN: Duration = Duration::from_secs(60);
 /// How often a call is repeated after a lost answer or while no node listens.
 const ATTEMPTS_MAX: u32 = 4;
 /// How often a result that is not there yet is asked for.
@@ -59,6 +62,7 @@ impl Task {
 
     pub(crate) async fn send(&self, logical: Logical, trace: Option<TraceContext>) -> Result<Value, Error> {
         let nonce = draw(&mut SystemEntropy);
+        let begun = Instant::now();
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -73,8 +77,8 @@ impl Task {
             let bus = &self.agent.shared.bus;
             match bus.request(subject, payload, trace.as_ref(), logical.timeout).await {
                 Ok(reply) => {
-                    let reply = self.read(&reply.payload, digest).await?;
                     let id = call_id(capability.chain().holder(), &nonce);
+                    let reply = self.read(&reply.payload, digest, id).await?;
                     return self.conclude(reply, id, attempt).await;
                 }
                 // The same nonce again: if the first was done, its result is fetched, not done twice.
@@ -84,6 +88,10 @@ impl Task {
                 Err(error) => return Err(error.into()),
             }
             tokio::time::sleep(Duration::from_millis(50 << attempt.min(5))).await;
+            // The stream remembers a nonce for two minutes. Past that, the same call would be run again.
+            if begun.elapsed() > RESEND_WITHIN {
+                return Err(Error::TimedOut);
+            }
         }
     }
 
@@ -107,25 +115,32 @@ impl Task {
     }
 
     /// Reads a reply and checks its receipt: a known node, this call, this result.
-    async fn read(&self, payload: &[u8], call: Digest) -> Result<(CallReply, Option<Receipt>), Error> {
+    async fn read(
+        &self,
+        payload: &[u8],
+        call: Digest,
+        id: Digest,
+    ) -> Result<(CallReply, Option<Receipt>), Error> {
         let bad = |why: &str| Error::BadAnswer(why.to_owned());
         let reply: CallReply = decode(payload).map_err(|error| bad(&error.to_string()))?;
         let Some(signed) = &reply.receipt else {
-            // Only a refusal can come without: before there is a record there is nothing to vouch for.
-            return match reply.answer {
-                Answer::Denied { .. } | Answer::Replayed { .. } => Ok((reply, None)),
-                Answer::Done { .. } | Answer::Failed { .. } => Err(bad("a result without a receipt")),
+            // A refusal before there was a record can come without. Nothing else can: somebody on the way could
+            // make it up, and have the call made again.
+            return match &reply.answer {
+                Answer::Denied { reasons } if reasons.iter().all(|reason| is_unrecorded(reason.code)) => {
+                    Ok((reply, None))
+                }
+                _ => Err(bad("an answer without a receipt")),
             };
         };
         let receipt = self.open_receipt(signed).await?;
-        let result = match &reply.answer {
-            Answer::Done { result } => Some(Digest::plain(result.as_bytes())),
-            Answer::Denied { .. } | Answer::Failed { .. } | Answer::Replayed { .. } => None,
-        };
-        let is_ours = receipt.call.is_none_or(|receipted| receipted == call);
-        let is_done = matches!(reply.answer, Answer::Done { .. });
-        if !is_ours || receipt.result != result || (is_done && receipt.call.is_none()) {
-            return Err(bad("the receipt is for another call or another result"));
+        // Of a call that could not be read, only the refusal is vouched for.
+        let is_refusal = matches!(reply.answer, Answer::Denied { .. });
+        let fits =
+            |receipted: Option<Digest>, own| receipted.map_or(is_refusal, |receipted| receipted == own);
+        if receipt.answer != reply.answer.digest() || !fits(receipt.call, call) || !fits(receipt.call_id, id)
+        {
+            return Err(bad("the receipt is for another call or another answer"));
         }
         Ok((reply, Some(receipt)))
     }
@@ -183,14 +198,14 @@ impl Task {
                         Some(signed) => Some(self.open_receipt(signed).await?),
                         None => None,
                     };
-                    let Some(receipt) = receipt.filter(|receipt| receipt.id == *first) else {
+                    let is_meant = |receipt: &Receipt| {
+                        receipt.id == *first
+                            && receipt.call_id == Some(id)
+                            && receipt.answer == reply.answer.digest()
+                    };
+                    let Some(receipt) = receipt.filter(is_meant) else {
                         return Err(Error::BadAnswer("the kept result is of another call".to_owned()));
                     };
-                    if let Answer::Done { result } = &reply.answer
-                        && receipt.result != Some(Digest::plain(result.as_bytes()))
-                    {
-                        return Err(Error::BadAnswer("the kept result does not fit its receipt".to_owned()));
-                    }
                     return Box::pin(self.conclude((reply, Some(receipt)), id, 1)).await;
                 }
             }
@@ -221,6 +236,11 @@ impl Task {
         })?;
         decode(&reply.payload).map_err(|error| Error::BadAnswer(error.to_string()))
     }
+}
+
+/// The refusals a node gives before it can record anything.
+fn is_unrecorded(code: ReasonCode) -> bool {
+    matches!(code, ReasonCode::RequestQuota | ReasonCode::AuditFull | ReasonCode::AuditUnavailable)
 }
 
 pub(crate) fn note<T>(span: &Span, result: &Result<T, Error>) {

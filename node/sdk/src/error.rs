@@ -92,7 +92,8 @@ pub enum Error {
         /// How that ended, if it is known.
         outcome: Option<OutcomeStatus>,
     },
-    /// Nobody answered in time; whether it was done is unknown, and repeating the same call is safe.
+    /// Nobody answered in time, however often the call was sent: whether it was done is unknown here, and on
+    /// record. A new call is another call.
     #[error("no answer in time")]
     TimedOut,
 }

@@ -1,16 +1,20 @@
 //! Serving other agents: calls arrive relayed by a node, with the capability they hand over.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use writ_bus::{Incoming, Service};
 use writ_common::{
     capability::UnverifiedCapability,
     codec::{decode, encode},
+    digest::Digest,
     ids::AgentId,
     json::Value,
     signed::Signed,
     subjects::Subject,
-    time::Millis,
+    time::{Millis, Timestamp},
     wire::{AgentAnswer, AgentResult, Relay},
 };
 
@@ -18,6 +22,19 @@ use crate::{Agent, Error, Task, spans::Span};
 
 /// How old a relayed call may be.
 const RELAY_AGE_MAX: Millis = Millis(60_000);
+
+/// Calls taken lately: what is relayed twice is answered once.
+#[derive(Default)]
+struct Seen(Mutex<BTreeMap<Digest, Timestamp>>);
+
+impl Seen {
+    fn is_new(&self, call_id: Digest, now: Timestamp) -> bool {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Older relays are refused by their age.
+        seen.retain(|_, at| now.since(*at).0 <= 2 * RELAY_AGE_MAX.0);
+        seen.insert(call_id, now).is_none()
+    }
+}
 
 /// A call on this agent.
 pub struct Invocation {
@@ -67,16 +84,17 @@ impl Agent {
         let mut inbox = Service::inbox(&self.shared.bus, &subject).await?;
         let agent = self.clone();
         let handler = Arc::new(handler);
+        let seen = Arc::new(Seen::default());
         let worker = tokio::spawn(async move {
             while let Some(incoming) = inbox.next().await {
-                let (agent, handler) = (agent.clone(), Arc::clone(&handler));
-                tokio::spawn(async move { agent.answer(&incoming, handler.as_ref()).await });
+                let (agent, handler, seen) = (agent.clone(), Arc::clone(&handler), Arc::clone(&seen));
+                tokio::spawn(async move { agent.answer(&incoming, handler.as_ref(), &seen).await });
             }
         });
         Ok(Server { worker })
     }
 
-    async fn answer<F, Fut>(&self, incoming: &Incoming, handler: &F)
+    async fn answer<F, Fut>(&self, incoming: &Incoming, handler: &F, seen: &Seen)
     where
         F: Fn(Invocation) -> Fut + Send + Sync,
         Fut: Future<Output = Result<Value, Error>> + Send,
@@ -84,6 +102,9 @@ impl Agent {
         // What no node signed gets no answer at all.
         let Ok(relay) = self.open_relay(incoming.payload()).await else { return };
         let call_id = relay.call_id;
+        if !seen.is_new(call_id, self.now()) {
+            return;
+        }
         let result = match self.invocation(relay, incoming) {
             Ok(invocation) => handler(invocation).await,
             Err(error) => Err(error),

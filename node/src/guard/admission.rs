@@ -55,6 +55,13 @@ impl Admission {
         }
     }
 
+    /// Counts a call that was refused for everybody's sake.
+    pub(super) fn refuse(&mut self, sender: &str) {
+        if let Some(bucket) = self.buckets.get_mut(sender) {
+            bucket.refused += 1;
+        }
+    }
+
     /// How many calls of whom were refused since the last time this was asked.
     pub(super) fn take_refused(&mut self) -> Vec<(String, u64)> {
         self.buckets

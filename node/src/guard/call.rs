@@ -55,7 +55,6 @@ pub(super) struct Known {
     pub(super) handover: Option<Arc<Capability>>,
     pub(super) request: Request,
     pub(super) call_id: Digest,
-    pub(super) call_digest: Digest,
     pub(super) domain: FlowDomain,
     pub(super) is_read: bool,
     /// The control state the call and its capability name.
@@ -80,7 +79,11 @@ impl Guard {
         };
         let quota = self.quota_of(&arrival.attested);
         let is_full = self.calls.len() >= self.config.calls_max;
-        if !self.admission.admit(&sender, quota, now.monotonic) || is_full {
+        let is_admitted = self.admission.admit(&sender, quota, now.monotonic);
+        if is_admitted && is_full {
+            self.admission.refuse(&sender);
+        }
+        if is_full || !is_admitted {
             return self.reply_unrecorded(call, &ReasonCode::RequestQuota.into());
         }
         if self.unacknowledged.len() >= self.config.unacknowledged_max && !writ_common::red::off("B09") {
@@ -165,7 +168,12 @@ impl Guard {
             Some(bytes) => Some(self.chains.verify(bytes, keyset, now.wall)?),
             None => None,
         };
-        flight.who = Who::of_capability(&capability, flight.who.connection.as_deref());
+        flight.who = Who {
+            // Until possession is proved, the caller is who sent it, not whom the capability was handed to.
+            caller: Some(agent.clone()),
+            holder: None,
+            ..Who::of_capability(&capability, flight.who.connection.as_deref())
+        };
         let digest = call_digest(&call.resource, &call.action, arguments.canonical(), &call.task);
         let holder = *capability.chain().holder();
         let id = call_id(&holder, &call.nonce);
@@ -211,7 +219,6 @@ impl Guard {
                 },
             },
             call_id: id,
-            call_digest: digest,
             is_read: effect == Some(ToolEffect::Read),
             min_epoch,
             label_attempts: 0,
@@ -285,7 +292,9 @@ impl Guard {
                 .noted(format_args!("the capability needs epoch {min_epoch}, {applied} is applied"));
             return self.deny(call, &Verdict::deny(reason, None), basis, now);
         }
-        if let Err(reason) = self.freshness.check(applied, known.is_read, now.monotonic) {
+        let current =
+            self.streams.check().and_then(|()| self.freshness.check(applied, known.is_read, now.monotonic));
+        if let Err(reason) = current {
             return self.deny(call, &Verdict::deny(reason, None), basis, now);
         }
         let domain = known.domain.clone();
@@ -300,6 +309,11 @@ impl Guard {
         basis.label_revision = Some(revision);
         basis.label = Some(label.clone());
         let Some(verdict) = self.ask_policy(call, &label, now.wall) else { return };
+        if verdict.decision() == Decision::Allow
+            && let Err(reason) = self.streams.check_room()
+        {
+            return self.deny(call, &Verdict::deny(reason, None), basis, now);
+        }
         match verdict.decision() {
             Decision::Allow => self.prepare_intent(call, verdict, basis, now),
             Decision::Deny => self.deny(call, &verdict, basis, now),
@@ -357,15 +371,19 @@ impl Guard {
     pub(super) fn final_written(&mut self, call: CallRef, prepared: Box<Prepared>) {
         let flight = self.calls.remove(&call);
         if let Some(InFlight { reply: Some(reply), what, .. }) = flight {
-            let receipt = self.recorder.receipt(&prepared, what.call, None);
+            let receipt = self.recorder.receipt(&prepared, &what, &reply.answer);
             self.reply(call, &CallReply { receipt: Some(receipt), ..reply });
         }
         let message_id = prepared.message_id.clone();
         self.publish_record(prepared, message_id, Purpose::Record, Millis(0));
     }
 
-    /// Nothing can be written: nothing is done, and the caller is told so.
-    pub(super) fn unrecordable(&mut self, call: CallRef) {
+    /// An intent cannot be written: nothing is done, and the caller is told so. Its place is filled by a void.
+    pub(super) fn unrecordable(&mut self, call: CallRef, now: Now) {
+        if let Some(void) = self.void_of(call, &ReasonCode::AuditFull.into(), now) {
+            let message_id = void.message_id.clone();
+            self.publish_record(void, message_id, Purpose::Record, Millis(0));
+        }
         if let Some(known) = self.calls.remove(&call).and_then(|flight| flight.known) {
             self.kept.forget(&known.call_id);
         }

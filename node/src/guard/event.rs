@@ -1,7 +1,7 @@
 //! What can happen to a guard, and what it wants done.
 
 use bytes::Bytes;
-use writ_bus::{Attested, Store, StoreError, Stored};
+use writ_bus::{Attested, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
     ids::{BootId, FlowDomain},
     reason::Reason,
@@ -11,6 +11,8 @@ use writ_common::{
     verdict::Permit,
 };
 use writ_journal::{Entry, Unsettled};
+
+use super::StreamPins;
 
 /// Names a request while it is here; the driver's own choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +46,13 @@ pub enum Event {
         sequence: u64,
         /// Its bytes.
         payload: Bytes,
+    },
+    /// What the streams are now.
+    Streams {
+        /// The control stream.
+        control: StreamFacts,
+        /// The audit stream.
+        audit: StreamFacts,
     },
     /// An earlier run's journal was read.
     Recovered {
@@ -93,6 +102,8 @@ pub enum Effect {
     /// Append to the journal, in the order of the effects, and say when it counts as written. A ticket is absent
     /// where nothing waits for it.
     Journal(Option<Ticket>, Entry),
+    /// Keep what is known of the streams across restarts.
+    Pin(StreamPins),
     /// Publish to a stream after a delay.
     Publish {
         /// Whose acknowledgement it is.

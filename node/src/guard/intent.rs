@@ -85,6 +85,7 @@ impl Guard {
             fence,
             ttl_secs: None,
         };
+        self.streams.sent(store.payload.len());
         let ticket = self.ticket(Pending::IntentPublished(call));
         self.push(Effect::Publish { ticket, store, delay });
     }
@@ -122,17 +123,9 @@ impl Guard {
         let Some(intent) = known.intent.clone() else { return };
         known.began = Some(now);
         let permit = known.permit.take();
-        let is_read = known.is_read;
-        let capability = known.capability.clone();
         self.committed(intent.id.seq, sequence);
-        let recheck = writ_common::decide::check_expiry(&capability, now.wall)
-            .and_then(|()| self.freshness.check(self.control.epoch(), is_read, now.monotonic))
-            .and_then(|()| self.control.check_readable())
-            .and_then(|()| self.control.check_revocation(&capability));
-        if let Err(reason) = recheck
-            && !writ_common::red::off("R04")
-        {
-            return self.finished(call, Err(ToolFailure { reason, status: OutcomeStatus::NotRun }), now);
+        if let Err(failure) = self.last_look(call, now) {
+            return self.finished(call, Err(failure), now);
         }
         match permit {
             Some(permit) if permit.resource().kind() == ResourceKind::Agent => self.relay(call, &permit, now),
@@ -141,6 +134,33 @@ impl Guard {
                 let reason = Reason::new(ReasonCode::AuditUnavailable).noted("the permit is gone");
                 self.finished(call, Err(ToolFailure { reason, status: OutcomeStatus::NotRun }), now);
             }
+        }
+    }
+
+    /// What may have changed since the decision: time, news, revocations. Asked when the intent is acknowledged,
+    /// and again by the driver right before it acts.
+    ///
+    /// # Errors
+    /// Why the call must not run after all.
+    pub fn last_look(&self, call: CallRef, now: Now) -> Result<(), ToolFailure> {
+        let known = self.calls.get(&call).and_then(|flight| flight.known.as_ref());
+        let Some(known) = known else {
+            let reason = Reason::new(ReasonCode::AuditUnavailable).noted("the call is gone");
+            return Err(ToolFailure { reason, status: OutcomeStatus::NotRun });
+        };
+        let chains = || [Some(&known.capability), known.handover.as_ref()].into_iter().flatten();
+        let still = chains()
+            .try_for_each(|chain| writ_common::decide::check_expiry(chain, now.wall))
+            .and_then(|()| self.freshness.check(self.control.epoch(), known.is_read, now.monotonic))
+            .and_then(|()| self.streams.check())
+            .and_then(|()| self.control.check_readable())
+            .and_then(|()| chains().try_for_each(|chain| self.control.check_revocation(chain)))
+            .and_then(|()| chains().try_for_each(|chain| self.control.check_keys(chain)));
+        match still {
+            Err(reason) if !writ_common::red::off("R04") => {
+                Err(ToolFailure { reason, status: OutcomeStatus::NotRun })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -270,14 +290,12 @@ impl Guard {
         let Some(flight) = self.calls.remove(&call) else { return };
         let (Some(known), Some(reply)) = (flight.known, flight.reply) else { return };
         let Some(intent) = &known.intent else { return };
-        let (digest, bytes, status) = match &reply.answer {
-            Answer::Done { result } => {
-                (Some(Digest::plain(result.as_bytes())), result.len(), OutcomeStatus::Done)
-            }
-            Answer::Failed { status, .. } => (None, 0, *status),
-            Answer::Denied { .. } | Answer::Replayed { .. } => (None, 0, OutcomeStatus::NotRun),
+        let (bytes, status) = match &reply.answer {
+            Answer::Done { result } => (result.len(), OutcomeStatus::Done),
+            Answer::Failed { status, .. } => (0, *status),
+            Answer::Denied { .. } | Answer::Replayed { .. } => (0, OutcomeStatus::NotRun),
         };
-        let receipt = self.recorder.receipt(intent, Some(known.call_digest), digest);
+        let receipt = self.recorder.receipt(intent, &flight.what, &reply.answer);
         let reply = CallReply { receipt: Some(receipt), ..reply };
         self.kept.finish(&known.call_id, status, reply.clone(), bytes);
         self.reply(call, &reply);
@@ -313,7 +331,7 @@ impl Guard {
         }
     }
 
-    fn void_of(&self, call: CallRef, reason: &Reason, now: Now) -> Option<Box<Prepared>> {
+    pub(super) fn void_of(&self, call: CallRef, reason: &Reason, now: Now) -> Option<Box<Prepared>> {
         let flight = self.calls.get(&call)?;
         let intent = flight.known.as_ref()?.intent.as_ref()?;
         let (who, what) = (flight.who.clone(), flight.what.clone());
@@ -362,6 +380,7 @@ impl Guard {
             call_id: known.call_id,
             who: flight.who,
             what: flight.what,
+            contested: false,
             since: now,
         };
         self.publish_record(void, message_id, Purpose::VoidUnknown(Box::new(old)), Millis(100));

@@ -14,6 +14,7 @@ mod chains;
 mod event;
 mod intent;
 mod kept;
+mod pins;
 mod recovery;
 
 use std::{
@@ -22,13 +23,14 @@ use std::{
 };
 
 pub use event::{Arrival, CallRef, Effect, Event, Ticket, ToolFailure};
+pub use pins::{StreamPin, StreamPins};
 
 use admission::Admission;
 use bytes::Bytes;
 use call::InFlight;
 use chains::Chains;
 use kept::KeptResults;
-use writ_bus::{Store, StoreError, Stored};
+use writ_bus::{Store, StoreError, Stored, StreamFacts};
 use writ_common::{
     codec::{decode, encode},
     control::{ControlEvent, ControlFault, ControlState},
@@ -39,6 +41,7 @@ use writ_common::{
     keys::{PrivateKey, PublicKey},
     label::{DomainLabel, Label},
     policy::PolicySet,
+    reason::ReasonCode,
     record::Origin,
     recorder::{Prepared, Recorder},
     signed::Signed,
@@ -62,6 +65,8 @@ pub struct GuardConfig {
     pub key: PrivateKey,
     /// Bounds on staleness and clocks.
     pub fresh: FreshBounds,
+    /// What earlier runs knew of the streams.
+    pub pins: StreamPins,
     /// How old a call may be.
     pub call_age_max: Millis,
     /// Longest wait for an agent's answer.
@@ -84,6 +89,7 @@ impl GuardConfig {
             root,
             key,
             fresh: FreshBounds::default(),
+            pins: StreamPins::default(),
             call_age_max: Millis::from_secs(30),
             relay_timeout: Millis::from_secs(600),
             calls_max: 4_096,
@@ -114,6 +120,7 @@ pub struct Guard {
     chains: Chains,
     labels: BTreeMap<FlowDomain, (u64, Label)>,
     kept: KeptResults,
+    streams: pins::Streams,
     calls: BTreeMap<CallRef, InFlight>,
     /// Calls that wait for the label of a domain.
     waiting_for_label: BTreeMap<FlowDomain, Vec<CallRef>>,
@@ -185,6 +192,7 @@ impl Guard {
             chains: Chains::default(),
             labels: BTreeMap::new(),
             kept: KeptResults::default(),
+            streams: pins::Streams::new(config.pins.clone()),
             calls: BTreeMap::new(),
             waiting_for_label: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -207,7 +215,9 @@ impl Guard {
     /// Whether the guard could decide now: it has a policy and has heard from the broker recently.
     #[must_use]
     pub fn is_ready(&self, now: Now) -> bool {
-        self.policy.is_some() && self.freshness.check(self.control.epoch(), false, now.monotonic).is_ok()
+        self.policy.is_some()
+            && self.streams.check().is_ok()
+            && self.freshness.check(self.control.epoch(), false, now.monotonic).is_ok()
     }
 
     /// Calls under way.
@@ -228,10 +238,11 @@ impl Guard {
         match event {
             Event::Arrived(call, arrival) => self.arrived(call, &arrival, now),
             Event::Control { sequence, payload } => self.control_event(sequence, &payload, now),
+            Event::Streams { control, audit } => self.streams_seen(&control, &audit),
             Event::Recovered { boot, unsettled } => self.recover(boot, unsettled, now),
             Event::Fresh(payload) => self.fresh(&payload, now),
             Event::Journalled(ticket) => self.journalled(ticket, now),
-            Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why),
+            Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why, now),
             Event::LabelRead(domain, found) => self.label_read(&domain, found, now),
             Event::Published(ticket, result) => self.published(ticket, result, now),
             Event::Searched(ticket, found) => self.searched(ticket, found, now),
@@ -276,6 +287,13 @@ impl Guard {
         self.retry_waiting(now);
     }
 
+    /// Why nothing is decided here, for the operator.
+    fn fault(&self) -> Option<ReasonCode> {
+        let readable = self.streams.check().and_then(|()| self.control.check_readable());
+        let fault = readable.err().map(|reason| reason.code());
+        fault.or_else(|| self.policy.is_none().then_some(ReasonCode::PolicyUnavailable))
+    }
+
     fn ask_fresh(&mut self, now: Now) {
         let nonce = draw(self.entropy.as_mut());
         self.freshness.asked(nonce, now);
@@ -285,6 +303,8 @@ impl Guard {
             boot: self.config.boot.clone(),
             nonce,
             applied: self.control.epoch(),
+            staleness: self.config.fresh.longest(),
+            fault: self.fault(),
         };
         let payload = encode(&Signed::new(&question, &self.config.key));
         self.push(Effect::AskFresh(payload));
@@ -301,6 +321,14 @@ impl Guard {
         match answered {
             Ok(_) => self.retry_waiting(now),
             Err(why) => self.alarm(format!("freshness: {why}")),
+        }
+    }
+
+    fn streams_seen(&mut self, control: &StreamFacts, audit: &StreamFacts) {
+        match self.streams.take(control, audit) {
+            Ok(None) => {}
+            Ok(Some(pins)) => self.push(Effect::Pin(pins)),
+            Err(why) => self.alarm(format!("{why}; nothing more is decided here (state.rollback)")),
         }
     }
 
@@ -336,6 +364,7 @@ impl Guard {
             ttl_secs: None,
         };
         let ticket = self.fresh_ticket();
+        self.streams.sent(store.payload.len());
         self.push(Effect::Publish { ticket, store: store.clone(), delay });
         self.unacknowledged.insert(ticket, Unacknowledged { prepared, store, purpose });
     }
@@ -353,6 +382,7 @@ impl Guard {
     }
 
     fn committed(&mut self, seq: u64, stream: u64) {
+        self.streams.acknowledged(stream);
         self.push(Effect::Journal(None, Entry::Committed { seq, stream }));
     }
 
@@ -365,10 +395,12 @@ impl Guard {
         }
     }
 
-    fn journal_failed(&mut self, ticket: Ticket, why: &str) {
+    fn journal_failed(&mut self, ticket: Ticket, why: &str, now: Now) {
         self.alarm(format!("the journal cannot be written: {why}"));
         match self.pending.remove(&ticket) {
-            Some(Pending::IntentWritten(call) | Pending::FinalWritten(call, _)) => self.unrecordable(call),
+            Some(Pending::IntentWritten(call)) => self.unrecordable(call, now),
+            // The stream may still take what the disk does not.
+            Some(Pending::FinalWritten(call, prepared)) => self.final_written(call, prepared),
             Some(Pending::OutcomeWritten(call, prepared)) => {
                 // It ran. The caller gets the answer; the stream, if it can be reached, the outcome.
                 self.outcome_unwritten(call, prepared);
@@ -383,7 +415,7 @@ impl Guard {
         }
         let Some(unacknowledged) = self.unacknowledged.remove(&ticket) else { return };
         match result {
-            Ok(stored) => self.acknowledged(unacknowledged, stored, now),
+            Ok(stored) => self.acknowledged(unacknowledged, stored),
             Err(error) => {
                 if self.unacknowledged.len() == self.config.unacknowledged_max {
                     self.alarm(format!("the audit stream takes no records: {error}"));
@@ -403,14 +435,15 @@ impl Guard {
         }
     }
 
-    fn acknowledged(&mut self, unacknowledged: Unacknowledged, stored: Stored, now: Now) {
+    fn acknowledged(&mut self, unacknowledged: Unacknowledged, stored: Stored) {
         let Unacknowledged { prepared, purpose, .. } = unacknowledged;
         let is_own = prepared.id.boot == self.config.boot;
         match purpose {
             Purpose::Record => self.committed(prepared.id.seq, stored.sequence),
             Purpose::Settle(boot) => self.settled(&boot),
             Purpose::VoidUnknown(intent) if stored.duplicate => {
-                self.intent_stands(&intent, stored.sequence, now);
+                // Which of all that bear this id is there?
+                self.search(recovery::OldIntent { contested: true, ..*intent });
             }
             Purpose::VoidUnknown(intent) => {
                 if is_own {

@@ -19,6 +19,8 @@ pub(super) struct OldIntent {
     pub(super) call_id: Digest,
     pub(super) who: Who,
     pub(super) what: What,
+    /// Whether something with its id is on record, so that it remains to be seen whether that is it.
+    pub(super) contested: bool,
     /// Since when; past the stream's duplicate window its id proves nothing any more.
     pub(super) since: Now,
 }
@@ -42,7 +44,11 @@ impl Guard {
                     let task = record.task().cloned();
                     self.record_outcome_of(&prepared.id, call_id, task, OutcomeStatus::UnknownOutcome, now);
                 }
-                None => self.alarm(format!("record {seq} of run {boot} is not readable")),
+                // Its journal stays, for somebody to look at.
+                None => {
+                    self.alarm(format!("record {seq} of run {boot} is not readable"));
+                    continue;
+                }
             }
             self.settled(&boot);
         }
@@ -54,8 +60,8 @@ impl Guard {
 
     fn republish(&mut self, boot: &BootId, unpublished: &Unpublished, now: Now) {
         let Some((prepared, record)) = self.reopen(&unpublished.record) else {
-            self.alarm(format!("record {} of run {boot} is not readable", unpublished.seq));
-            return self.settled(boot);
+            // Its journal stays, for somebody to look at.
+            return self.alarm(format!("record {} of run {boot} is not readable", unpublished.seq));
         };
         let prepared = Box::new(prepared);
         if unpublished.kind != RecordKind::Allow {
@@ -68,7 +74,7 @@ impl Guard {
             RecordBody::Outcome(_) | RecordBody::Void(_) => (Who::default(), What::default()),
         };
         let call_id = what.call_id.unwrap_or(Digest::from_bytes([0; 32]));
-        self.search(OldIntent { prepared, call_id, who, what, since: now });
+        self.search(OldIntent { prepared, call_id, who, what, contested: false, since: now });
     }
 
     pub(super) fn search(&mut self, intent: OldIntent) {
@@ -81,6 +87,8 @@ impl Guard {
         let Some(Pending::Search(intent)) = self.pending.remove(&ticket) else { return };
         match found {
             Ok(Some(sequence)) => self.intent_stands(&intent, sequence, now),
+            // Another node's intent, or a void of ours that was acknowledged after all: ours is not on record.
+            Ok(None) if intent.contested => self.void_apart(*intent, now),
             Ok(None) => self.void_old(*intent, now),
             Err(why) => {
                 self.alarm(format!("record {} cannot be looked for: {why}", intent.prepared.id));
@@ -107,6 +115,17 @@ impl Guard {
             Purpose::VoidUnknown(Box::new(intent)),
             REPUBLISH_AFTER,
         );
+    }
+
+    /// Voids an intent whose id somebody else used, under the record's own.
+    fn void_apart(&mut self, intent: OldIntent, now: Now) {
+        let reason = Reason::new(ReasonCode::AuditUnavailable).noted("it was not acknowledged");
+        let OldIntent { prepared, who, what, .. } = intent;
+        let void = self.recorder.void(&prepared, recorded(&reason), who, what, now.wall);
+        let message_id = prepared.message_id.clone();
+        let is_own = prepared.id.boot == self.config.boot;
+        let purpose = if is_own { Purpose::Record } else { Purpose::Settle(prepared.id.boot.clone()) };
+        self.publish_record(Box::new(void), message_id, purpose, Millis(0));
     }
 
     /// One thing less an earlier run left open; its journal goes with the last.

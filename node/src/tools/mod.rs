@@ -1,6 +1,7 @@
 //! Tools: what a permit can be spent on.
 //!
-//! Adding a tool is one file here, one arm in [`build`], and one contract in `policies/tools/`. A tool has two
+//! Adding a tool is one file here and one contract in `policies/tools/`, and its settings where configuration is
+//! read: a variant of [`ToolKind`](crate::config::ToolKind) with its keys, and an arm in [`build`]. A tool has two
 //! halves: a pure [`Gate`] that may refuse arguments the contract let through, asked before the decision, and
 //! [`Tool::call`], which runs afterwards and takes the permit by value. What it runs is what the permit holds.
 

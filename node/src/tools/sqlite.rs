@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -12,6 +13,7 @@ use rusqlite::{
     limits::Limit,
     types::{Value as SqlValue, ValueRef},
 };
+use tokio::sync::Semaphore;
 use writ_common::{
     datalog::Predicate,
     decide::Gate,
@@ -31,10 +33,19 @@ const RESULT_BYTES_MAX: usize = 512 * 1024;
 
 /// A SQLite file that can be read.
 pub struct Sqlite {
-    connection: Arc<Mutex<Connection>>,
+    idle: Arc<Mutex<Vec<Connection>>>,
+    /// One permit per connection: whoever has one finds one idle.
+    permits: Arc<Semaphore>,
     rows_max: usize,
     timeout: Millis,
 }
+
+/// Queries at once.
+const CONNECTIONS: usize = 4;
+/// How many of SQLite's steps pass between two looks at the clock.
+const STEPS_PER_LOOK: i32 = 10_000;
+/// How long a query may take to notice that its time is up.
+const GRACE: Duration = Duration::from_secs(2);
 
 impl Sqlite {
     /// Opens the file read-only.
@@ -51,23 +62,37 @@ impl Sqlite {
         } else {
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX
         };
-        let mut connection = Connection::open_with_flags(file, flags).map_err(failed)?;
+        let mut idle = Vec::new();
+        for _ in 0..CONNECTIONS {
+            idle.push(Self::connect(file, flags).map_err(failed)?);
+        }
+        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        Ok(Self { idle: Arc::new(Mutex::new(idle)), permits, rows_max, timeout })
+    }
+
+    fn connect(file: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+        let mut connection = Connection::open_with_flags(file, flags)?;
+        // What a query sorts or groups stays in memory, and that is bounded for the whole process.
+        connection.execute_batch("PRAGMA temp_store = MEMORY; PRAGMA hard_heap_limit = 268435456;")?;
         let limits = [
             (Limit::SQLITE_LIMIT_ATTACHED, 0),
             (Limit::SQLITE_LIMIT_LENGTH, i32::try_from(RESULT_BYTES_MAX).unwrap_or(i32::MAX)),
             (Limit::SQLITE_LIMIT_SQL_LENGTH, 64 * 1024),
             (Limit::SQLITE_LIMIT_EXPR_DEPTH, 100),
             (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 20),
+            (Limit::SQLITE_LIMIT_COLUMN, 256),
+            // A long pattern on a long text is one step that nothing interrupts.
+            (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 128),
         ];
         for (limit, value) in limits {
-            connection.set_limit(limit, value).map_err(failed)?;
+            connection.set_limit(limit, value)?;
         }
         // Fails now if the file is no database.
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         if !writ_common::red::off("A02") {
-            connection.authorizer(Some(authorize)).map_err(failed)?;
+            connection.authorizer(Some(authorize))?;
         }
-        Ok(Self { connection: Arc::new(Mutex::new(connection)), rows_max, timeout })
+        Ok(connection)
     }
 }
 
@@ -99,26 +124,34 @@ impl Gate for Sqlite {
 #[async_trait]
 impl Tool for Sqlite {
     async fn call(&self, permit: Permit) -> Result<Value, ToolFailure> {
-        let connection = Arc::clone(&self.connection);
-        let interrupt = connection.lock().unwrap_or_else(PoisonError::into_inner).get_interrupt_handle();
-        let rows_max = self.rows_max;
-        let mut query = tokio::task::spawn_blocking(move || {
-            let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-            select(&connection, permit.arguments().value(), rows_max)
-        });
-        let timed_out = ToolFailure {
+        let timeout = self.timeout.to_duration();
+        let deadline = Instant::now() + timeout;
+        let timed_out = |status| ToolFailure {
             reason: Reason::new(ReasonCode::ToolTimeout).told(format_args!("longer than {}", self.timeout)),
-            // Nothing a SELECT does outlives it.
-            status: OutcomeStatus::Failed,
+            status,
         };
-        tokio::select! {
-            result = &mut query => result.unwrap_or_else(|error| Err(tool_failed(error))),
-            () = tokio::time::sleep(self.timeout.to_duration()) => {
-                interrupt.interrupt();
-                // The blocking thread ends by itself once it notices.
-                drop(query.await);
-                Err(timed_out)
-            }
+        let waiting = tokio::time::timeout(timeout, Arc::clone(&self.permits).acquire_owned()).await;
+        let Ok(Ok(turn)) = waiting else { return Err(timed_out(OutcomeStatus::NotRun)) };
+        let (idle, rows_max) = (Arc::clone(&self.idle), self.rows_max);
+        let query = tokio::task::spawn_blocking(move || {
+            let taken = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut connection = taken.ok_or_else(|| tool_failed("no connection is idle"))?;
+            // The query looks at the clock by itself: whoever waits for it may be gone or busy.
+            let look = move || Instant::now() >= deadline;
+            let result = connection
+                .progress_handler(STEPS_PER_LOOK, Some(look))
+                .map_err(tool_failed)
+                .and_then(|()| select(&connection, permit.arguments().value(), rows_max));
+            idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            drop(turn);
+            result
+        });
+        match tokio::time::timeout(timeout + GRACE, query).await {
+            Ok(Ok(Err(_))) if Instant::now() >= deadline => Err(timed_out(OutcomeStatus::Failed)),
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => Err(tool_failed(error)),
+            // It ends by itself; nothing a SELECT does outlives it.
+            Err(_) => Err(timed_out(OutcomeStatus::Failed)),
         }
     }
 }
@@ -146,6 +179,12 @@ fn select(connection: &Connection, arguments: &Value, rows_max: usize) -> Result
         for index in 0..width {
             let cell = from_sql(row.get_ref(index).map_err(tool_failed)?);
             bytes += cell.as_str().map_or(8, str::len);
+            if bytes > 2 * RESULT_BYTES_MAX {
+                return Err(ToolFailure {
+                    reason: ReasonCode::ToolResultTooLarge.into(),
+                    status: OutcomeStatus::Failed,
+                });
+            }
             cells.push(cell);
         }
         found.push(Value::Array(cells));

@@ -51,7 +51,13 @@ pub(crate) fn permit(resource: &str, action: &str, arguments: &str) -> Permit {
         },
     ];
     for (sequence, event) in (1..).zip(events) {
-        let document = ControlDocument { tenant: tenant.clone(), at: now, by: "test".into(), event };
+        let document = ControlDocument {
+            tenant: tenant.clone(),
+            at: now,
+            by: "test".into(),
+            follows: control.epoch(),
+            event,
+        };
         control.apply(sequence, &encode(&Signed::new(&document, &broker))).unwrap();
     }
     let capability = Grant {

@@ -1,6 +1,6 @@
 //! `cargo demo`: a user's task through three agents, what they may do, and what they are refused.
 //!
-//! Everything is real: a nats-server, a broker, a node, an SQLite file, a maildir. The agents are a program instead
+//! Everything is real: a nats-server, a broker, a node, an `SQLite` file, a maildir. The agents are a program instead
 //! of a model, so that every run tells the same story.
 
 mod attempts;
@@ -57,7 +57,7 @@ async fn run(options: &Options) -> Result<()> {
         "writ demo: nats-server, broker, node and three agents on this machine, ready in {} ms\n",
         ready.as_millis()
     ))?;
-    let task = Story::play(&stack, voice).await?;
+    let task = Box::pin(Story::play(&stack, voice)).await?;
     let report = Report::read(&stack, &task, begin.elapsed()).await?;
     if options.json {
         report.print_json()?;

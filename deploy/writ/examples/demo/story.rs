@@ -22,7 +22,7 @@ use crate::attempts::{self, Attempt};
 
 const KIND: &str = "customer-answer";
 const QUESTION: &str = "Ada Lovelace asks where her punched cards are. Look it up and draft the reply.";
-const LOOK_UP: &str = "SELECT c.name, c.email, o.item, o.status FROM orders o JOIN customers c ON c.id = o.customer \
+const LOOK_UP: &str = "SELECT c.name, c.email, o.item, o.status, c.note FROM orders o JOIN customers c ON c.id = o.customer \
                        WHERE c.name = ?1 AND o.item LIKE ?2";
 
 /// Tells the story, or keeps quiet.
@@ -126,7 +126,8 @@ impl<'a> Story<'a> {
         self.check_draft(&text("to"))?;
 
         voice.say(format_args!(
-            "\nThe customer's record holds an injected instruction. The agents try what it says:\n"
+            "\nThe customer's note says: \"{}\"\nThe agents fall for it, and try:\n",
+            text("note")
         ))?;
         ask(&research, "overreach").await?;
         self.conclude_attempts()?;
@@ -220,7 +221,7 @@ async fn research(task: &Task) -> Result<Value, Error> {
     };
     let Some(Value::Array(row)) = row else { return Ok(Value::Null) };
     let column = |index: usize| row.get(index).and_then(Value::as_str).unwrap_or_default();
-    let (name, email, item, status) = (column(0), column(1), column(2), column(3));
+    let (name, email, item, status, note) = (column(0), column(1), column(2), column(3), column(4));
     let draft = json::object([
         ("do", "draft".into()),
         ("to", email.into()),
@@ -228,7 +229,11 @@ async fn research(task: &Task) -> Result<Value, Error> {
         ("body", format!("Dear {name},\n\nyour {item} are {status}.\n").into()),
     ]);
     hand_to_mailer(task).await?.invoke(draft).await?;
-    Ok(json::object([("found", format!("{item} for {name}: {status}").into()), ("to", email.into())]))
+    Ok(json::object([
+        ("found", format!("{item} for {name}: {status}").into()),
+        ("to", email.into()),
+        ("note", note.into()),
+    ]))
 }
 
 async fn serve_mailer(agent: &Agent, tried: Tried) -> Result<Server> {

@@ -129,13 +129,12 @@ impl Agent {
                 let lines: Vec<String> = agents
                     .iter()
                     .map(|info| {
+                        let keys = match info.keys.len() {
+                            1 => "1 key".to_owned(),
+                            count => format!("{count} keys"),
+                        };
                         let state = if info.quarantined { "quarantined" } else { "" };
-                        format!(
-                            "{:<20} {:<16} {} keys  {state}",
-                            info.agent.as_str(),
-                            info.owner,
-                            info.keys.len()
-                        )
+                        format!("{:<20} {:<16} {}  {state}", info.agent.as_str(), info.owner, keys)
                     })
                     .collect();
                 common.say(lines.join("\n"), &serde_json::to_value(&agents)?)?;
@@ -214,9 +213,19 @@ impl Join {
             bus_urls: self.bus_urls,
             ca_file: self.ca_file,
         };
-        let key =
-            writ_sdk::enroll(&identity, token.trim(), keyfile::read_user(&self.bootstrap_file)?).await?;
+        if self.out.exists() {
+            bail!("{} exists already; name a new folder", self.out.display());
+        }
+        let bootstrap = keyfile::read_user(&self.bootstrap_file)?;
+        // Saved first: an enrolled key nobody has would be worth nothing and look like one that was lost.
         identity.save(&self.out)?;
+        let key = match writ_sdk::enroll(&identity, token.trim(), bootstrap).await {
+            Ok(key) => key,
+            Err(error) => {
+                std::fs::remove_dir_all(&self.out)?;
+                return Err(error.into());
+            }
+        };
         let nkey = identity.user.public().to_owned();
         let stanza =
             agent_stanza(&self.tenant, &AgentUser { agent: self.agent.clone(), key: key.clone(), nkey });

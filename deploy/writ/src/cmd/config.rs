@@ -34,7 +34,7 @@ impl Config {
         let Self::Check(Check { file }) = self;
         // A broker's file has a `[broker]` table, a node's has a `[node]` table.
         let text = std::fs::read_to_string(&file).unwrap_or_default();
-        let is_broker = text.lines().any(|line| line.trim() == "[broker]");
+        let is_broker = text.lines().any(|line| line.trim_start().starts_with("[broker]"));
         let what = if is_broker {
             let config = run::read_broker_config(&file)?;
             let bundle = read_policies(&config.policies).map_err(Invalid)?;
@@ -43,6 +43,7 @@ impl Config {
                 keyfile::read_key(key)?;
             }
             keyfile::read_user(&config.bus_user_file)?;
+            run::check_broker_files(&config)?;
             format!("broker {} of tenant {}", config.broker, config.tenant)
         } else {
             let config = run::read_node_config(&file)?;

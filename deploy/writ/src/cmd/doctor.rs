@@ -83,6 +83,10 @@ fn nodes(status: &StatusInfo, findings: &mut Findings) {
         findings.bad("no node is enrolled");
     }
     for node in &status.nodes {
+        if let Some(fault) = node.fault {
+            findings
+                .bad(format!("node {}: refuses everything with {fault}; writ explain {fault}", node.node));
+        }
         match (node.heard, node.applied) {
             (Some(heard), Some(applied)) if heard <= SILENT_AFTER => {
                 findings.good(format!("node {}: heard {heard} ago, epoch {applied}", node.node));

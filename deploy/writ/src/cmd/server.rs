@@ -46,6 +46,9 @@ pub struct Node {
     /// Its writ.toml
     #[arg(long, default_value = "writ.toml")]
     config: PathBuf,
+    /// Forget what earlier runs knew of the streams, and trust them as they are now
+    #[arg(long)]
+    accept_streams: bool,
 }
 
 /// Waits until somebody wants us to end.
@@ -106,7 +109,7 @@ impl Broker {
 impl Node {
     pub(super) async fn run(self) -> Result<Exit> {
         let telemetry = writ_telemetry::init("writ-node", LogFormat::Lines)?;
-        let mut node = run::start_node(&self.config).await?;
+        let mut node = run::start_node(&self.config, self.accept_streams).await?;
         // A node without a broker serves denials; that is no reason not to be stopped.
         tokio::select! {
             () = node.ready() => tracing::info!("ready"),

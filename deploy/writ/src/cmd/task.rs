@@ -132,7 +132,15 @@ impl Start {
             (None, Some(user)) => development_token(common, &profile.idp_url, user)?,
             (None, None) => bail!("name a `--user` or a `--token-file`"),
         };
-        let agent = Agent::connect(Identity::load(agents.join(&self.agent))?).await?;
+        let folder = agents.join(&self.agent);
+        if !folder.is_dir() {
+            bail!(
+                "there is no identity of an agent `{}` in {}; `writ agent enroll` makes one",
+                self.agent,
+                agents.display()
+            );
+        }
+        let agent = Agent::connect(Identity::load(folder)?).await?;
         let mut new = NewTask::new(self.kind, token, self.instruction);
         if !self.rights.is_empty() {
             new = new.rights(self.rights);

@@ -6,6 +6,7 @@ pub mod nats_server;
 pub mod sample;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -147,7 +148,7 @@ pub struct DevStack {
     pub tokens: TokenMaker,
     accounts: Accounts,
     broker: Option<BrokerHandle>,
-    nodes: Vec<NodeHandle>,
+    nodes: BTreeMap<String, NodeHandle>,
 }
 
 struct Secrets {
@@ -205,7 +206,7 @@ impl DevStack {
 
         let nats = NatsServer::start(&binary, &server_conf, port)?;
         let idp = Idp::start(tokens.clone(), idp_port).await?;
-        let mut stack = Self { layout, nats, idp, tokens, accounts, broker: None, nodes: Vec::new() };
+        let mut stack = Self { layout, nats, idp, tokens, accounts, broker: None, nodes: BTreeMap::new() };
         if options.start_core {
             stack.start_core(&options.nodes).await?;
             stack.enroll_missing().await?;
@@ -214,16 +215,47 @@ impl DevStack {
     }
 
     async fn start_core(&mut self, nodes: &[String]) -> Result<()> {
+        self.start_broker().await?;
+        for node in nodes {
+            self.start_node(node).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts the broker in this process and waits until it answers.
+    ///
+    /// # Errors
+    /// As `writ broker`.
+    pub async fn start_broker(&mut self) -> Result<()> {
         let mut broker = run::start_broker(&self.layout.broker_config(), false).await?;
         broker.ready().await;
         self.broker = Some(broker);
-        for node in nodes {
-            self.nodes.push(run::start_node(&self.layout.node_config(node)).await?);
-        }
-        for node in &mut self.nodes {
-            node.ready().await;
-        }
         Ok(())
+    }
+
+    /// Stops the broker of this process.
+    pub async fn stop_broker(&mut self) {
+        if let Some(broker) = self.broker.take() {
+            broker.stop().await;
+        }
+    }
+
+    /// Starts a node in this process and waits until it decides.
+    ///
+    /// # Errors
+    /// As `writ node`.
+    pub async fn start_node(&mut self, name: &str) -> Result<()> {
+        let mut node = run::start_node(&self.layout.node_config(name), false).await?;
+        node.ready().await;
+        self.nodes.insert(name.to_owned(), node);
+        Ok(())
+    }
+
+    /// Stops a node of this process.
+    pub async fn stop_node(&mut self, name: &str) {
+        if let Some(node) = self.nodes.remove(name) {
+            node.stop().await;
+        }
     }
 
     /// Enrolls the agents of the inventory that have no identity folder yet, each by a join token of its own.
@@ -296,12 +328,10 @@ impl DevStack {
 
     /// Stops nodes and broker in order; the server ends when this is dropped.
     pub async fn stop(mut self) {
-        for node in self.nodes.drain(..) {
+        for (_, node) in std::mem::take(&mut self.nodes) {
             node.stop().await;
         }
-        if let Some(broker) = self.broker.take() {
-            broker.stop().await;
-        }
+        self.stop_broker().await;
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use writ_common::ids::{AgentId, BrokerId, KeyId, NodeId, OperatorId, PartId, TenantId};
+use writ_common::ids::{AgentId, BrokerId, InvalidId, KeyId, NodeId, OperatorId, PartId, TenantId};
 use writ_common::subjects;
 
 /// How long a reply may take: longer than any task.
@@ -81,10 +81,8 @@ impl CoreUser {
             Self::Broker(name) => {
                 let mut publish =
                     vec![own(&format!("audit.*.*.*.{name}")), own("control.*"), own("label.*.*")];
-                for stream in &streams {
-                    publish.push(format!("$JS.API.STREAM.CREATE.{stream}"));
-                    publish.push(format!("$JS.API.STREAM.UPDATE.{stream}"));
-                }
+                // Creating, never updating: an update can make a stream forget.
+                publish.extend(streams.iter().map(|stream| format!("$JS.API.STREAM.CREATE.{stream}")));
                 publish.extend(reading());
                 let subscribe =
                     vec![own("admin"), own("enroll"), own("fresh"), own("issue.*"), "$SRV.>".into(), inbox];
@@ -93,7 +91,10 @@ impl CoreUser {
             Self::Node(name) => {
                 let mut publish = vec![own(&format!("audit.*.*.*.{name}")), own("fresh"), own("inbox.*.*")];
                 publish.extend(reading());
-                (publish, vec![own("call.*.*.*.*"), "$SRV.>".into(), inbox])
+                // Calls only as one of a queue group: nobody listens in.
+                let calls = format!("{} writ-node", own("call.*.*.*.*"));
+                let kept = format!("{} {name}", own(&format!("call.*.*.node.{name}")));
+                (publish, vec![calls, kept, "$SRV.>".into(), inbox])
             }
             Self::Operator(_) => {
                 let mut publish = vec![own("admin")];
@@ -105,7 +106,11 @@ impl CoreUser {
 }
 
 fn list(subjects: &[String]) -> String {
-    subjects.iter().map(|subject| format!("{subject:?}")).collect::<Vec<_>>().join(", ")
+    let subjects: Vec<String> = subjects.iter().map(|subject| format!("{subject:?}")).collect();
+    match subjects.as_slice() {
+        [] | [_] | [_, _] => subjects.join(", "),
+        _ => format!("\n            {}\n          ", subjects.join(",\n            ")),
+    }
 }
 
 fn user(comment: &str, nkey: &str, publish: &[String], subscribe: &[String]) -> String {
@@ -198,6 +203,64 @@ impl Accounts {
     }
 }
 
+/// The accounts as deploy/nats ships them: names of a small set-up, and a placeholder where each public key goes.
+///
+/// # Errors
+/// Never: the names are in the grammar.
+pub fn shipped_accounts() -> Result<Accounts, InvalidId> {
+    let place = |what: &str| format!("<{what}>");
+    let agent = |name: &str| {
+        Ok(AgentUser {
+            agent: AgentId::parse(name)?,
+            key: KeyId::parse("00000000000000000000000000000000")?,
+            nkey: place(&format!("nkey of {name}")),
+        })
+    };
+    Ok(Accounts {
+        tenant: TenantId::parse("acme")?,
+        core: vec![
+            (CoreUser::Broker(BrokerId::parse("broker-1")?), place("nkey of broker-1")),
+            (CoreUser::Operator(OperatorId::parse("ops")?), place("nkey of ops")),
+            (CoreUser::Node(NodeId::parse("node-1")?), place("nkey of node-1")),
+        ],
+        bootstrap: place("nkey of bootstrap"),
+        agents: vec![agent("planner")?],
+    })
+}
+
+/// The server file as deploy/nats ships it: TLS, every write on disk before it is acknowledged.
+#[must_use]
+pub fn shipped_server() -> String {
+    r#"# One nats-server for Writ, reachable over TLS only. `nats-server -t -c server.conf` checks it.
+server_name: "writ-1"
+listen: "0.0.0.0:4222"
+
+# Writ's largest message, a policy bundle, is 900 KiB.
+max_payload: 1MB
+
+# Agents prove who they are by their nkeys; the certificate is the server's, so that nobody in between can be it.
+tls {
+  cert_file: "/etc/nats/tls/server.pem"
+  key_file: "/etc/nats/tls/server.key"
+}
+
+jetstream {
+  store_dir: "/var/lib/nats"
+  # More than the streams' own limits together (`[stream] mebibytes_max` of the broker, and 256 MiB).
+  max_file_store: 8GB
+  max_memory_store: 256MB
+  # Acknowledged means on disk: with the default of two minutes, a power cut takes records that were acknowledged.
+  sync_interval: always
+}
+
+# Nothing is asked of the server over HTTP; for monitoring, open it on loopback only.
+# http: "127.0.0.1:8222"
+
+include "accounts.conf"
+"#
+    .to_owned()
+}
+
 /// A server file for loopback, with the accounts beside it.
 #[must_use]
 pub fn loopback_server(port: u16, store: &std::path::Path) -> String {
@@ -207,4 +270,26 @@ pub fn loopback_server(port: u16, store: &std::path::Path) -> String {
          jetstream {{ store_dir: {store:?}, max_file_store: 4GB, max_memory_store: 256MB }}\n\
          include \"accounts.conf\"\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_files_are_what_this_module_writes() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../nats");
+        let accounts = format!(
+            "# Accounts and permissions for tenant acme. Put the public keys in; `writ agent join` prints an entry per\n\
+             # agent key. Written by deploy/writ/src/dev/nats_conf.rs, whose test keeps it so.\n{}",
+            shipped_accounts().unwrap().render()
+        );
+        for (name, text) in [("accounts.conf", accounts), ("server.conf", shipped_server())] {
+            let path = folder.join(name);
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                std::fs::write(&path, &text).unwrap();
+            }
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "run with UPDATE_GOLDEN=1");
+        }
+    }
 }

@@ -46,6 +46,8 @@ pub struct Agent {
     pub agent: String,
     /// What the one before it kept back.
     pub kept_back: Vec<String>,
+    /// Whether nothing was handed to it: it came with a capability of the one above.
+    pub is_outsider: bool,
     /// What it did, in the order of the stream.
     pub entries: Vec<Entry>,
     /// Whom it handed parts to.
@@ -92,13 +94,18 @@ impl From<&RecordedReason> for Why {
     }
 }
 
-/// The task of the last issue record, for `writ audit chain last`.
+/// The task something happened in last, for `writ audit chain last`.
 #[must_use]
 pub fn latest_task(records: &[Recorded]) -> Option<TaskId> {
-    records.iter().rev().find_map(|recorded| match &recorded.record.as_ref()?.body {
-        RecordBody::Verdict(verdicted) if verdicted.granted.is_some() => verdicted.who.task.clone(),
-        _ => None,
-    })
+    let issued: BTreeSet<&TaskId> = records
+        .iter()
+        .filter_map(|recorded| match &recorded.record.as_ref()?.body {
+            RecordBody::Verdict(verdicted) if verdicted.granted.is_some() => verdicted.who.task.as_ref(),
+            _ => None,
+        })
+        .collect();
+    let named = records.iter().rev().filter_map(|recorded| recorded.record.as_ref()?.task());
+    named.into_iter().find(|task| issued.contains(task)).cloned()
 }
 
 /// Puts a task's records together. Redelivered copies of a record count once.
@@ -234,12 +241,11 @@ fn place(root: &mut Agent, who: &Who, entry: Entry) {
     for hop in &who.hops {
         at = child(at, hop.to.as_str(), hop.gave_up.iter().map(ToString::to_string).collect());
     }
-    // A caller whose capability could not be read stands where its name is found, if it is.
-    if who.hops.is_empty()
-        && let Some(caller) = &who.caller
+    // Somebody who was not handed what they came with, or whose capability could not be read.
+    if let Some(caller) = &who.caller
         && at.agent != caller.as_str()
     {
-        at = child(at, caller.as_str(), Vec::new());
+        at = outsider(at, caller.as_str());
     }
     at.entries.push(entry);
 }
@@ -247,9 +253,20 @@ fn place(root: &mut Agent, who: &Who, entry: Entry) {
 /// The delegate of that name, made if need be. A renewal gives a hop a new id; for a reader it is still the same
 /// hand-over.
 fn child<'a>(parent: &'a mut Agent, name: &str, kept_back: Vec<String>) -> &'a mut Agent {
-    let known = parent.delegates.iter().position(|agent| agent.agent == name);
+    let known = parent.delegates.iter().position(|agent| !agent.is_outsider && agent.agent == name);
     let position = known.unwrap_or_else(|| {
         parent.delegates.push(Agent { agent: name.to_owned(), kept_back, ..Agent::default() });
+        parent.delegates.len() - 1
+    });
+    #[expect(clippy::indexing_slicing, reason = "the position was found or made just above")]
+    &mut parent.delegates[position]
+}
+
+/// The one of that name who is not in the chain, made if need be.
+fn outsider<'a>(parent: &'a mut Agent, name: &str) -> &'a mut Agent {
+    let known = parent.delegates.iter().position(|agent| agent.is_outsider && agent.agent == name);
+    let position = known.unwrap_or_else(|| {
+        parent.delegates.push(Agent { agent: name.to_owned(), is_outsider: true, ..Agent::default() });
         parent.delegates.len() - 1
     });
     #[expect(clippy::indexing_slicing, reason = "the position was found or made just above")]
@@ -290,7 +307,9 @@ pub fn render(chain: &Chain, colour: Colour) -> String {
 }
 
 fn render_agent(text: &mut String, agent: &Agent, first: &str, indent: &str, colour: Colour) {
-    let kept_back = if agent.kept_back.is_empty() {
+    let kept_back = if agent.is_outsider {
+        colour.paint(colour::RED, "  not in this chain")
+    } else if agent.kept_back.is_empty() {
         String::new()
     } else {
         colour.paint(colour::DIM, &format!("  without {}", agent.kept_back.join(", ")))

@@ -1,0 +1,157 @@
+//! How far each stream had got when it was last looked at, kept across restarts. A stream that is behind that, or
+//! was made anew, has lost revocations, labels or records: nothing is decided on it.
+
+use serde::{Deserialize, Serialize};
+use writ_bus::StreamFacts;
+use writ_common::{
+    codec::Message,
+    reason::{Reason, ReasonCode},
+};
+
+/// What a stored message takes beyond its payload: subject, headers, and what the store adds.
+const MESSAGE_OVERHEAD: u64 = 256;
+
+/// What is known of one stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamPin {
+    /// When it was created, in nanoseconds since the epoch, as text; empty if it was never seen.
+    pub created: String,
+    /// The highest sequence seen.
+    pub sequence: u64,
+}
+
+/// What a node knows of its streams.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamPins {
+    /// The control stream.
+    pub control: StreamPin,
+    /// The audit stream.
+    pub audit: StreamPin,
+}
+
+impl Message for StreamPins {
+    const KIND: &'static str = "pins";
+}
+
+impl StreamPin {
+    /// Takes in what the stream is now; says what is wrong if that is less than what it was.
+    fn take(&mut self, name: &str, now: &StreamFacts) -> Result<(), String> {
+        let created = now.created_ns.to_string();
+        if !self.created.is_empty() && self.created != created {
+            return Err(format!("the {name} stream was made anew"));
+        }
+        if now.last_sequence < self.sequence {
+            return Err(format!(
+                "the {name} stream ends at {} and ended at {} before",
+                now.last_sequence, self.sequence
+            ));
+        }
+        *self = Self { created, sequence: now.last_sequence };
+        Ok(())
+    }
+}
+
+/// What is known of the streams, and what became of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Streams {
+    known: StreamPins,
+    went_back: Option<String>,
+    /// The highest sequence a record of ours was acknowledged at; it may be ahead of the last look.
+    acknowledged: u64,
+    /// The audit stream when it was last looked at, and the bytes this node has added since.
+    audit: Option<(StreamFacts, u64)>,
+}
+
+impl Streams {
+    pub(super) fn new(known: StreamPins) -> Self {
+        Self { known, went_back: None, acknowledged: 0, audit: None }
+    }
+
+    /// Takes in both streams. Returns the pins if they moved, or what is wrong if that was not known yet.
+    pub(super) fn take(
+        &mut self,
+        control: &StreamFacts,
+        audit: &StreamFacts,
+    ) -> Result<Option<StreamPins>, String> {
+        self.audit = Some((*audit, 0));
+        if self.went_back.is_some() || writ_common::red::off("R07") {
+            return Ok(None);
+        }
+        let mut next = self.known.clone();
+        let taken = next.control.take("control", control).and_then(|()| next.audit.take("audit", audit));
+        if let Err(why) = taken {
+            self.went_back = Some(why.clone());
+            return Err(why);
+        }
+        let has_moved = next != self.known;
+        self.known = next;
+        let mut kept = self.known.clone();
+        kept.audit.sequence = kept.audit.sequence.max(self.acknowledged);
+        Ok(has_moved.then_some(kept))
+    }
+
+    /// A record of ours was acknowledged at this sequence.
+    pub(super) fn acknowledged(&mut self, sequence: u64) {
+        self.acknowledged = sequence.max(self.acknowledged);
+    }
+
+    /// A record of ours is on its way.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        if let Some((_, since)) = &mut self.audit {
+            *since += bytes as u64 + MESSAGE_OVERHEAD;
+        }
+    }
+
+    /// Refuses to begin anything once the audit stream is nearly full: outcomes and voids have to fit.
+    pub(super) fn check_room(&self) -> Result<(), Reason> {
+        match &self.audit {
+            Some((facts, since)) if facts.is_nearly_full(*since) => {
+                Err(Reason::new(ReasonCode::AuditFull).noted(format_args!("{} bytes", facts.bytes_max)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses everything once a stream went back.
+    pub(super) fn check(&self) -> Result<(), Reason> {
+        match &self.went_back {
+            None => Ok(()),
+            Some(why) => Err(Reason::new(ReasonCode::StateRollback).noted(why)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(created_ns: i128, last_sequence: u64) -> StreamFacts {
+        StreamFacts { created_ns, last_sequence, bytes: 0, bytes_max: 0 }
+    }
+
+    #[test]
+    fn r07_a_stream_that_went_back_is_refused_for_good() {
+        let mut pins = Streams::default();
+        assert!(pins.take(&facts(1, 5), &facts(2, 9)).unwrap().is_some());
+        assert!(pins.take(&facts(1, 5), &facts(2, 9)).unwrap().is_none(), "nothing moved");
+        let known = pins.take(&facts(1, 6), &facts(2, 9)).unwrap().unwrap();
+        assert_eq!((known.control.sequence, known.audit.sequence), (6, 9));
+        pins.take(&facts(1, 6), &facts(2, 8)).unwrap_err();
+        assert_eq!(pins.check().unwrap_err().code(), ReasonCode::StateRollback);
+        assert!(pins.take(&facts(1, 9), &facts(2, 9)).unwrap().is_none());
+        pins.check().unwrap_err();
+    }
+
+    #[test]
+    fn r07_a_stream_made_anew_is_refused_however_long_it_is() {
+        let known = StreamPins {
+            control: StreamPin { created: "1".into(), sequence: 5 },
+            audit: StreamPin { created: "2".into(), sequence: 5 },
+        };
+        let mut pins = Streams::new(known);
+        pins.take(&facts(7, 50), &facts(2, 5)).unwrap_err();
+        pins.check().unwrap_err();
+    }
+}

@@ -1,0 +1,716 @@
+//! The guard without a bus: every order of events, every clock.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failed test may panic")]
+
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use writ_bus::{Attested, Fence, StoreError, Stored, StreamFacts};
+use writ_common::{
+    capability::{Grant, Right, UnverifiedCapability},
+    codec::{decode, encode},
+    control::{ControlDocument, ControlEvent, RevocationTarget},
+    datalog::Predicate,
+    decide::Gate,
+    digest::Digest,
+    entropy::Entropy,
+    epoch::Epoch,
+    fresh::{FreshAnswer, FreshQuestion},
+    ids::{Action, AgentId, BootId, CapabilityId, FlowDomain, NodeId, Resource, TaskId, TenantId, UserId},
+    json::Value,
+    keys::PrivateKey,
+    keyset::{KeysetDocument, KeysetKey},
+    label::{DomainLabel, Label},
+    policy::PolicyBundle,
+    reason::{Reason, ReasonCode},
+    record::{OutcomeStatus, Record, RecordBody, RecordKind},
+    request::Arguments,
+    signed::Signed,
+    subjects::Subject,
+    time::{Millis, Monotonic, Now, Timestamp},
+    wire::{Answer, CallReply, UnsignedCall},
+};
+use writ_journal::{Entry, Unpublished, Unsettled};
+use writ_node::guard::{Arrival, CallRef, Effect, Event, Guard, GuardConfig, Ticket};
+
+const START: Timestamp = Timestamp::from_secs(1_800_000_000);
+const CONNECTION: &str = "UPLANNER";
+
+struct Counter(u8);
+
+impl Entropy for Counter {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        self.0 = self.0.wrapping_add(1);
+        bytes.fill(self.0);
+    }
+}
+
+struct AnyGate;
+
+impl Gate for AnyGate {
+    fn admit(&self, _: &Action, _: &Value) -> Result<Vec<Predicate>, Reason> {
+        Ok(Vec::new())
+    }
+}
+
+fn key(seed: u8) -> PrivateKey {
+    PrivateKey::from_seed(&[seed; 32])
+}
+
+fn policies(folder: &Path, below: &str, into: &mut BTreeMap<String, String>) {
+    for item in fs::read_dir(folder).unwrap() {
+        let path = item.unwrap().path();
+        let name = format!("{below}{}", path.file_name().unwrap().to_str().unwrap());
+        if path.is_dir() {
+            policies(&path, &format!("{name}/"), into);
+        } else if name.ends_with(".toml") || name.ends_with(".datalog") {
+            into.insert(name, fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+/// A guard with everything it needs to know, a stream that is asked by hand, and a clock.
+struct Bench {
+    guard: Guard,
+    now: Now,
+    control: u64,
+    calls: u64,
+    /// What the guard wants done and was not done yet.
+    wants: Vec<Effect>,
+    /// Every record that was prepared, in order.
+    journal: Vec<Record>,
+    replies: BTreeMap<CallRef, Answer>,
+    capability: UnverifiedCapability,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let tenant = TenantId::parse("acme").unwrap();
+        let boot = BootId::generate(START, [1; 10]);
+        let mut config =
+            GuardConfig::new(tenant, NodeId::parse("node-1").unwrap(), boot, key(1).public(), key(3));
+        config.unacknowledged_max = 4;
+        let gates = ["tool.crm", "tool.mail"].map(|name| {
+            let gate: Arc<dyn Gate + Send + Sync> = Arc::new(AnyGate);
+            (Resource::parse(name).unwrap(), gate)
+        });
+        let grant = Grant {
+            tenant: TenantId::parse("acme").unwrap(),
+            user: UserId::parse("https://idp.example", "alice").unwrap(),
+            agent: AgentId::parse("planner").unwrap(),
+            task: TaskId::parse("t-1").unwrap(),
+            holder: key(4).public(),
+            capability: CapabilityId::parse("c-1").unwrap(),
+            serial: 1,
+            instruction: Digest::plain(b"x"),
+            domain: FlowDomain::parse("p0.t-1").unwrap(),
+            rights: ["tool.crm:read", "tool.mail:draft"].map(|text| Right::parse(text).unwrap()).into(),
+            expires: START.after(Millis::from_secs(300)),
+            min_epoch: Epoch { incarnation: 0, sequence: 1 },
+            max_depth: 3,
+            bounds: Vec::new(),
+        };
+        let mut bench = Self {
+            guard: Guard::new(config, gates.into_iter().collect(), Box::new(Counter(0))),
+            now: Now { wall: START, monotonic: Monotonic::from_millis(1_000_000) },
+            control: 0,
+            calls: 0,
+            wants: Vec::new(),
+            journal: Vec::new(),
+            replies: BTreeMap::new(),
+            capability: grant.issue(&key(2), &[9; 32]).unwrap(),
+        };
+        bench.learn();
+        bench.refresh();
+        bench
+    }
+
+    /// The control state of a small set-up.
+    fn learn(&mut self) {
+        let keyset = KeysetDocument {
+            version: 1,
+            issued_at: START,
+            expires: START.after(Millis::from_secs(86_400)),
+            keys: vec![KeysetKey {
+                public: key(2).public(),
+                tenants: vec![TenantId::parse("acme").unwrap()],
+                max_ttl: Millis::from_secs(600),
+                not_before: Timestamp::default(),
+                not_after: START.after(Millis::from_secs(86_400)),
+            }],
+            withdrawn: Vec::new(),
+        };
+        self.control(ControlEvent::Keyset(Signed::new(&keyset, &key(1))));
+        let mut texts = BTreeMap::new();
+        policies(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../policies")), "", &mut texts);
+        self.control(ControlEvent::Policy(PolicyBundle(texts)));
+        self.control(ControlEvent::AgentKey {
+            agent: AgentId::parse("planner").unwrap(),
+            holder: key(4).public(),
+            connection: CONNECTION.to_owned(),
+            token: Digest::plain(b"token"),
+        });
+    }
+
+    fn control(&mut self, event: ControlEvent) {
+        self.control += 1;
+        let document = ControlDocument {
+            tenant: TenantId::parse("acme").unwrap(),
+            at: self.now.wall,
+            by: "broker-1".to_owned(),
+            follows: Epoch { incarnation: 0, sequence: self.control - 1 },
+            event,
+        };
+        let payload = Bytes::from(encode(&Signed::new(&document, &key(2))));
+        self.happen(Event::Control { sequence: self.control, payload });
+    }
+
+    /// The guard asks for freshness, and the broker answers.
+    fn refresh(&mut self) {
+        let question = self.ask();
+        self.answer(&question, self.now.wall);
+    }
+
+    fn ask(&mut self) -> FreshQuestion {
+        self.pass(Millis(1_100));
+        let asked = self.take(|effect| matches!(effect, Effect::AskFresh(_)));
+        let Effect::AskFresh(payload) = asked else { unreachable!() };
+        decode::<Signed<FreshQuestion>>(&payload).unwrap().peek().unwrap()
+    }
+
+    fn answer(&mut self, question: &FreshQuestion, time: Timestamp) {
+        let answer = FreshAnswer {
+            tenant: question.tenant.clone(),
+            nonce: question.nonce,
+            epoch: Epoch { incarnation: 0, sequence: self.control },
+            time,
+        };
+        self.happen(Event::Fresh(Bytes::from(encode(&Signed::new(&answer, &key(2))))));
+    }
+
+    /// Time passes, and the guard is told.
+    fn pass(&mut self, by: Millis) {
+        self.now = Now { wall: self.now.wall.after(by), monotonic: self.now.monotonic.after(by) };
+        self.happen(Event::Tick);
+    }
+
+    /// Something happens. The journal writes at once; everything else waits to be looked at.
+    fn happen(&mut self, event: Event) {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            for effect in self.guard.handle(event, self.now) {
+                match effect {
+                    Effect::Journal(ticket, entry) => {
+                        if let Entry::Prepared { record, .. } = entry {
+                            let record = decode::<Signed<Record>>(&record).unwrap();
+                            self.journal.push(record.peek().unwrap());
+                        }
+                        events.extend(ticket.map(Event::Journalled));
+                    }
+                    Effect::Reply(call, payload) => {
+                        let reply: CallReply = decode(&payload).unwrap();
+                        self.replies.insert(call, reply.answer);
+                    }
+                    other => self.wants.push(other),
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, is_it: impl Fn(&Effect) -> bool) -> Effect {
+        let position = self.wants.iter().position(is_it).unwrap();
+        self.wants.remove(position)
+    }
+
+    fn wants(&self, is_it: impl Fn(&Effect) -> bool) -> bool {
+        self.wants.iter().any(is_it)
+    }
+
+    fn runs_a_tool(&self) -> bool {
+        self.wants(|effect| matches!(effect, Effect::RunTool(..)))
+    }
+
+    fn call(&mut self, nonce: u8) -> CallRef {
+        self.calls += 1;
+        let call = CallRef(self.calls);
+        let resource = Resource::parse("tool.crm").unwrap();
+        let arguments: Value = [("sql", Value::from("SELECT 1"))].into_iter().collect();
+        let unsigned = UnsignedCall {
+            capability: &self.capability,
+            resource: &resource,
+            action: &Action::parse("read").unwrap(),
+            arguments: &Arguments::new(arguments),
+            handover: None,
+            nonce: [nonce; 16],
+            issued_at: self.now.wall,
+        };
+        let payload = Bytes::from(encode(&unsigned.sign(&key(4))));
+        let tenant = TenantId::parse("acme").unwrap();
+        let (agent, task) = (AgentId::parse("planner").unwrap(), TaskId::parse("t-1").unwrap());
+        let arrival = Arrival {
+            subject: Subject::Call { agent, task, resource }.of(&tenant),
+            attested: Attested::Agent { account: "AGENTS_acme".into(), user: CONNECTION.into() },
+            payload,
+            trace: None,
+        };
+        self.happen(Event::Arrived(call, arrival));
+        call
+    }
+
+    /// The label of the task is read, if the guard wants to know it.
+    fn label(&mut self) {
+        if !self.wants(|effect| matches!(effect, Effect::ReadLabel(_))) {
+            return;
+        }
+        let Effect::ReadLabel(domain) = self.take(|effect| matches!(effect, Effect::ReadLabel(_))) else {
+            unreachable!()
+        };
+        let tenant = TenantId::parse("acme").unwrap();
+        let label = DomainLabel { tenant, domain: domain.clone(), label: Label::bottom() };
+        let payload = Bytes::from(encode(&Signed::new(&label, &key(2))));
+        self.happen(Event::LabelRead(domain, Ok(Some((7, payload)))));
+    }
+
+    /// The intent on its way to the stream.
+    fn intent(&mut self) -> (Ticket, Fence, Option<String>) {
+        self.label();
+        let Effect::Publish { ticket, store, .. } = self.take(
+            |effect| matches!(effect, Effect::Publish { store, .. } if store.subject.contains(".allow.")),
+        ) else {
+            unreachable!()
+        };
+        (ticket, store.fence, store.message_id)
+    }
+
+    fn published(&mut self, ticket: Ticket, result: Result<Stored, StoreError>) {
+        self.happen(Event::Published(ticket, result));
+    }
+
+    fn refused(&self, call: CallRef) -> ReasonCode {
+        match &self.replies[&call] {
+            Answer::Denied { reasons } => reasons[0].code,
+            Answer::Failed { reason, .. } => reason.code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn kinds(&self) -> Vec<RecordKind> {
+        self.journal.iter().map(Record::kind).collect()
+    }
+}
+
+fn stored(sequence: u64) -> Result<Stored, StoreError> {
+    Ok(Stored { sequence, duplicate: false })
+}
+
+#[test]
+fn a_call_runs_after_its_intent_is_acknowledged_and_not_before() {
+    let mut bench = Bench::new();
+    let call = bench.call(1);
+    assert!(!bench.runs_a_tool());
+    let (ticket, fence, _) = bench.intent();
+    let label = Subject::Label(FlowDomain::parse("p0.t-1").unwrap()).of(&TenantId::parse("acme").unwrap());
+    assert_eq!(fence, Fence::LastOn { subject: label, sequence: 7 });
+    assert!(!bench.runs_a_tool(), "journalled, not acknowledged");
+    bench.published(ticket, stored(8));
+    assert!(bench.runs_a_tool());
+    bench.happen(Event::Finished(call, Ok("[]".to_owned())));
+    assert!(matches!(bench.replies[&call], Answer::Done { .. }));
+    assert_eq!(bench.kinds(), [RecordKind::Allow, RecordKind::Outcome]);
+}
+
+#[test]
+fn b09_an_intent_that_is_not_acknowledged_runs_nothing() {
+    for error in [StoreError::Refused("x".into()), StoreError::Full] {
+        let mut bench = Bench::new();
+        let call = bench.call(1);
+        let (ticket, ..) = bench.intent();
+        bench.published(ticket, Err(error.clone()));
+        assert!(!bench.runs_a_tool());
+        let expected =
+            if error == StoreError::Full { ReasonCode::AuditFull } else { ReasonCode::AuditUnavailable };
+        assert_eq!(bench.refused(call), expected);
+        assert_eq!(bench.kinds(), [RecordKind::Allow, RecordKind::Void], "the prepared intent is voided");
+    }
+}
+
+#[test]
+fn b09_of_an_intent_of_unknown_fate_the_stream_hears_the_truth() {
+    let mut bench = Bench::new();
+    let call = bench.call(1);
+    let (ticket, _, intent_id) = bench.intent();
+    bench.published(ticket, Err(StoreError::Unknown("timed out".into())));
+    assert!(!bench.runs_a_tool());
+    assert_eq!(bench.refused(call), ReasonCode::AuditUnavailable);
+    // A void takes the intent's own id: whichever of both arrives first is the one that counts.
+    let Effect::Publish { ticket, store, .. } = bench.take(|effect| matches!(effect, Effect::Publish { .. }))
+    else {
+        unreachable!()
+    };
+    assert!(store.subject.contains(".void."), "{}", store.subject);
+    assert_eq!(store.message_id, intent_id);
+    // Something with this id was there before. What? The intent itself: it stands, and its end is recorded.
+    bench.published(ticket, Ok(Stored { sequence: 8, duplicate: true }));
+    let Effect::Search { ticket, .. } = bench.take(|effect| matches!(effect, Effect::Search { .. })) else {
+        unreachable!()
+    };
+    bench.happen(Event::Searched(ticket, Ok(Some(8))));
+    let outcomes: Vec<_> = bench
+        .journal
+        .iter()
+        .filter_map(|record| match &record.body {
+            RecordBody::Outcome(outcome) => Some(outcome.status),
+            RecordBody::Verdict(_) | RecordBody::Void(_) => None,
+        })
+        .collect();
+    assert_eq!(outcomes, [OutcomeStatus::NotRun]);
+    assert!(!bench.runs_a_tool());
+}
+
+#[test]
+fn b09_an_id_that_somebody_else_used_is_no_proof_of_our_intent() {
+    let mut bench = Bench::new();
+    let _call = bench.call(1);
+    let (ticket, ..) = bench.intent();
+    bench.published(ticket, Err(StoreError::Unknown("timed out".into())));
+    let void = |effect: &Effect| matches!(effect, Effect::Publish { .. });
+    let Effect::Publish { ticket, store: first, .. } = bench.take(void) else { unreachable!() };
+    // Another node ran the caller's retry: its intent bears the same id.
+    bench.published(ticket, Ok(Stored { sequence: 9, duplicate: true }));
+    let Effect::Search { ticket, .. } = bench.take(|effect| matches!(effect, Effect::Search { .. })) else {
+        unreachable!()
+    };
+    bench.happen(Event::Searched(ticket, Ok(None)));
+    let Effect::Publish { store: second, .. } = bench.take(void) else { unreachable!() };
+    assert!(second.subject.contains(".void."), "{}", second.subject);
+    assert_ne!(second.message_id, first.message_id, "under the record's own id, so that its place is filled");
+    assert!(!bench.kinds().contains(&RecordKind::Outcome), "nothing is said about a call that was not ours");
+}
+
+#[test]
+fn b09_a_stream_that_takes_nothing_stops_decisions() {
+    let mut bench = Bench::new();
+    for nonce in 1..=4 {
+        let call = bench.call(nonce);
+        let (ticket, ..) = bench.intent();
+        bench.published(ticket, Err(StoreError::Unknown("timed out".into())));
+        assert_eq!(bench.refused(call), ReasonCode::AuditUnavailable);
+    }
+    let before = bench.journal.len();
+    let call = bench.call(5);
+    assert_eq!(bench.refused(call), ReasonCode::AuditUnavailable);
+    assert_eq!(bench.journal.len(), before, "there is nowhere to put another record");
+}
+
+#[test]
+fn r10_a_journal_that_cannot_be_written_runs_nothing() {
+    let mut bench = Bench::new();
+    let call = bench.call_without_journal(1);
+    assert_eq!(bench.refused(call), ReasonCode::AuditFull);
+    assert!(!bench.runs_a_tool());
+    let Effect::Publish { store, .. } = bench.take(|effect| matches!(effect, Effect::Publish { .. })) else {
+        unreachable!()
+    };
+    assert!(store.subject.contains(".void."), "its place in the run is filled: {}", store.subject);
+}
+
+impl Bench {
+    /// A call whose intent cannot be written.
+    fn call_without_journal(&mut self, nonce: u8) -> CallRef {
+        let call = self.call(nonce);
+        let Effect::ReadLabel(domain) = self.take(|effect| matches!(effect, Effect::ReadLabel(_))) else {
+            unreachable!()
+        };
+        let tenant = TenantId::parse("acme").unwrap();
+        let label = DomainLabel { tenant, domain: domain.clone(), label: Label::bottom() };
+        let payload = Bytes::from(encode(&Signed::new(&label, &key(2))));
+        let mut failed = Vec::new();
+        for effect in self.guard.handle(Event::LabelRead(domain, Ok(Some((7, payload)))), self.now) {
+            if let Effect::Journal(Some(ticket), _) = effect {
+                failed.push(ticket);
+            }
+        }
+        assert_eq!(failed.len(), 1);
+        for ticket in failed {
+            self.happen(Event::JournalFailed(ticket, "No space left on device".to_owned()));
+        }
+        call
+    }
+}
+
+#[test]
+fn t02_a_call_the_stream_has_seen_is_not_run_again() {
+    let mut bench = Bench::new();
+    let call = bench.call(1);
+    let (ticket, ..) = bench.intent();
+    bench.published(ticket, Ok(Stored { sequence: 5, duplicate: true }));
+    assert!(!bench.runs_a_tool());
+    assert!(bench.wants(|effect| matches!(effect, Effect::ReadFirst(_, 5))));
+    bench.happen(Event::FirstRead(call, Ok(None)));
+    assert!(!bench.runs_a_tool());
+    assert!(bench.replies.contains_key(&call));
+}
+
+#[test]
+fn t02_a_repeat_while_the_first_is_under_way_is_not_run() {
+    let mut bench = Bench::new();
+    let _first = bench.call(1);
+    let (ticket, ..) = bench.intent();
+    bench.published(ticket, stored(8));
+    drop(bench.take(|effect| matches!(effect, Effect::RunTool(..))));
+    let second = bench.call(1);
+    assert!(!bench.runs_a_tool());
+    assert!(matches!(bench.replies[&second], Answer::Replayed { outcome: None, .. }));
+}
+
+#[test]
+fn a_moved_label_has_the_call_decided_again() {
+    let mut bench = Bench::new();
+    let _call = bench.call(1);
+    let (ticket, ..) = bench.intent();
+    bench.published(ticket, Err(StoreError::Fenced));
+    assert!(!bench.runs_a_tool());
+    assert!(bench.wants(|effect| matches!(effect, Effect::ReadLabel(_))), "the label is read anew");
+}
+
+#[test]
+fn a_domain_without_a_label_is_denied() {
+    let mut bench = Bench::new();
+    let call = bench.call(1);
+    let Effect::ReadLabel(domain) = bench.take(|effect| matches!(effect, Effect::ReadLabel(_))) else {
+        unreachable!()
+    };
+    bench.happen(Event::LabelRead(domain, Ok(None)));
+    assert_eq!(bench.refused(call), ReasonCode::LabelMissing);
+    assert!(!bench.runs_a_tool());
+}
+
+#[test]
+fn r01_a_revocation_that_arrives_before_the_acknowledgement_stops_the_call() {
+    let mut bench = Bench::new();
+    let call = bench.call(1);
+    let (ticket, ..) = bench.intent();
+    let target = RevocationTarget::Task(TaskId::parse("t-1").unwrap());
+    bench.control(ControlEvent::Revocation { target, until: START.after(Millis::from_secs(900)) });
+    bench.published(ticket, stored(8));
+    assert!(!bench.runs_a_tool());
+    assert_eq!(bench.refused(call), ReasonCode::RevokedTask);
+}
+
+#[test]
+fn r04_a_node_that_was_paused_does_not_act_when_it_wakes_up() {
+    let mut bench = Bench::new();
+    let call = bench.call(1);
+    let (ticket, ..) = bench.intent();
+    // Stopped for a minute and a half while the acknowledgement was under way.
+    let pause = Millis::from_secs(90);
+    bench.now = Now { wall: bench.now.wall.after(pause), monotonic: bench.now.monotonic.after(pause) };
+    bench.published(ticket, stored(8));
+    assert!(!bench.runs_a_tool());
+    assert_eq!(bench.refused(call), ReasonCode::StateStale);
+    let last = bench.journal.last().unwrap();
+    assert!(matches!(&last.body, RecordBody::Outcome(outcome) if outcome.status == OutcomeStatus::NotRun));
+}
+
+#[test]
+fn r04_a_capability_that_expired_meanwhile_is_not_used() {
+    let mut bench = Bench::new();
+    bench.pass(Millis::from_secs(296));
+    bench.refresh();
+    let call = bench.call(1);
+    let (ticket, ..) = bench.intent();
+    let pause = Millis::from_secs(4);
+    bench.now = Now { wall: bench.now.wall.after(pause), monotonic: bench.now.monotonic.after(pause) };
+    bench.published(ticket, stored(8));
+    assert!(!bench.runs_a_tool());
+    assert_eq!(bench.refused(call), ReasonCode::TokenExpired);
+}
+
+#[test]
+fn r03_without_news_everything_is_denied_in_the_end() {
+    let mut bench = Bench::new();
+    bench.pass(Millis::from_secs(55));
+    let _fine = bench.call(1);
+    assert!(bench.wants(|effect| matches!(effect, Effect::ReadLabel(_))), "a read may be this old");
+    let mut bench = Bench::new();
+    bench.pass(Millis::from_secs(61));
+    let call = bench.call(1);
+    assert_eq!(bench.refused(call), ReasonCode::StateStale);
+}
+
+#[test]
+fn r05_a_clock_that_jumps_is_noticed() {
+    // An hour back, the capability itself would live too long.
+    let (back, ahead) = (-3_600_000_i64, 3_600_000);
+    for (jump, code) in [
+        (-20_000, ReasonCode::ClockUnsane),
+        (20_000, ReasonCode::ClockUnsane),
+        (back, ReasonCode::TokenLifetime),
+        (ahead, ReasonCode::ClockUnsane),
+    ] {
+        let mut bench = Bench::new();
+        let wall = bench.now.wall.as_millis().checked_add_signed(jump).unwrap();
+        bench.now.wall = Timestamp::from_millis(wall);
+        bench.happen(Event::Tick);
+        let call = bench.call(1);
+        assert_eq!(bench.refused(call), code, "{jump}");
+        assert!(!bench.runs_a_tool());
+    }
+}
+
+#[test]
+fn r05_a_clock_apart_from_the_brokers_is_noticed() {
+    let mut bench = Bench::new();
+    let question = bench.ask();
+    bench.answer(&question, bench.now.wall.after(Millis::from_secs(60)));
+    let call = bench.call(1);
+    assert_eq!(bench.refused(call), ReasonCode::ClockUnsane);
+}
+
+#[test]
+fn r05_an_answer_to_no_question_and_an_answer_by_nobody_are_no_news() {
+    let mut bench = Bench::new();
+    let question = bench.ask();
+    bench.pass(Millis::from_secs(58));
+    let mut replayed = question.clone();
+    replayed.nonce = [0xee; 16];
+    bench.answer(&replayed, bench.now.wall);
+    let answer = FreshAnswer {
+        tenant: question.tenant.clone(),
+        nonce: question.nonce,
+        epoch: Epoch { incarnation: 0, sequence: bench.control },
+        time: bench.now.wall,
+    };
+    let forged = encode(&Signed::new(&answer, &key(77)));
+    bench.happen(Event::Fresh(Bytes::from(forged)));
+    bench.pass(Millis::from_secs(5));
+    let call = bench.call(1);
+    assert_eq!(bench.refused(call), ReasonCode::StateStale);
+}
+
+#[test]
+fn r02_a_call_that_names_a_later_state_waits_for_it_and_not_for_ever() {
+    let mut bench = Bench::new();
+    bench.capability = later_grant(bench.control + 1);
+    let call = bench.call(1);
+    assert!(!bench.replies.contains_key(&call), "it waits a moment");
+    bench.control(ControlEvent::HaltAll { on: false });
+    bench.refresh();
+    assert!(bench.wants(|effect| matches!(effect, Effect::ReadLabel(_))), "the state has come");
+
+    let mut bench = Bench::new();
+    bench.capability = later_grant(bench.control + 1);
+    let call = bench.call(1);
+    bench.pass(Millis::from_secs(3));
+    assert_eq!(bench.refused(call), ReasonCode::StateStale);
+}
+
+fn later_grant(sequence: u64) -> UnverifiedCapability {
+    let bench = Bench::new();
+    let mut grant = bench.capability.grant().clone();
+    grant.min_epoch = Epoch { incarnation: 0, sequence };
+    grant.issue(&key(2), &[9; 32]).unwrap()
+}
+
+#[test]
+fn r07_streams_that_went_back_stop_everything() {
+    let mut bench = Bench::new();
+    let facts = |last_sequence| StreamFacts { created_ns: 1, last_sequence, bytes: 0, bytes_max: 0 };
+    bench.happen(Event::Streams { control: facts(9), audit: facts(20) });
+    let call = bench.call(1);
+    let (ticket, ..) = bench.intent();
+    bench.happen(Event::Streams { control: facts(9), audit: facts(19) });
+    bench.published(ticket, stored(8));
+    assert!(!bench.runs_a_tool(), "noticed between decision and act");
+    assert_eq!(bench.refused(call), ReasonCode::StateRollback);
+    let call = bench.call(2);
+    assert_eq!(bench.refused(call), ReasonCode::StateRollback);
+}
+
+#[test]
+fn a_nearly_full_stream_begins_nothing() {
+    let mut bench = Bench::new();
+    let facts = |bytes| StreamFacts { created_ns: 1, last_sequence: 9, bytes, bytes_max: 100_000 };
+    bench.happen(Event::Streams { control: facts(0), audit: facts(89_999) });
+    let _call = bench.call(1);
+    let _intent = bench.intent();
+    let call = bench.call(2);
+    assert_eq!(bench.refused(call), ReasonCode::AuditFull);
+    assert_eq!(bench.kinds(), [RecordKind::Allow, RecordKind::Deny]);
+}
+
+#[test]
+fn a18_what_an_earlier_run_left_open_is_looked_for_and_never_run() {
+    let mut dead = Bench::new();
+    let _call = dead.call(1);
+    let (ticket, ..) = dead.intent();
+    let record = dead.journal[0].clone();
+    let envelope = encode(&Signed::new(&record, &key(3)));
+    dead.published(ticket, stored(8));
+
+    // The intent was acknowledged and nothing more is known.
+    let mut bench = Bench::new();
+    let unsettled = Unsettled { unpublished: Vec::new(), without_outcome: vec![(0, envelope.clone())] };
+    bench.happen(Event::Recovered { boot: record.id.boot.clone(), unsettled });
+    let outcome = bench.journal.last().unwrap();
+    assert!(matches!(&outcome.body, RecordBody::Outcome(o) if o.status == OutcomeStatus::UnknownOutcome));
+    assert!(!bench.runs_a_tool());
+
+    // It was journalled and perhaps published: the stream is searched before anything is said about it.
+    let mut bench = Bench::new();
+    let unpublished = Unpublished {
+        seq: 0,
+        kind: RecordKind::Allow,
+        subject: "writ.v1.acme.audit.p0.allow.t-1.node-1".to_owned(),
+        message_id: "x".to_owned(),
+        record: envelope,
+    };
+    let unsettled = Unsettled { unpublished: vec![unpublished], without_outcome: Vec::new() };
+    bench.happen(Event::Recovered { boot: record.id.boot, unsettled });
+    assert!(
+        bench.wants(|effect| matches!(effect, Effect::Search { .. } | Effect::Publish { .. })),
+        "{:?}",
+        bench.wants
+    );
+    assert!(!bench.runs_a_tool());
+}
+
+#[test]
+fn b12_only_an_enrolled_connection_of_the_agent_counts() {
+    let mut bench = Bench::new();
+    let withdrawn = key(4).public().id();
+    let agent = AgentId::parse("planner").unwrap();
+    bench.control(ControlEvent::AgentKeyWithdrawn { agent, key: withdrawn });
+    let call = bench.call(1);
+    assert!(matches!(bench.refused(call), ReasonCode::ConnectionMismatch | ReasonCode::AgentKeyUnknown));
+}
+
+#[test]
+fn the_halt_of_everything_is_for_everything() {
+    let mut bench = Bench::new();
+    bench.control(ControlEvent::HaltAll { on: true });
+    bench.refresh();
+    let call = bench.call(1);
+    bench.label();
+    assert_eq!(bench.refused(call), ReasonCode::HaltAll);
+}
+
+#[test]
+fn a_withdrawn_broker_key_opens_nothing_more() {
+    let mut bench = Bench::new();
+    let keyset = KeysetDocument {
+        version: 2,
+        issued_at: START,
+        expires: START.after(Millis::from_secs(86_400)),
+        keys: vec![KeysetKey {
+            public: key(22).public(),
+            tenants: vec![TenantId::parse("acme").unwrap()],
+            max_ttl: Millis::from_secs(600),
+            not_before: Timestamp::default(),
+            not_after: START.after(Millis::from_secs(86_400)),
+        }],
+        withdrawn: vec![key(2).public()],
+    };
+    bench.control(ControlEvent::Keyset(Signed::new(&keyset, &key(1))));
+    let call = bench.call(1);
+    assert!(matches!(bench.refused(call), ReasonCode::TokenUnknownRoot | ReasonCode::KeysetExpired));
+}

@@ -1,0 +1,86 @@
+//! `cargo run --release -p writ-simulations -- bench`: what a governed call costs on this machine.
+//!
+//! Real parts on loopback, each in a process of its own. Started under the name `writ` this program is `writ`, so
+//! that broker and node can be measured as processes without looking for another binary.
+
+mod bench;
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+
+/// The name under which this program is `writ`.
+const WRIT: &str = "writ";
+
+/// What Writ costs, measured
+#[derive(Parser)]
+#[command(name = "writ-simulations")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure calls, processes and what they are made of
+    Bench(Bench),
+    /// Answers raw requests, as the far end of the baseline
+    #[command(hide = true)]
+    Responder(Responder),
+}
+
+#[derive(Args)]
+struct Bench {
+    /// One JSON object on standard output instead of a table
+    #[arg(long)]
+    json: bool,
+    /// How long each measurement under load takes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+}
+
+#[derive(Args)]
+struct Responder {
+    /// The set-up's folder
+    #[arg(long)]
+    folder: PathBuf,
+    /// Bytes of every answer
+    #[arg(long)]
+    bytes: usize,
+}
+
+fn main() -> ExitCode {
+    let started_as = std::env::args_os().next();
+    if started_as.is_some_and(|name| Path::new(&name) == Path::new(WRIT)) {
+        return writ::main();
+    }
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Runtime::new().context("no threads to run on");
+    match runtime.and_then(|runtime| runtime.block_on(run(cli))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With standard error gone there is nobody to tell.
+            drop(writeln!(std::io::stderr(), "error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Bench(Bench { json, seconds }) => {
+            let telemetry = writ_telemetry::init("writ-simulations", writ_telemetry::LogFormat::Lines)?;
+            let report = bench::run(std::time::Duration::from_secs(seconds)).await?;
+            let text = if json { serde_json::to_string(&report)? } else { report.table() };
+            writeln!(std::io::stdout(), "{text}")?;
+            telemetry.shutdown();
+            Ok(())
+        }
+        Command::Responder(Responder { folder, bytes }) => bench::baseline::respond(&folder, bytes).await,
+    }
+}

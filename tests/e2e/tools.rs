@@ -1,0 +1,209 @@
+//! What tools let through, as agents meet it.
+
+use anyhow::Result;
+use writ_common::reason::ReasonCode;
+use writ_sdk::{Error, Task, json};
+use writ_tests::{Answered, RawCall, Seen, World, read, run};
+
+async fn refused(task: &Task, sql: &str, code: ReasonCode) {
+    let error = read(task, sql).await.unwrap_err();
+    assert_eq!(error.code(), Some(code), "{sql}: {error}");
+}
+
+#[test]
+fn a01_a02_a03_only_one_select_gets_through() -> Result<()> {
+    run(async {
+        let world = World::shared().await?;
+        let (_planner, task) = world.task().await?;
+        refused(&task, "SELECT 1; DROP TABLE customers", ReasonCode::SqlMultiStatement).await;
+        for sql in [
+            "DELETE FROM customers",
+            "WITH gone AS (SELECT 1) DELETE FROM customers",
+            "EXPLAIN DELETE FROM customers",
+            "PRAGMA writable_schema = ON",
+            "ATTACH DATABASE '/tmp/x' AS x",
+            "VACUUM INTO '/tmp/x'",
+            "SELECT load_extension('x')",
+            "SELECT writefile('/tmp/x', 'x')",
+            "SELECT * FROM pragma_table_info('customers')",
+        ] {
+            let error = read(&task, sql).await.unwrap_err();
+            assert!(
+                matches!(error.code(), Some(ReasonCode::SqlNotReadOnly | ReasonCode::SqlUnparsable)),
+                "{sql}: {error}"
+            );
+        }
+        refused(&task, "SELECT /*!50000 1", ReasonCode::SqlUnparsable).await;
+        let rows = read(&task, "SELECT count(*) FROM customers").await?;
+        assert_eq!(rows.get("rows").unwrap().to_string(), "[[3]]", "nothing is gone");
+        Ok(())
+    })
+}
+
+#[test]
+fn a12_arguments_are_exactly_what_the_contract_says() -> Result<()> {
+    run(async {
+        let world = World::shared().await?;
+        let (_planner, task) = world.task().await?;
+        let mut codes = Vec::new();
+        for arguments in [
+            json::object([("sql", "SELECT 1".into()), ("as_user", "root".into())]),
+            json::object([]),
+            json::object([("sql", 1.into())]),
+        ] {
+            codes.push(task.call("tool.crm", "read", arguments).await.unwrap_err().code().unwrap());
+        }
+        assert_eq!(codes, [ReasonCode::ArgUnknown, ReasonCode::ArgMissing, ReasonCode::ArgInvalid]);
+        Ok(())
+    })
+}
+
+#[test]
+fn a06_a07_arguments_and_messages_have_one_form() -> Result<()> {
+    run(async {
+        let world = World::shared().await?;
+        let (planner, task) = world.task().await?;
+        let bus = world.bus_of("planner").await?;
+        let capability = task.capability().await?;
+        let arguments = json::object([("sql", "SELECT 1".into())]);
+        let call = RawCall::new(&planner, &capability, "tool.crm", "read", arguments)?;
+        for (text, code) in [
+            (r#"{"sql":"SELECT 1","sql":"SELECT 2"}"#, ReasonCode::ArgDuplicateKey),
+            (r#"{ "sql":"SELECT 1"}"#, ReasonCode::ArgEncoding),
+            (r#"{"sql":1e400}"#, ReasonCode::ArgNumber),
+        ] {
+            let mut call = call.clone();
+            call.call.arguments = text.to_owned();
+            call.resign(&planner.identity().holder, &capability);
+            assert_eq!(call.send(&bus).await?, Answered::Denied(code), "{text}");
+        }
+        let mut bytes = call.payload();
+        bytes.push(0xc0);
+        let answer = RawCall::send_bytes(&bus, call.subject(), bytes).await?;
+        assert_eq!(answer, Answered::Denied(ReasonCode::CodecNonCanonical));
+        let answer = RawCall::send_bytes(&bus, call.subject(), b"GET / HTTP/1.1".to_vec()).await?;
+        assert!(matches!(answer, Answered::Denied(ReasonCode::CodecFormat | ReasonCode::CodecNonCanonical)));
+        let answer = RawCall::send_bytes(&bus, call.subject(), Vec::new()).await?;
+        assert_eq!(answer, Answered::Denied(ReasonCode::CodecFormat));
+        Ok(())
+    })
+}
+
+#[test]
+fn a08_a09_depth_and_length_bombs_are_refused_at_the_door() -> Result<()> {
+    run(async {
+        let world = World::shared().await?;
+        let (planner, task) = world.task().await?;
+        let bus = world.bus_of("planner").await?;
+        let arguments = json::object([("sql", "SELECT 1".into())]);
+        let call = RawCall::new(&planner, &task.capability().await?, "tool.crm", "read", arguments)?;
+        let deep = vec![0x91_u8; 100_000];
+        let answer = RawCall::send_bytes(&bus, call.subject(), deep).await?;
+        assert!(
+            matches!(answer, Answered::Denied(ReasonCode::CodecDepth | ReasonCode::CodecFormat)),
+            "{answer:?}"
+        );
+        // array32 of 4 Gi items, bin32 of 4 GiB.
+        for bomb in [vec![0xdd, 0xff, 0xff, 0xff, 0xff], vec![0xc6, 0xff, 0xff, 0xff, 0xff]] {
+            let answer = RawCall::send_bytes(&bus, call.subject(), bomb).await?;
+            assert!(matches!(answer, Answered::Denied(ReasonCode::CodecFormat)), "{answer:?}");
+        }
+        let answer = RawCall::send_bytes(&bus, call.subject(), vec![0; 900_000]).await?;
+        assert_eq!(answer, Answered::Denied(ReasonCode::CodecTooLarge));
+        read(&task, "SELECT 1").await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a11_what_was_checked_is_what_is_recorded_and_run() -> Result<()> {
+    run(async {
+        let world = World::shared().await?;
+        let (planner, task) = world.task().await?;
+        let bus = world.bus_of("planner").await?;
+        let arguments = json::object([("sql", "SELECT email FROM customers WHERE id = 1".into())]);
+        let digest = writ_common::request::Arguments::new(arguments.clone()).digest();
+        let call = RawCall::new(&planner, &task.capability().await?, "tool.crm", "read", arguments)?;
+        let Answered::Done(result) = call.send(&bus).await? else { panic!("refused") };
+        let seen = Seen::read(world, Some(task.id())).await?;
+        let (_, verdicted) = seen.verdicts().find(|(_, one)| one.what.call_id == Some(call.id())).unwrap();
+        assert_eq!(verdicted.what.arguments, Some(digest));
+        let outcome = seen.outcomes().find(|outcome| outcome.call_id == call.id()).unwrap();
+        assert_eq!(outcome.result, Some(writ_common::digest::Digest::plain(result.as_bytes())));
+        Ok(())
+    })
+}
+
+#[test]
+fn a17_what_is_not_served_is_said_to_be_missing() -> Result<()> {
+    run(async {
+        let world = World::shared().await?;
+        let (_planner, task) = world.task().await?;
+        let error = task.call("tool.bank", "pay", json::object([])).await.unwrap_err();
+        assert!(matches!(error, Error::NoNode(_)), "{error}");
+        let error = task.call("tool.crm", "drop", json::object([])).await.unwrap_err();
+        assert_eq!(error.code(), Some(ReasonCode::RightMissing));
+        assert!(matches!(task.call("tool crm", "read", json::object([])).await, Err(Error::Id(_))));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_draft_is_a_file_with_one_message_and_no_header_of_the_callers() -> Result<()> {
+    run(async {
+        let world = World::new().await?;
+        let (_planner, task) = world.task().await?;
+        let mailer = world.agent("mailer").await?;
+        let researcher = world.agent("researcher").await?;
+        let one = task.delegate("researcher", writ_sdk::Narrowing::new()).await?.capability().await?;
+        let two = Task::resume(&researcher, one)?.delegate("mailer", writ_sdk::Narrowing::new()).await?;
+        let mailing = Task::resume(&mailer, two.capability().await?)?;
+        let letter = |subject: &str| {
+            json::object([
+                ("to", json::list(["ada@example.com"])),
+                ("subject", subject.into()),
+                ("body", "Hello\n.\nBcc: eve@example.com\n".into()),
+            ])
+        };
+        for subject in ["Hi\r\nBcc: eve@example.com", "Hi\nX: y"] {
+            let error = mailing.call("tool.mail", "draft", letter(subject)).await.unwrap_err();
+            assert_eq!(error.code(), Some(ReasonCode::ArgInvalid), "{error}");
+        }
+        mailing.call("tool.mail", "draft", letter("Größe")).await?;
+        let folder = world.layout.drafts().join("cur");
+        let file = std::fs::read_dir(folder)?.next().unwrap()?.path();
+        let text = std::fs::read_to_string(file)?;
+        let (head, _body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(!head.to_lowercase().contains("bcc"), "{head}");
+        assert!(head.contains("To: ada@example.com"), "{head}");
+        world.close().await;
+        Ok(())
+    })
+}
+
+#[test]
+fn endless_queries_end_and_do_not_stop_the_node() -> Result<()> {
+    const ENDLESS: &str =
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c";
+    run(async {
+        let mut world =
+            World::with(writ_tests::WorldOptions { start_core: false, ..Default::default() }).await?;
+        let config = world.layout.node_config("node-1");
+        World::edit(&config, "file = \"data/crm.db\"\n", "file = \"data/crm.db\"\ntimeout_seconds = 2\n")?;
+        world.start_broker().await?;
+        world.start_node("node-1").await?;
+        world.enroll_missing().await?;
+        let (_planner, task) = world.task().await?;
+        let mut endless = tokio::task::JoinSet::new();
+        for _ in 0..12 {
+            let task = task.clone();
+            endless.spawn(async move { read(&task, ENDLESS).await });
+        }
+        while let Some(ended) = endless.join_next().await {
+            assert_eq!(ended?.unwrap_err().code(), Some(ReasonCode::ToolTimeout));
+        }
+        read(&task, "SELECT 1").await?;
+        world.close().await;
+        Ok(())
+    })
+}

@@ -1,0 +1,147 @@
+//! Who may depend on whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{files, product, product_sources, root};
+
+/// Crates of ours that each crate may use, tests aside.
+const ALLOWED: [(&str, &[&str]); 11] = [
+    ("writ-common", &[]),
+    ("writ-bus", &["writ-common"]),
+    ("writ-journal", &["writ-common"]),
+    ("writ-telemetry", &["writ-common"]),
+    ("writ-node", &["writ-common", "writ-bus", "writ-journal", "writ-telemetry"]),
+    ("writ-broker", &["writ-common", "writ-bus", "writ-journal", "writ-telemetry"]),
+    ("writ-sdk", &["writ-common", "writ-bus"]),
+    (
+        "writ",
+        &[
+            "writ-broker",
+            "writ-bus",
+            "writ-common",
+            "writ-journal",
+            "writ-node",
+            "writ-sdk",
+            "writ-telemetry",
+        ],
+    ),
+    ("writ-tests", &["*"]),
+    ("writ-simulations", &["*"]),
+    ("writ-fuzz", &["*"]),
+];
+
+/// What the decision core must not know: runtimes, the network, the disk.
+const FORBIDDEN_IN_COMMON: [&str; 8] =
+    ["tokio", "async-nats", "sled", "opentelemetry", "reqwest", "rusqlite", "tracing", "getrandom"];
+
+type Graph = BTreeMap<String, BTreeSet<String>>;
+
+fn graph() -> Graph {
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|package| {
+            let dependencies = package["dependencies"].as_array().unwrap().iter();
+            let normal = dependencies.filter(|dependency| dependency["kind"].is_null());
+            let names = normal.map(|dependency| dependency["name"].as_str().unwrap().to_owned());
+            (package["name"].as_str().unwrap().to_owned(), names.collect())
+        })
+        .collect()
+}
+
+fn broken_layers(graph: &Graph) -> Vec<String> {
+    let allowed = BTreeMap::from(ALLOWED);
+    let mut broken = Vec::new();
+    for (name, dependencies) in graph {
+        let Some(allowed) = allowed.get(name.as_str()) else {
+            broken.push(format!("{name} has no layer yet"));
+            continue;
+        };
+        let ours = dependencies.iter().filter(|dependency| graph.contains_key(*dependency));
+        for dependency in
+            ours.filter(|dependency| *allowed != ["*"] && !allowed.contains(&dependency.as_str()))
+        {
+            broken.push(format!("{name} -> {dependency}"));
+        }
+        if name == "writ-common" {
+            let forbidden = dependencies.iter().filter(|one| FORBIDDEN_IN_COMMON.contains(&one.as_str()));
+            broken.extend(forbidden.map(|one| format!("{name} -> {one}")));
+        }
+    }
+    broken
+}
+
+#[test]
+fn crates_depend_downwards_only() {
+    assert_eq!(broken_layers(&graph()), [""; 0]);
+    let bad = Graph::from([
+        ("writ-common".to_owned(), BTreeSet::from(["tokio".to_owned()])),
+        ("writ-node".to_owned(), BTreeSet::from(["writ-broker".to_owned()])),
+        ("writ-broker".to_owned(), BTreeSet::new()),
+    ]);
+    assert_eq!(broken_layers(&bad), ["writ-common -> tokio", "writ-node -> writ-broker"]);
+}
+
+#[test]
+fn one_module_names_biscuit_auth() {
+    let elsewhere: Vec<String> = product_sources()
+        .into_iter()
+        .filter(|(path, _)| !path.starts_with("common/src/capability/"))
+        .filter(|(_, text)| product(text).contains("biscuit_auth"))
+        .map(|(path, _)| path)
+        .collect();
+    assert_eq!(elsewhere, [""; 0]);
+}
+
+/// Datalog is built from values, never from text with values in it.
+fn builds_datalog_from_text(text: &str) -> bool {
+    let code: String = product(text).split_whitespace().collect();
+    // `error.code()` reads a reason; `.code(…)` with anything in it is the parser of Datalog.
+    let parses = code.split(".code(").skip(1).any(|after| !after.starts_with(')'));
+    let others = [".code_with_params(", "Rule::try_from(", "Fact::try_from(", "Check::try_from("];
+    parses || others.iter().any(|call| code.contains(call))
+}
+
+#[test]
+fn p09_no_datalog_is_made_by_formatting() {
+    let found: Vec<String> = product_sources()
+        .into_iter()
+        .filter(|(_, text)| builds_datalog_from_text(text))
+        .map(|(path, _)| path)
+        .collect();
+    assert_eq!(found, [""; 0]);
+    assert!(builds_datalog_from_text("let b = BlockBuilder::new()\n    .code(format!(\"user({name})\"));"));
+}
+
+#[test]
+fn versions_are_declared_once_and_lints_apply_everywhere() {
+    for (path, text) in files(".", "Cargo.toml") {
+        if path == "Cargo.toml" || path.starts_with("tests/fuzz") {
+            continue;
+        }
+        assert!(text.contains("[lints]\nworkspace = true"), "{path} does not take the workspace's lints");
+        let table: toml::Table = text.parse().unwrap();
+        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let Some(dependencies) = table.get(section).and_then(toml::Value::as_table) else { continue };
+            for (name, value) in dependencies {
+                let inherits = value.get("workspace").and_then(toml::Value::as_bool) == Some(true);
+                assert!(inherits, "{path}: `{name}` declares a version of its own");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_decision_core_is_kept_from_clocks_and_io() {
+    let text = std::fs::read_to_string(root().join("common/clippy.toml")).unwrap();
+    for banned in ["std::time::SystemTime::now", "std::time::Instant::now", "std::fs::", "std::env::var"] {
+        assert!(text.contains(banned), "common/clippy.toml no longer bans {banned}");
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! The generators are seeded. A failure names its seed; `WRIT_SEED=<seed> WRIT_PROGRAMS=1` runs that case alone.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failed test may panic")]
+#![allow(clippy::print_stdout, reason = "says how much was tried")]
 #![allow(
     clippy::disallowed_methods,
     reason = "how many cases to run, and from which seed, is given from outside"

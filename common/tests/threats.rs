@@ -10,7 +10,7 @@ use writ_common::{
     datalog::{Binary, Body, Check, CheckKind, Expression, Predicate, Term},
     json::Value,
     label::Label,
-    reason::ReasonCode,
+    reason::{Reason, ReasonCode},
     request::Arguments,
     verdict::Decision,
 };
@@ -43,7 +43,7 @@ fn p11_a_check_that_cannot_be_evaluated_never_depends_on_order() {
     let (world, capability) = (World::new(), verified(narrowed));
     for _ in 0..64 {
         let verdict = world.decide(&capability, &call("tool.crm:read", r#"{"limit":0,"table":"x"}"#));
-        assert_eq!(verdict.reasons().iter().map(|r| r.code()).collect::<Vec<_>>(), [ReasonCode::EngineError]);
+        assert_eq!(verdict.reasons().iter().map(Reason::code).collect::<Vec<_>>(), [ReasonCode::EngineError]);
         let verdict = world.decide(&capability, &call("tool.crm:read", r#"{"limit":0}"#));
         assert_eq!(verdict.decision(), Decision::Allow);
     }

@@ -602,13 +602,8 @@ fn calls() {
 
 // Signed documents
 
-/// A document with its signature; `message` is the envelope it travels in, where it travels by itself.
-fn document<T: Signable>(
-    name: &str,
-    value: &T,
-    signer: u8,
-    message: Option<&dyn Fn(&Signed<T>) -> Vec<u8>>,
-) -> Value {
+/// A document with its signature.
+fn document<T: Signable>(name: &str, value: &T, signer: u8) -> Value {
     let signed = Signed::new(value, &key(signer));
     let purpose = T::PURPOSE.prefix();
     let payload = signed.payload();
@@ -621,11 +616,20 @@ fn document<T: Signable>(
         "signed_bytes": hex::encode([purpose.as_bytes(), payload].concat()),
         "signature": hex::encode(key(signer).sign(T::PURPOSE, payload).as_bytes()),
         "digest": signed.digest(),
-        "message": message.map(|encode| hex::encode(encode(&signed))),
     })
 }
 
-fn check_document<T: Signable>(case: &Value, message: Option<&dyn Fn(&[u8]) -> Signed<T>>) {
+/// A document that travels by itself, with the envelope it travels in.
+fn message<T: Signable>(name: &str, value: &T, signer: u8) -> Value
+where
+    Signed<T>: codec::Message,
+{
+    let mut case = document(name, value, signer);
+    case["message"] = json!(hex::encode(encode(&Signed::new(value, &key(signer)))));
+    case
+}
+
+fn check_document<T: Signable>(case: &Value) {
     let name = &case["name"];
     let payload = bytes(&case["payload"]);
     let value: T = from_canonical(T::KIND, &payload).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -633,16 +637,24 @@ fn check_document<T: Signable>(case: &Value, message: Option<&dyn Fn(&[u8]) -> S
     let from_json: T = serde_json::from_value(case["value"].clone()).unwrap();
     assert_eq!(json!(hex::encode(to_bytes(&from_json))), case["payload"], "{name}: value");
     let signer = seed(&case["seed"]);
-    let signed = Signed::new(&value, &signer);
-    assert_eq!(json!(signed.digest()), case["digest"], "{name}");
+    assert_eq!(json!(Signed::new(&value, &signer).digest()), case["digest"], "{name}");
     let input = [T::PURPOSE.prefix().as_bytes(), &payload].concat();
     assert_eq!(json!(hex::encode(input)), case["signed_bytes"], "{name}");
     let signature = signer.sign(T::PURPOSE, &payload);
     assert_eq!(json!(hex::encode(signature.as_bytes())), case["signature"], "{name}");
-    if let Some(decode) = message {
-        let received = decode(&bytes(&case["message"]));
-        assert_eq!(received.digest(), signed.digest(), "{name}");
-        assert!(received.open(|key| *key == signer.public()).is_ok(), "{name}");
+}
+
+fn check_messages<T: Signable>(file: &Value, section: &str)
+where
+    Signed<T>: codec::Message,
+{
+    let cases = file[section].as_array().unwrap();
+    assert!(!cases.is_empty());
+    for case in cases {
+        check_document::<T>(case);
+        let received: Signed<T> = decode(&bytes(&case["message"])).unwrap();
+        assert_eq!(json!(received.digest()), case["digest"], "{}", case["name"]);
+        assert!(received.open(|key| *key == seed(&case["seed"]).public()).is_ok(), "{}", case["name"]);
     }
 }
 
@@ -876,7 +888,7 @@ fn freshness() -> (FreshQuestion, FreshAnswer) {
 fn document_file() -> Value {
     let (question, answer) = freshness();
     let receipts = receipts().into_iter().map(|(name, receipt, answer)| {
-        let mut case = document(name, &receipt, NODE, None);
+        let mut case = document(name, &receipt, NODE);
         case["answer"] = json!(hex::encode(to_bytes(&answer)));
         let reply = CallReply { receipt: Some(Signed::new(&receipt, &key(NODE))), answer };
         case["reply"] = json!(hex::encode(encode(&reply)));
@@ -902,51 +914,40 @@ fn document_file() -> Value {
     let records: Vec<Value> = records()
         .iter()
         .map(|(name, record)| {
-            let mut case = document(name, record, NODE, Some(&|signed| encode(signed)));
+            let mut case = message(name, record, NODE);
             case["message_id"] = json!(record.id.message_id());
             case
         })
         .collect();
     json!({
         "signing_prefixes": purposes.map(Purpose::prefix),
-        "keysets": [document("keyset", &keyset_document(&[key(BROKER).public()]), ROOT, Some(&|signed| encode(signed)))],
+        "keysets": [message("keyset", &keyset_document(&[key(BROKER).public()]), ROOT)],
         "records": records,
         "receipts": receipts.collect::<Vec<_>>(),
         "labels": labels()
             .iter()
-            .map(|(name, label)| document(name, label, BROKER, Some(&|signed| encode(signed))))
+            .map(|(name, label)| message(name, label, BROKER))
             .collect::<Vec<_>>(),
         "control_events": control_documents()
             .iter()
-            .map(|(name, event)| document(name, event, BROKER, Some(&|signed| encode(signed))))
+            .map(|(name, event)| message(name, event, BROKER))
             .collect::<Vec<_>>(),
-        "freshness_questions": [document("question", &question, NODE, Some(&|signed| encode(signed)))],
-        "freshness_answers": [document("answer", &answer, BROKER, Some(&|signed| encode(signed)))],
+        "freshness_questions": [message("question", &question, NODE)],
+        "freshness_answers": [message("answer", &answer, BROKER)],
     })
-}
-
-fn check_all<T: Signable>(file: &Value, section: &str)
-where
-    Signed<T>: codec::Message,
-{
-    let cases = file[section].as_array().unwrap();
-    assert!(!cases.is_empty());
-    for case in cases {
-        check_document::<T>(case, Some(&|bytes| decode(bytes).unwrap()));
-    }
 }
 
 #[test]
 fn documents() {
     check("documents.json", &document_file(), |file| {
-        check_all::<KeysetDocument>(file, "keysets");
-        check_all::<Record>(file, "records");
-        check_all::<DomainLabel>(file, "labels");
-        check_all::<ControlDocument>(file, "control_events");
-        check_all::<FreshQuestion>(file, "freshness_questions");
-        check_all::<FreshAnswer>(file, "freshness_answers");
+        check_messages::<KeysetDocument>(file, "keysets");
+        check_messages::<Record>(file, "records");
+        check_messages::<DomainLabel>(file, "labels");
+        check_messages::<ControlDocument>(file, "control_events");
+        check_messages::<FreshQuestion>(file, "freshness_questions");
+        check_messages::<FreshAnswer>(file, "freshness_answers");
         for case in file["receipts"].as_array().unwrap() {
-            check_document::<Receipt>(case, None);
+            check_document::<Receipt>(case);
             let reply: CallReply = decode(&bytes(&case["reply"])).unwrap();
             assert_eq!(json!(reply.answer.digest()), case["value"]["answer"], "{}", case["name"]);
         }

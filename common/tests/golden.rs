@@ -13,7 +13,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use support::{
     AGENTS, BROKER, MAILER, NODE, NOW, PLANNER, RESEARCHER, ROOT, agent, append, append_payload, biscuit_key,
-    block, delegated, grant, issued, key, keyset_document, payload_of, right, schema, tenant,
+    block, delegated, grant, issued, key, keyset_document, malleated, payload_of, right, schema, tenant,
 };
 use writ_common::{
     capability::{Capability, Link, Narrowing, UnverifiedCapability},
@@ -165,27 +165,6 @@ fn valid_capabilities() -> Vec<(String, Vec<u8>)> {
     ]
 }
 
-/// The group order of Ed25519, little-endian (RFC 8032 section 5.1).
-const ORDER: [u8; 32] = [
-    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0,
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
-];
-
-/// The other signature with the same meaning, for a verifier that does not reduce: `s + L`.
-fn malleated(signature: &[u8]) -> Vec<u8> {
-    let mut carry = 0;
-    let s: Vec<u8> = signature[32..]
-        .iter()
-        .zip(ORDER)
-        .map(|(byte, order)| {
-            let sum = u16::from(*byte) + u16::from(order) + carry;
-            carry = sum >> 8;
-            u8::try_from(sum & 0xff).unwrap()
-        })
-        .collect();
-    [&signature[..32], &s].concat()
-}
-
 fn invalid_capabilities() -> Vec<(String, Vec<u8>)> {
     let whole = delegated();
     let with = |change: &dyn Fn(&mut schema::Biscuit)| {
@@ -291,6 +270,7 @@ fn invalid_capabilities() -> Vec<(String, Vec<u8>)> {
         code("a closure with parameters", "check if {1, 2}.any($x -> $x === 1);"),
         code("an external call", "check if resource($r), $r.extern::f();"),
         code("a scope", "check if resource($r) trusting previous;"),
+        code("a predicate behind a list", "check if arg($p, $v), resource($r), $p === $r;"),
         code("a join of two lists", "check if arg($p, $v), arg($q, $w);"),
         code("too many operations", &format!("check if resource($r), {nested};")),
         code("a long text", &format!("check if resource(\"{}\");", "x".repeat(1025))),

@@ -213,6 +213,27 @@ pub fn append_payload(token: &UnverifiedCapability, holder: u8, payload: &[u8]) 
     container.encode_to_vec()
 }
 
+/// The group order of Ed25519, little-endian (RFC 8032 section 5.1).
+const ORDER: [u8; 32] = [
+    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+];
+
+/// The other signature with the same meaning, for a verifier that does not reduce: `s + L`.
+pub fn malleated(signature: &[u8]) -> Vec<u8> {
+    let mut carry = 0;
+    let s: Vec<u8> = signature[32..]
+        .iter()
+        .zip(ORDER)
+        .map(|(byte, order)| {
+            let sum = u16::from(*byte) + u16::from(order) + carry;
+            carry = sum >> 8;
+            u8::try_from(sum & 0xff).unwrap()
+        })
+        .collect();
+    [&signature[..32], &s].concat()
+}
+
 /// A policy and a control state under which only the capability decides: every agent is enrolled, each may
 /// delegate to each, and whatever the capability holds a right for is allowed.
 pub struct World {

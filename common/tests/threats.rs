@@ -270,7 +270,7 @@ fn p02_the_dearest_blocks_within_the_profile_are_decided_in_time() {
     call.arguments = Arguments::new(Value::from_iter(arguments));
     let world = World::new();
     // Never true, so that everything is tried: many predicates, then many operations.
-    let operations = vec!["!$p.starts_with(\"/\")"; 8].join(" || ");
+    let operations = ["!$p.starts_with(\"/\")"; 8].join(" || ");
     for body in [format!("{singles}, {list}, $p === \"\""), format!("{list}, {operations}")] {
         let mut token = issued();
         // As much of it as fits.

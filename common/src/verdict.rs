@@ -44,6 +44,26 @@ pub struct GrantBounds {
 /// The answer to a [`Request`], whichever process gave it.
 ///
 /// Only [`crate::decide::decide`] makes an allowing one; anybody can refuse.
+///
+/// ```
+/// # use writ_common::{reason::ReasonCode, verdict::Verdict};
+/// let refused = Verdict::deny(ReasonCode::PolicyUnavailable, None);
+/// assert!(refused.permit().is_none());
+/// ```
+///
+/// ```compile_fail,E0624
+/// # use writ_common::{request::Request, verdict::Verdict};
+/// fn allow(request: &Request) -> Verdict {
+///     Verdict::allowed(request, Vec::new(), Vec::new(), None)
+/// }
+/// ```
+///
+/// ```compile_fail,E0616
+/// # use writ_common::verdict::{Decision, Verdict};
+/// fn turn(verdict: &mut Verdict) {
+///     verdict.decision = Decision::Allow;
+/// }
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 pub struct Verdict {
     decision: Decision,
@@ -140,6 +160,31 @@ impl Verdict {
 /// The permission to do one thing once. Tools take it by value; only an allowing verdict makes one.
 ///
 /// It owns the arguments that were checked, so that nothing else can be run under it (threat A11).
+///
+/// ```compile_fail,E0451
+/// # use writ_common::{ids::{Action, Resource}, request::Arguments, verdict::Permit};
+/// fn permit_myself(resource: Resource, action: Action) -> Permit {
+///     Permit { resource, action, arguments: Arguments::none() }
+/// }
+/// ```
+///
+/// A tool takes it by value, so that it counts once:
+///
+/// ```compile_fail,E0382
+/// # use writ_common::verdict::Permit;
+/// # fn run(permit: Permit) {}
+/// fn twice(permit: Permit) {
+///     run(permit);
+///     run(permit);
+/// }
+/// ```
+///
+/// ```compile_fail,E0616
+/// # use writ_common::{request::Arguments, verdict::Permit};
+/// fn exchange(permit: &mut Permit, others: Arguments) {
+///     permit.arguments = others;
+/// }
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 pub struct Permit {
     resource: Resource,

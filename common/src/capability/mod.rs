@@ -33,7 +33,25 @@ pub const CAPABILITY_BLOCKS_MAX: usize = 16;
 
 /// A capability whose shape and chain are sound, but whose signatures nobody has checked.
 ///
-/// Good for looking at and for extending; never for deciding.
+/// Good for looking at and for extending; never for deciding:
+///
+/// ```
+/// # use writ_common::{capability::{Capability, UnverifiedCapability}, keyset::Keyset, reason::Reason};
+/// # use writ_common::time::Timestamp;
+/// # fn decide_with(capability: &Capability) {}
+/// fn good(token: UnverifiedCapability, keyset: &Keyset, now: Timestamp) -> Result<(), Reason> {
+///     decide_with(&token.verify(keyset, now)?);
+///     Ok(())
+/// }
+/// ```
+///
+/// ```compile_fail,E0308
+/// # use writ_common::capability::{Capability, UnverifiedCapability};
+/// # fn decide_with(capability: &Capability) {}
+/// fn bad(token: UnverifiedCapability) {
+///     decide_with(&token);
+/// }
+/// ```
 #[derive(Clone)]
 pub struct UnverifiedCapability {
     biscuit: biscuit_auth::UnverifiedBiscuit,
@@ -41,7 +59,14 @@ pub struct UnverifiedCapability {
     contents: Contents,
 }
 
-/// A capability all of whose signatures hold.
+/// A capability all of whose signatures hold. [`UnverifiedCapability::verify`] makes them, and nothing else does:
+///
+/// ```compile_fail,E0277
+/// # use writ_common::capability::{Capability, UnverifiedCapability};
+/// fn bad(token: UnverifiedCapability) -> Capability {
+///     token.into()
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Capability {
     biscuit: biscuit_auth::Biscuit,

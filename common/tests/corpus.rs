@@ -1,5 +1,6 @@
 //! The corpus of the fuzz targets, through the very functions the targets call.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test may panic")]
+#![allow(clippy::print_stdout, reason = "names the file a panic is about")]
 #![allow(clippy::disallowed_methods, reason = "reads the corpus")]
 
 #[path = "../../tests/fuzz/src/lib.rs"]
@@ -10,7 +11,6 @@ fn replay(target: &str, read: fn(&[u8])) {
     let mut files = 0;
     for file in std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder}: {error}")) {
         let path = file.unwrap().path();
-        // Said first, so that the captured output names the file a panic is about.
         println!("{}", path.display());
         read(&std::fs::read(path).unwrap());
         files += 1;

@@ -26,7 +26,7 @@ use writ_journal::{JournalDir, JournalError, JournalFile, Sync, Unpublished, uns
 use writ_telemetry::Spans;
 
 use crate::{
-    core::{Arrival, Broker, BrokerSetup, CallRef, Effect, Event, TaskEntry},
+    core::{Arrival, Broker, BrokerSetup, CallRef, Effect, Event, TaskEntry, Ticket},
     jwt::IdentityProvider,
     store::{Position, StoreError, TaskStore},
 };
@@ -202,8 +202,10 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         next_call: 0,
         dir,
         journal,
+        acknowledged: store.position().sequence,
         store,
         control_sequence: 0,
+        on_their_way: BTreeMap::new(),
         clock,
     };
     for (run, records) in open {
@@ -324,6 +326,11 @@ struct Driver {
     journal: JournalFile,
     store: TaskStore,
     control_sequence: u64,
+    /// Highest sequence of ours the stream has acknowledged.
+    acknowledged: u64,
+    /// Records on their way to the stream, each with the sequence it will certainly be behind. What the index says
+    /// it holds must stay below all of them, or a kill between two of them would lose the slower.
+    on_their_way: BTreeMap<Ticket, u64>,
     clock: SystemClock,
 }
 
@@ -372,7 +379,11 @@ impl Driver {
         }
         while !events.is_empty() {
             let (mut entries, mut tickets, mut others) = (Vec::new(), Vec::new(), Vec::new());
+            let mut settled = Vec::new();
             for event in events.drain(..) {
+                if let Event::Published(ticket, _) = &event {
+                    settled.push(*ticket);
+                }
                 for effect in broker.handle(event, self.clock.now()) {
                     match effect {
                         Effect::Journal(ticket, entry) => {
@@ -396,6 +407,9 @@ impl Driver {
             }
             for effect in others {
                 events.extend(self.perform(effect));
+            }
+            for ticket in settled {
+                self.on_their_way.remove(&ticket);
             }
         }
     }
@@ -441,7 +455,9 @@ impl Driver {
                 }
             }
             Effect::Index { ticket, task, sequence } => {
-                let sequence = sequence.max(self.store.position().sequence);
+                self.acknowledged = self.acknowledged.max(sequence);
+                let slowest = self.on_their_way.values().min().copied();
+                let sequence = slowest.unwrap_or(self.acknowledged).max(self.store.position().sequence);
                 let position = Position { sequence, ..self.store.position().clone() };
                 let written = self.store.write(&[*task], position);
                 return Some(Event::Indexed(ticket, written.map_err(|error| error.to_string())));
@@ -456,6 +472,7 @@ impl Driver {
                 }
             }
             Effect::Publish { ticket, store, delay } => {
+                self.on_their_way.insert(ticket, self.acknowledged);
                 let (bus, events) = (self.bus.clone(), self.events.clone());
                 tokio::spawn(async move {
                     if delay.0 > 0 {

@@ -46,7 +46,9 @@ pub enum StoreError {
 pub struct Position {
     /// When the audit stream was created, in nanoseconds since the epoch, as text.
     pub stream_created: String,
-    /// Sequence of the last record of this broker that was taken in.
+    /// How often the index was written: what orders it against its anchor.
+    pub writes: u64,
+    /// Every record of this broker up to this sequence is taken in; some behind it may be.
     pub sequence: u64,
     /// How many tasks there are.
     pub count: u64,
@@ -115,12 +117,15 @@ impl TaskStore {
             return Err(rollback(format!("{} tasks are there, {} should be", tasks.len(), stored.count)));
         }
         if let Some(anchor) = store.read_anchor()? {
-            let behind = stored.sequence < anchor.sequence;
-            let other = stored.sequence == anchor.sequence && stored.digest != anchor.digest;
+            // A kill between flush and anchor leaves the index ahead: that is as it should be.
+            let behind = stored.writes < anchor.writes;
+            let other = stored.writes == anchor.writes && stored != anchor;
             if (behind || other) && !writ_common::red::off("R06") {
                 return Err(rollback(format!(
-                    "the index is at record {}, its anchor at {}",
-                    stored.sequence, anchor.sequence
+                    "the index was written {} times, its anchor says {}{}",
+                    stored.writes,
+                    anchor.writes,
+                    if other { " and something else" } else { "" }
                 )));
             }
         }
@@ -177,6 +182,7 @@ impl TaskStore {
             xor(&mut digest, &entry_digest(key, &payload));
             batch.insert(key, seal(key, &payload));
         }
+        position.writes = self.position.writes + 1;
         position.count = count;
         position.digest = Some(Digest::from_bytes(digest));
         batch.insert(POSITION_KEY, seal(POSITION_KEY, &codec::encode(&position)));
@@ -295,6 +301,19 @@ mod tests {
         let (store, tasks) = TaskStore::open(folder.path()).unwrap();
         assert_eq!((tasks.len(), store.position().sequence), (5, 5));
         assert!(TaskStore::open(folder.path()).is_err(), "opened twice");
+    }
+
+    #[test]
+    fn an_index_killed_before_its_anchor_moved_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        filled(folder.path(), 3);
+        let anchor = fs::read(folder.path().join("anchor")).unwrap();
+        // Answered for out of order: the position stays while the index grows.
+        let (mut store, _) = TaskStore::open(folder.path()).unwrap();
+        store.write(&[task(4)], at(3)).unwrap();
+        drop(store);
+        fs::write(folder.path().join("anchor"), anchor).unwrap();
+        assert_eq!(TaskStore::open(folder.path()).unwrap().1.len(), 4);
     }
 
     #[test]

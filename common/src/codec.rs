@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::reason::ReasonCode;
+
 /// Deepest nesting of maps and arrays in a message.
 pub const CODEC_DEPTH_MAX: usize = 48;
 
@@ -59,6 +61,20 @@ pub enum CodecError {
         /// Kind it claims to be, cut to 40 characters.
         found: String,
     },
+}
+
+impl CodecError {
+    /// The code such bytes are refused with, wherever they arrive.
+    #[must_use]
+    pub fn code(&self) -> ReasonCode {
+        match self {
+            Self::Format { .. } | Self::WrongKind { .. } => ReasonCode::CodecFormat,
+            Self::NotCanonical { .. } => ReasonCode::CodecNonCanonical,
+            Self::TooDeep { .. } => ReasonCode::CodecDepth,
+            Self::TooLarge { .. } => ReasonCode::CodecTooLarge,
+            Self::Version { .. } => ReasonCode::CodecVersion,
+        }
+    }
 }
 
 /// A message body: what it is called on the wire and how large it may be.
@@ -133,6 +149,8 @@ fn explain_failure(kind: &'static str, bytes: &[u8], error: &rmp_serde::decode::
     match from_bytes::<Head>(bytes) {
         Ok(head) if head.v != 1 => CodecError::Version { kind, version: head.v },
         Ok(head) if head.kind != kind => wrong_kind(kind, &head.kind),
+        // The type may have tripped over the first level already; what it met is a bomb all the same.
+        Err(rmp_serde::decode::Error::DepthLimitExceeded) => CodecError::TooDeep { kind },
         _ => CodecError::Format { kind, detail: error.to_string().chars().take(160).collect() },
     }
 }

@@ -68,9 +68,18 @@ impl From<Tag> for String {
 #[serde(rename_all = "lowercase")]
 pub enum Confidentiality {
     /// Those cleared for every one of these tags; with no tags, everybody.
-    Tags(BTreeSet<Tag>),
+    Tags(#[serde(deserialize_with = "bounded")] BTreeSet<Tag>),
     /// Nobody: unknown, unverifiable, or too many tags.
     Top,
+}
+
+/// More tags than any join leaves are no label of ours; unreadable counts as top.
+fn bounded<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<Tag>, D::Error> {
+    let tags = BTreeSet::deserialize(deserializer)?;
+    if tags.len() > TAGS_MAX {
+        return Err(serde::de::Error::custom("a label has at most 64 tags"));
+    }
+    Ok(tags)
 }
 
 /// Whether it may be believed.
@@ -226,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_tags_are_top() {
+    fn f10_too_many_tags_are_top() {
         let many = |range: std::ops::Range<usize>| Label {
             confidentiality: Confidentiality::Tags(
                 range.map(|index| Tag::parse(format!("t{index}")).unwrap()).collect(),
@@ -234,6 +243,10 @@ mod tests {
             integrity: Integrity::Trusted,
         };
         assert_eq!(many(0..40).join(&many(40..80)).confidentiality, Confidentiality::Top);
+        let read =
+            |label: &Label| crate::codec::from_canonical::<Label>("label", &crate::codec::to_bytes(label));
+        assert_eq!(read(&many(0..TAGS_MAX)), Ok(many(0..TAGS_MAX)));
+        assert!(read(&many(0..TAGS_MAX + 1)).is_err());
         assert!(Tag::parse("public").is_err());
     }
 }

@@ -158,6 +158,7 @@ fn t10_t11_t12_p01_p02_p05_blocks_outside_the_profile_are_refused_before_any_eng
         ("check if right(\"tool.crm\", \"read\");", "something else than ambient facts"),
         ("check if {1, 2}.any($x -> $x === 1);", "a closure with parameters"),
         ("check if arg($p, $v), arg($q, $w), label($l);", "a join of lists"),
+        ("check if arg($p, $v), resource($r), $p === \"\";", "a list that others follow"),
         ("reject if resource(\"tool.crm\");", "reject"),
         ("check if resource($r) trusting previous;", "a scope"),
         ("check if resource($r), $r.extern::f();", "an external call"),

@@ -89,6 +89,51 @@ fn crates_depend_downwards_only() {
     assert_eq!(broken_layers(&bad), ["writ-common -> tokio", "writ-node -> writ-broker"]);
 }
 
+/// Packages that `from` reaches through ordinary dependencies.
+fn reached(metadata: &serde_json::Value, from: &str) -> BTreeSet<String> {
+    let name_of = |id: &serde_json::Value| {
+        let packages = metadata["packages"].as_array().unwrap();
+        packages.iter().find(|package| package["id"] == *id).unwrap()["name"].as_str().unwrap().to_owned()
+    };
+    let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
+    let mut waiting: Vec<&serde_json::Value> =
+        nodes.iter().map(|node| &node["id"]).filter(|id| name_of(id) == from).collect();
+    let mut seen: Vec<&serde_json::Value> = Vec::new();
+    while let Some(id) = waiting.pop() {
+        if seen.contains(&id) {
+            continue;
+        }
+        seen.push(id);
+        let node = nodes.iter().find(|node| node["id"] == *id).unwrap();
+        let dependencies = node["deps"].as_array().unwrap().iter();
+        let normal = dependencies.filter(|dependency| {
+            dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"].is_null())
+        });
+        waiting.extend(normal.map(|dependency| &dependency["pkg"]));
+    }
+    seen.into_iter().map(name_of).collect()
+}
+
+#[test]
+fn the_decision_core_reaches_no_runtime_through_others() {
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let metadata = serde_json::from_slice(&output.stdout).unwrap();
+    // biscuit-auth draws the keys of its own builders through getrandom; common hands it seeds instead.
+    let forbidden: BTreeSet<String> = FORBIDDEN_IN_COMMON
+        .iter()
+        .filter(|name| **name != "getrandom")
+        .map(|name| (*name).to_owned())
+        .collect();
+    let core = reached(&metadata, "writ-common");
+    assert!(core.contains("biscuit-auth"));
+    assert_eq!(core.intersection(&forbidden).collect::<Vec<_>>(), [""; 0]);
+    assert!(reached(&metadata, "writ-node").contains("tokio"), "what is looked for would be found");
+}
+
 #[test]
 fn one_module_names_biscuit_auth() {
     let elsewhere: Vec<String> = product_sources()

@@ -48,6 +48,16 @@ pub struct BlockFault {
     pub fault: &'static str,
 }
 
+/// Whether a predicate of a check can match more than one fact: there is one fact each for resource, action, time,
+/// integrity and for an argument at a fixed path.
+pub(crate) fn is_list(predicate: &Predicate) -> bool {
+    match (predicate.name.as_str(), predicate.terms.first()) {
+        ("arg", Some(Term::Str(_))) => false,
+        ("arg" | "label", _) => true,
+        _ => false,
+    }
+}
+
 type Screened<T> = Result<T, &'static str>;
 
 /// Decodes and screens one block's payload.
@@ -200,20 +210,19 @@ impl Reader<'_> {
             return Err("holds a check with more than 48 operations");
         }
         let predicates = query.body.iter().map(|p| self.predicate(p)).collect::<Screened<Vec<_>>>()?;
-        let mut many = 0;
-        for predicate in &predicates {
+        let mut lists = 0;
+        for (position, predicate) in (1..).zip(&predicates) {
             if !AMBIENT.contains(&(predicate.name.as_str(), predicate.terms.len())) {
                 return Err("asks about something else than resource, action, arg, time, label, integrity");
             }
-            // One fact each for resource, action, time, integrity and for a fixed path; only these can be many.
-            let is_many = match (predicate.name.as_str(), predicate.terms.first()) {
-                ("arg", Some(Term::Str(_))) => false,
-                ("arg" | "label", _) => true,
-                _ => false,
-            };
-            many += usize::from(is_many);
+            lists += usize::from(is_list(predicate));
+            // The engine looks at every fact for every predicate behind a list, once per member.
+            let is_last = position == predicates.len();
+            if is_list(predicate) && !is_last && !crate::red::off("P02") {
+                return Err("holds a check that goes on behind a list");
+            }
         }
-        if many > 1 {
+        if lists > 1 {
             return Err("holds a check that joins several lists");
         }
         let bound: BTreeSet<&str> = predicates

@@ -14,7 +14,7 @@ use biscuit_auth::{
     error,
 };
 
-use super::Capability;
+use super::{Capability, block::is_list};
 use crate::{
     datalog::{self, Check, CheckKind, Predicate, Term},
     reason::{Reason, ReasonCode},
@@ -173,13 +173,7 @@ impl World {
 /// bodies over several facts with an expression can differ so; alternatives are tried in their order anyway.
 fn try_every_match(authorizer: &mut Authorizer, check: &Check) -> Result<(), EngineFault> {
     for body in &check.alternatives {
-        let many = body.predicates.iter().any(|predicate| {
-            matches!(
-                (predicate.name.as_str(), predicate.terms.first()),
-                ("arg" | "label", Some(Term::Variable(_)))
-            )
-        });
-        if !many || body.expressions.is_empty() {
+        if !body.predicates.iter().any(is_list) || body.expressions.is_empty() {
             continue;
         }
         let rule = datalog::Rule { head: Predicate::new("writ_match", []), body: body.clone() };
@@ -230,7 +224,10 @@ pub(super) mod to_builder {
         Predicate as TheirPredicate, Rule as TheirRule, Term as TheirTerm, Unary as TheirUnary,
     };
 
-    use crate::datalog::{Binary, Body, Check, Expression, Node, Predicate, Rule, Term, Unary};
+    use crate::{
+        capability::block::is_list,
+        datalog::{Binary, Body, Check, Expression, Node, Predicate, Rule, Term, Unary},
+    };
 
     pub(in crate::capability) fn fact(fact: &Predicate) -> Fact {
         Fact { predicate: predicate(fact), parameters: None }
@@ -243,8 +240,14 @@ pub(super) mod to_builder {
     pub(in crate::capability) fn check(check: &Check) -> TheirCheck {
         let queries = check.alternatives.iter();
         let head = TheirPredicate { name: "query".to_owned(), terms: Vec::new() };
+        // What can match many facts comes last; the order of predicates has no meaning, but a price.
+        let listed = |body: &Body| {
+            let mut body = body.clone();
+            body.predicates.sort_by_key(is_list);
+            body
+        };
         TheirCheck {
-            queries: queries.map(|body| with_head(head.clone(), body)).collect(),
+            queries: queries.map(|body| with_head(head.clone(), &listed(body))).collect(),
             kind: check.kind.into(),
         }
     }

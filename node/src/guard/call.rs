@@ -6,7 +6,7 @@ use bytes::Bytes;
 use writ_bus::Attested;
 use writ_common::{
     capability::Capability,
-    codec::{CodecError, Message as _, decode, encode},
+    codec::{Message as _, decode, encode},
     contract::Effect as ToolEffect,
     decide::{Evidence, decide, without_policy},
     digest::Digest,
@@ -148,7 +148,7 @@ impl Guard {
         resource: &Resource,
         now: Now,
     ) -> Result<Known, Reason> {
-        let call: Call = decode(&arrival.payload).map_err(|error| codec_reason(&error))?;
+        let call: Call = decode(&arrival.payload).map_err(|error| Reason::new(error.code()).told(error))?;
         flight.what.action = Some(call.action.clone());
         let arguments = Arguments::parse(&call.arguments)?;
         flight.what.arguments = Some(arguments.digest());
@@ -493,17 +493,6 @@ pub(super) fn trace_ref(trace: Option<TraceContext>) -> Option<TraceRef> {
 /// The input an agent is given: the `input` member of the arguments.
 pub(super) fn agent_input(arguments: &Arguments) -> String {
     arguments.value().get(writ_common::decide::AGENT_INPUT).unwrap_or(&Value::Null).to_string()
-}
-
-fn codec_reason(error: &CodecError) -> Reason {
-    let code = match error {
-        CodecError::Format { .. } | CodecError::WrongKind { .. } => ReasonCode::CodecFormat,
-        CodecError::NotCanonical { .. } => ReasonCode::CodecNonCanonical,
-        CodecError::TooDeep { .. } => ReasonCode::CodecDepth,
-        CodecError::TooLarge { .. } => ReasonCode::CodecTooLarge,
-        CodecError::Version { .. } => ReasonCode::CodecVersion,
-    };
-    Reason::new(code).told(error)
 }
 
 /// Longest reply that fits into one message of the bus.

@@ -262,7 +262,10 @@ fn walk(folder: &Path, prefix: &str, bundle: &mut PolicyBundle, findings: &mut D
 }
 
 fn is_document(name: &str) -> bool {
-    name.starts_with('.') || Path::new(name).extension().is_some_and(|extension| extension == "md")
+    // Cases are about a policy, not part of it.
+    name == "cases.yaml"
+        || name.starts_with('.')
+        || Path::new(name).extension().is_some_and(|extension| extension == "md")
 }
 
 #[cfg(test)]

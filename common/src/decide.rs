@@ -436,6 +436,8 @@ fn request_facts(request: &Request, kind: &str, now: Timestamp, label: &Label) -
         text("resource", request.resource.as_str()),
         text("action", request.action.as_str()),
         Predicate::new("time", [Term::Date(now.as_secs())]),
+        Predicate::new("hour", [Term::Integer(now.hour().cast_signed())]),
+        Predicate::new("weekday", [Term::Integer(now.weekday().cast_signed())]),
         text("integrity", label.integrity.as_str()),
     ];
     if crate::red::off("T14") {

@@ -11,6 +11,7 @@
 
 mod bytes32;
 pub mod capability;
+pub mod cases;
 pub mod codec;
 pub mod contract;
 pub mod control;

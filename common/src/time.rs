@@ -10,6 +10,49 @@ use serde::{Deserialize, Serialize};
 pub struct Timestamp(u64);
 
 impl Timestamp {
+    /// Reads RFC 3339 in UTC and whole seconds, `2026-01-31T12:00:00Z`; `None` for anything else, and for days that
+    /// do not exist.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+        let number =
+            |text: &str, length: usize| (text.len() == length).then(|| text.parse::<u64>().ok()).flatten();
+        let mut date = date.split('-');
+        let (year, month, day) =
+            (number(date.next()?, 4)?, number(date.next()?, 2)?, number(date.next()?, 2)?);
+        let mut time = time.split(':');
+        let (hour, minute, second) =
+            (number(time.next()?, 2)?, number(time.next()?, 2)?, number(time.next()?, 2)?);
+        let in_range = date.next().is_none()
+            && time.next().is_none()
+            && (1..=12).contains(&month)
+            && (1..=31).contains(&day)
+            && year >= 1970
+            && hour < 24
+            && minute < 60
+            && second < 60;
+        if !in_range {
+            return None;
+        }
+        let secs = days_from_civil(year, month, day)? * 86_400 + hour * 3_600 + minute * 60 + second;
+        // A day that does not exist (31 April) comes back as another one.
+        let shown = Self::from_secs(secs).to_string();
+        shown.starts_with(text.strip_suffix('Z')?).then(|| Self::from_secs(secs))
+    }
+
+    /// The day of the week, in UTC: 1 is Monday, 7 is Sunday (ISO 8601).
+    #[must_use]
+    pub const fn weekday(self) -> u64 {
+        // 1970-01-01 was a Thursday.
+        (self.as_secs() / 86_400 + 3) % 7 + 1
+    }
+
+    /// The hour of the day, in UTC: 0 to 23.
+    #[must_use]
+    pub const fn hour(self) -> u64 {
+        self.as_secs() / 3_600 % 24
+    }
+
     /// From milliseconds since the epoch.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
@@ -86,6 +129,16 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     (year, month, day)
 }
 
+/// Inverse of [`civil_from_days`]; same source.
+fn days_from_civil(year: u64, month: u64, day: u64) -> Option<u64> {
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, year_of_era) = (year / 400, year % 400);
+    let month_index = if month > 2 { month - 3 } else { month + 9 };
+    let day_of_year = (153 * month_index + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    (era * 146_097 + day_of_era).checked_sub(719_468)
+}
+
 /// A length of time in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -153,6 +206,15 @@ pub struct Now {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn weekday_and_hour_are_those_of_the_calendar() {
+        let at = |text| Timestamp::parse(text).map(|at| (at.weekday(), at.hour()));
+        assert_eq!(at("1970-01-01T00:00:00Z"), Some((4, 0)));
+        assert_eq!(at("2026-11-21T23:59:59Z"), Some((6, 23)));
+        assert_eq!(at("2026-11-22T07:00:00Z"), Some((7, 7)));
+        assert_eq!(at("2026-02-30T00:00:00Z"), None);
+    }
 
     #[test]
     fn timestamps_print_as_rfc_3339() {

@@ -637,6 +637,20 @@ pub enum AdminWanted {
 }
 
 impl AdminWanted {
+    /// Every action a policy may name for an operator.
+    pub const ACTIONS: &[&str] = &[
+        "agents",
+        "end-halt",
+        "enroll",
+        "halt-all",
+        "quarantine",
+        "release",
+        "revoke",
+        "status",
+        "task",
+        "withdraw-key",
+    ];
+
     /// The action a policy knows it by.
     #[must_use]
     pub fn action(&self) -> &'static str {

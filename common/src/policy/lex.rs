@@ -181,7 +181,7 @@ impl<'a> Lexer<'a> {
     fn number(&mut self, start: usize) -> Result<Token, LexError> {
         let text = self.take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | ':' | '_'));
         if text.contains('T') {
-            return match parse_date(text) {
+            return match crate::time::Timestamp::parse(text).map(crate::time::Timestamp::as_secs) {
                 Some(secs) => Ok(Token::Date(secs)),
                 None => self.fail(start, "not a date; write it as 2026-01-31T12:00:00Z"),
             };
@@ -198,41 +198,4 @@ impl<'a> Lexer<'a> {
 
 fn is_word(character: char) -> bool {
     character.is_ascii_alphanumeric() || character == '_'
-}
-
-/// `YYYY-MM-DDTHH:MM:SSZ` to seconds since the epoch.
-fn parse_date(text: &str) -> Option<u64> {
-    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
-    let number =
-        |text: &str, length: usize| (text.len() == length).then(|| text.parse::<u64>().ok()).flatten();
-    let mut date = date.split('-');
-    let (year, month, day) = (number(date.next()?, 4)?, number(date.next()?, 2)?, number(date.next()?, 2)?);
-    let mut time = time.split(':');
-    let (hour, minute, second) =
-        (number(time.next()?, 2)?, number(time.next()?, 2)?, number(time.next()?, 2)?);
-    let in_range = date.next().is_none()
-        && time.next().is_none()
-        && (1..=12).contains(&month)
-        && (1..=31).contains(&day)
-        && year >= 1970
-        && hour < 24
-        && minute < 60
-        && second < 60;
-    if !in_range {
-        return None;
-    }
-    let secs = days_from_civil(year, month, day)? * 86_400 + hour * 3_600 + minute * 60 + second;
-    // A day that does not exist (31 April) comes back as another one.
-    let shown = crate::time::Timestamp::from_secs(secs).to_string();
-    shown.starts_with(text.strip_suffix('Z')?).then_some(secs)
-}
-
-/// Inverse of the calendar in [`crate::time`]; same source.
-fn days_from_civil(year: u64, month: u64, day: u64) -> Option<u64> {
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, year_of_era) = (year / 400, year % 400);
-    let month_index = if month > 2 { month - 3 } else { month + 9 };
-    let day_of_year = (153 * month_index + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    (era * 146_097 + day_of_era).checked_sub(719_468)
 }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    BUNDLE_BYTES_MAX, Effect, Inventory, PolicyBundle, PolicySet, RuleInfo, Statement, StatementNode, parse,
+    BUNDLE_BYTES_MAX, Effect, Inventory, PolicyBundle, PolicySet, RuleInfo, Statement, StatementNode,
+    analyse::analyse,
+    parse,
     schema::{self, Provider, SCHEMA},
 };
 use crate::{
@@ -63,6 +65,10 @@ impl PolicySet {
         for (file, text, statements) in &sources {
             let checker = Checker { file, text, own: &own };
             statements.iter().for_each(|statement| checker.check(statement, &mut findings));
+        }
+        // What does not parse or type cannot be understood any further.
+        if !findings.has_errors() {
+            analyse(&sources, &inventory, &contracts, &mut findings);
         }
         if !sources.iter().any(|(.., statements)| statements.iter().any(allows)) && !findings.has_errors() {
             findings.push(

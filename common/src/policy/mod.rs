@@ -4,6 +4,7 @@
 //! by itself: [`crate::decide`] asks it. Deny wins whatever the order, an empty set denies everything, and a set
 //! with an error in it does not exist.
 
+mod analyse;
 mod inventory;
 mod lex;
 mod load;

@@ -163,6 +163,13 @@ pub const SCHEMA: &[Declared] = {
             Request,
             "one delegation of the chain, 1 first",
         ),
+        declared(
+            "hour",
+            &[("number", Integer)],
+            Action,
+            Request,
+            "the hour of the decision, 0 to 23, in UTC",
+        ),
         declared("instruction", &[("digest", Bytes)], Flow, Capability, "SHA-256 of what the user asked for"),
         declared("integrity", &[("level", Text)], Flow, Request, "`trusted` or `untrusted`"),
         declared(
@@ -264,6 +271,13 @@ pub const SCHEMA: &[Declared] = {
         declared("tenant", &[("id", Text)], Identity, Request, "the organisation"),
         declared("time", &[("now", Date)], Action, Request, "when the decision is made"),
         declared("user", &[("issuer", Text), ("subject", Text)], Identity, Request, "on whose authority"),
+        declared(
+            "weekday",
+            &[("number", Integer)],
+            Action,
+            Request,
+            "the day of the decision, 1 for Monday to 7 for Sunday, in UTC",
+        ),
     ]
 };
 

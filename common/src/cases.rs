@@ -1,0 +1,516 @@
+//! Cases: what a policy must answer, decided as a broker and a node would, without either.
+//!
+//! A case about a call begins where a call does: the user's task is started under the same policy, the capability
+//! it comes to is handed along the chain, and only then the call is decided. So a right that no role has cannot be
+//! tested by mistake. Keys are made up, and tools' own gates are not asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use crate::{
+    capability::{Capability, Grant, Narrowing, Right, UnverifiedCapability},
+    codec::encode,
+    control::{ControlDocument, ControlEvent, ControlState},
+    decide::{AGENT_HANDOVER, AGENT_INPUT, Evidence, decide},
+    digest::Digest,
+    ids::{
+        Action, AgentId, CapabilityId, FlowDomain, OperatorId, Resource, ResourceKind, RoleId, TaskId,
+        TaskKind, TenantId, UserId,
+    },
+    json::Value,
+    keys::{PrivateKey, PublicKey},
+    keyset::{Keyset, KeysetDocument, KeysetKey},
+    label::{Confidentiality, Integrity, Label, Tag},
+    policy::{PolicySet, RuleInfo},
+    reason::ReasonCode,
+    request::{Arguments, Environment, Principal, Request},
+    signed::Signed,
+    time::{Millis, Timestamp},
+    verdict::{Decision, GrantBounds, Obligation, Verdict},
+};
+
+/// One line of `cases.yaml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    /// What it shows, in words.
+    pub name: String,
+    /// What is asked. Exactly one of `call`, `start`, `renew` and `admin`: a right such as `tool.crm:read`.
+    pub call: Option<Right>,
+    /// See `call`: a task is started; its kind is `task`.
+    #[serde(default)]
+    pub start: bool,
+    /// See `call`: the capability of a task is renewed.
+    #[serde(default)]
+    pub renew: bool,
+    /// See `call`: what an operator asks for, as `agent.mailer:enroll`.
+    pub admin: Option<Right>,
+    /// The operator, for `admin`.
+    pub operator: Option<OperatorId>,
+    /// The agents, the one that was given the task first; the last makes the call.
+    #[serde(default)]
+    pub chain: Vec<AgentId>,
+    /// Roles of the user.
+    #[serde(default)]
+    pub roles: Vec<RoleId>,
+    /// The kind of task.
+    pub task: Option<TaskKind>,
+    /// The user's name at the identity provider.
+    #[serde(default = "anybody")]
+    pub user: String,
+    /// The tenant.
+    pub tenant: Option<TenantId>,
+    /// What every hop of the chain keeps; everything if absent.
+    pub keeps: Option<BTreeSet<Right>>,
+    /// The arguments; for a call on an agent, its input.
+    #[serde(default)]
+    pub arguments: serde_json::Map<String, serde_json::Value>,
+    /// Rights a `start` asks for; whatever policy grants if absent.
+    pub asks: Option<BTreeSet<Right>>,
+    /// When, in UTC: `2026-01-05T10:00:00Z`, a Monday, if absent.
+    pub at: Option<String>,
+    /// Tags of the task label.
+    #[serde(default)]
+    pub tags: BTreeSet<String>,
+    /// Whether the task has read untrusted data.
+    #[serde(default)]
+    pub untrusted: bool,
+    /// What the answer must be.
+    pub expect: Expected,
+    /// For `deny`: exactly these reasons, if there are any here.
+    #[serde(default)]
+    pub reasons: BTreeSet<ReasonCode>,
+    /// For `deny`: a text that one of the reasons must hold.
+    pub says: Option<String>,
+    /// For a `start` that is allowed: exactly these rights.
+    pub grants: Option<BTreeSet<Right>>,
+}
+
+fn anybody() -> String {
+    "somebody".to_owned()
+}
+
+/// What a case expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Expected {
+    /// It may be done.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+/// What came of a case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What the answer was, in one line.
+    pub answer: String,
+    /// Why the case fails; empty if it holds.
+    pub faults: Vec<String>,
+    /// Rules that decided, as `file:line`.
+    pub rules: BTreeSet<String>,
+}
+
+/// When a case happens that does not say: a Monday morning.
+const AT: &str = "2026-01-05T10:00:00Z";
+/// Longest life of a capability in a case.
+const LIFE_MAX: Millis = Millis::from_secs(366 * 86_400);
+
+/// Rules of a policy that none of the outcomes was decided by.
+#[must_use]
+pub fn without_case<'p>(policy: &'p PolicySet, outcomes: &[Outcome]) -> Vec<&'p RuleInfo> {
+    let fired: BTreeSet<&String> = outcomes.iter().flat_map(|outcome| &outcome.rules).collect();
+    policy.rules().iter().filter(|rule| !fired.contains(&rule.place())).collect()
+}
+
+impl Case {
+    /// Decides the case under a policy, and compares.
+    #[must_use]
+    pub fn run(&self, policy: &PolicySet) -> Outcome {
+        let mut outcome = Outcome { answer: String::new(), faults: Vec::new(), rules: BTreeSet::new() };
+        match self.decide(policy, &mut outcome.rules) {
+            Ok(verdict) => self.compare(&verdict, &mut outcome),
+            Err(fault) => {
+                fault.as_str().clone_into(&mut outcome.answer);
+                outcome.faults.push(fault);
+            }
+        }
+        outcome
+    }
+
+    fn compare(&self, verdict: &Verdict, outcome: &mut Outcome) {
+        outcome.rules.extend(verdict.rules().iter().cloned());
+        let codes: BTreeSet<ReasonCode> = verdict.reasons().iter().map(crate::reason::Reason::code).collect();
+        outcome.answer = match verdict.decision() {
+            Decision::Allow => format!("allow [{}]", verdict.rules().join(", ")),
+            Decision::Deny => {
+                let reasons: Vec<String> = verdict.reasons().iter().map(ToString::to_string).collect();
+                format!("deny: {}", reasons.join("; "))
+            }
+        };
+        let expected = match self.expect {
+            Expected::Allow => Decision::Allow,
+            Expected::Deny => Decision::Deny,
+        };
+        let faults = &mut outcome.faults;
+        if verdict.decision() != expected {
+            faults.push(format!("the answer is {}", outcome.answer));
+            return;
+        }
+        if !self.reasons.is_empty() && self.reasons != codes {
+            faults.push(format!("denied for {}, not for {}", listed(&codes), listed(&self.reasons)));
+        }
+        if let Some(says) = &self.says
+            && !verdict.reasons().iter().any(|reason| reason.to_string().contains(says.as_str()))
+        {
+            faults.push(format!("no reason says \"{says}\": {}", outcome.answer));
+        }
+        if let (Some(grants), Some(bounds)) = (&self.grants, bounds(verdict))
+            && *grants != bounds.rights
+        {
+            faults.push(format!("grants {}, not {}", listed(&bounds.rights), listed(grants)));
+        }
+    }
+
+    /// # Errors
+    /// Why the case itself makes no sense, or cannot be brought about.
+    fn decide(&self, policy: &PolicySet, rules: &mut BTreeSet<String>) -> Result<Verdict, String> {
+        let asked = [self.call.is_some(), self.start, self.renew, self.admin.is_some()];
+        if asked.iter().filter(|asked| **asked).count() != 1 {
+            return Err(
+                "a case has exactly one of `call: <right>`, `start: true`, `renew: true` and `admin: <right>`".into()
+            );
+        }
+        if self.expect == Expected::Allow && (!self.reasons.is_empty() || self.says.is_some()) {
+            return Err("`reasons` and `says` are about a denial, and the case expects to be allowed".into());
+        }
+        let stage = Stage::set(self, policy)?;
+        if let Some(admin) = &self.admin {
+            let operator = self.operator.clone().ok_or("an `admin` case needs an `operator`")?;
+            return Ok(stage.ask(Principal::Operator(operator), admin, Arguments::none(), None, None));
+        }
+        let kind = self.task.as_ref().ok_or("the case needs `task`, the kind of task")?;
+        let [first, others @ ..] = self.chain.as_slice() else {
+            return Err(
+                "the case needs `chain`, a list of agents, the one that is given the task first".into()
+            );
+        };
+        if self.renew {
+            return Ok(stage.start("renew", first, kind));
+        }
+        let started = stage.start("issue", first, kind);
+        if self.start {
+            return Ok(started);
+        }
+        rules.extend(started.rules().iter().cloned());
+        let Some(bounds) = bounds(&started) else {
+            let reasons: Vec<String> = started.reasons().iter().map(ToString::to_string).collect();
+            return Err(format!("the task is not even started: {}", reasons.join("; ")));
+        };
+        let mut token = stage.issue(first, bounds)?;
+        let mut holder = first;
+        for next in others {
+            token = stage.hand_on(&token, holder, next)?;
+            holder = next;
+        }
+        let Some(call) = &self.call else { return Err("the case asks for nothing".to_owned()) };
+        stage.call(holder, token, call)
+    }
+}
+
+fn listed<T: ToString>(items: &BTreeSet<T>) -> String {
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    if items.is_empty() { "nothing".to_owned() } else { items.join(", ") }
+}
+
+fn bounds(verdict: &Verdict) -> Option<&GrantBounds> {
+    verdict.obligations().iter().map(|Obligation::GrantWithin(bounds)| bounds).next()
+}
+
+/// Everything a decision needs and a case does not say.
+struct Stage<'a> {
+    case: &'a Case,
+    policy: &'a PolicySet,
+    control: ControlState,
+    keyset: Keyset,
+    tenant: TenantId,
+    user: UserId,
+    label: Label,
+    now: Timestamp,
+}
+
+fn key(name: &str) -> PrivateKey {
+    PrivateKey::from_seed(Digest::of("writ/v1/case", &[name.as_bytes()]).as_bytes())
+}
+
+fn agent_key(agent: &AgentId) -> PrivateKey {
+    key(&format!("agent {agent}"))
+}
+
+fn nonsense(error: impl std::fmt::Display) -> String {
+    format!("the case makes no sense: {error}")
+}
+
+impl<'a> Stage<'a> {
+    fn set(case: &'a Case, policy: &'a PolicySet) -> Result<Self, String> {
+        let at = case.at.as_deref().unwrap_or(AT);
+        let now = Timestamp::parse(at)
+            .ok_or_else(|| format!("`at` is `{at}`, not a time like {AT} (UTC, whole seconds)"))?;
+        let tenant = match &case.tenant {
+            Some(tenant) => tenant.clone(),
+            None => TenantId::parse("acme").map_err(nonsense)?,
+        };
+        let user = UserId::parse("https://idp.example", &case.user).map_err(nonsense)?;
+        let tags = case.tags.iter().map(|tag| Tag::parse(tag.as_str()).map_err(nonsense));
+        let label = Label {
+            confidentiality: Confidentiality::Tags(tags.collect::<Result<_, _>>()?),
+            integrity: if case.untrusted { Integrity::Untrusted } else { Integrity::Trusted },
+        };
+        let (root, broker) = (key("root"), key("broker"));
+        let (signed, keyset) = keyset(&root, &broker.public(), &tenant, now)?;
+        let mut control = ControlState::new(tenant.clone(), root.public());
+        let enrolled = policy.inventory().agents.keys().map(|agent| ControlEvent::AgentKey {
+            agent: agent.clone(),
+            holder: agent_key(agent).public(),
+            connection: format!("connection of {agent}"),
+            token: Digest::plain(agent.as_str().as_bytes()),
+        });
+        for (sequence, event) in (1..).zip(std::iter::once(ControlEvent::Keyset(signed)).chain(enrolled)) {
+            let document = ControlDocument {
+                tenant: tenant.clone(),
+                at: now,
+                by: "broker".to_owned(),
+                follows: control.epoch(),
+                event,
+            };
+            let bytes = encode(&Signed::new(&document, &broker));
+            control.apply(sequence, &bytes).map_err(nonsense)?;
+        }
+        Ok(Self { case, policy, control, keyset, tenant, user, label, now })
+    }
+
+    fn ask(
+        &self,
+        principal: Principal,
+        right: &Right,
+        arguments: Arguments,
+        capability: Option<&Capability>,
+        handover: Option<&Capability>,
+    ) -> Verdict {
+        let request = Request {
+            principal,
+            action: right.action.clone(),
+            resource: right.resource.clone(),
+            arguments,
+            environment: Environment {
+                tenant: self.tenant.clone(),
+                task: capability.map(|capability| capability.grant().task.clone()),
+                task_kind: capability.is_none().then(|| self.case.task.clone()).flatten(),
+            },
+        };
+        let evidence =
+            Evidence { capability, control: &self.control, gate: None, handover, label: &self.label };
+        decide(&request, &evidence, self.policy, self.now)
+    }
+
+    fn start(&self, action: &str, agent: &AgentId, kind: &TaskKind) -> Verdict {
+        let principal =
+            Principal::User { user: self.user.clone(), roles: self.case.roles.clone(), agent: agent.clone() };
+        let Ok(action) = Action::parse(action) else { return crate::decide::without_policy() };
+        let asked = self.case.asks.as_ref().map(|rights| {
+            let rights = rights.iter().map(|right| Value::from(right.to_string())).collect();
+            ("rights", Value::Array(rights))
+        });
+        let arguments = Arguments::new(asked.into_iter().collect());
+        self.ask(principal, &Right { resource: Resource::task(kind), action }, arguments, None, None)
+    }
+
+    fn issue(&self, agent: &AgentId, bounds: &GrantBounds) -> Result<UnverifiedCapability, String> {
+        let grant = Grant {
+            tenant: self.tenant.clone(),
+            user: self.user.clone(),
+            agent: agent.clone(),
+            task: TaskId::parse("t-case").map_err(nonsense)?,
+            holder: agent_key(agent).public(),
+            capability: CapabilityId::parse("c-case").map_err(nonsense)?,
+            serial: 1,
+            instruction: Digest::plain(self.case.name.as_bytes()),
+            domain: FlowDomain::parse("p0.t-case").map_err(nonsense)?,
+            rights: self.case.asks.clone().unwrap_or_else(|| bounds.rights.clone()),
+            expires: Timestamp::from_secs(self.now.after(bounds.capability_life).as_secs()),
+            min_epoch: self.control.epoch(),
+            max_depth: bounds.max_depth,
+            bounds: Vec::new(),
+        };
+        grant.issue(&key("broker"), &key("block 0").seed()).map_err(nonsense)
+    }
+
+    fn hand_on(
+        &self,
+        token: &UnverifiedCapability,
+        from: &AgentId,
+        to: &AgentId,
+    ) -> Result<UnverifiedCapability, String> {
+        let narrowing = match &self.case.keeps {
+            Some(rights) => Narrowing::new().only(rights.iter().cloned()),
+            None => Narrowing::new(),
+        };
+        let next = key(&format!("block {}", token.chain().depth() + 1));
+        token
+            .delegate(&agent_key(from), to, &agent_key(to).public(), &narrowing, &next.seed())
+            .map_err(|error| format!("`{from}` cannot delegate to `{to}`: {error}"))
+    }
+
+    fn call(&self, caller: &AgentId, token: UnverifiedCapability, call: &Right) -> Result<Verdict, String> {
+        let verify = |token: UnverifiedCapability| {
+            token.verify(&self.keyset, self.now).map_err(|reason| nonsense(reason.for_operator()))
+        };
+        let text = serde_json::Value::Object(self.case.arguments.clone()).to_string();
+        let given = Value::parse(&text).map_err(|error| format!("`arguments`: {error}"))?;
+        let principal = Principal::Agent(caller.clone());
+        if call.resource.kind() != ResourceKind::Agent {
+            let capability = verify(token)?;
+            return Ok(self.ask(principal, call, Arguments::new(given), Some(&capability), None));
+        }
+        let to = AgentId::parse(call.resource.name()).map_err(nonsense)?;
+        let handover = verify(self.hand_on(&token, caller, &to)?)?;
+        let capability = verify(token)?;
+        let members = BTreeMap::from([
+            (AGENT_INPUT, given),
+            (AGENT_HANDOVER, Value::from(handover.chain_id().to_string())),
+        ]);
+        let arguments = Arguments::new(members.into_iter().collect());
+        Ok(self.ask(principal, call, arguments, Some(&capability), Some(&handover)))
+    }
+}
+
+fn keyset(
+    root: &PrivateKey,
+    broker: &PublicKey,
+    tenant: &TenantId,
+    now: Timestamp,
+) -> Result<(Signed<KeysetDocument>, Keyset), String> {
+    let ends = now.after(LIFE_MAX).after(LIFE_MAX);
+    let document = KeysetDocument {
+        version: 1,
+        issued_at: now,
+        expires: ends,
+        keys: vec![KeysetKey {
+            public: *broker,
+            tenants: vec![tenant.clone()],
+            max_ttl: LIFE_MAX,
+            not_before: Timestamp::default(),
+            not_after: ends,
+        }],
+        withdrawn: Vec::new(),
+    };
+    let signed = Signed::new(&document, root);
+    let keyset = Keyset::open(&signed, &root.public()).map_err(nonsense)?;
+    Ok((signed, keyset))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::PolicyBundle;
+
+    fn policy(extra: &str) -> PolicySet {
+        let rules = format!(
+            "allow if request(\"call\"), right($r, $a), resource($r), action($a);\n\
+             allow if request(\"issue\"), caller($agent), task_kind($kind), may_run($agent, $kind);\n\
+             allow if request(\"admin\"), operator(\"bob\");\n\
+             may_run($agent, $kind) <- role($role), role_runs($role, $agent, $kind);\n\
+             grant($r, $a) <- role($role), task_kind($kind), role_right($role, $kind, $r, $a);\n\
+             may_delegate($from, $to) <- delegates($from, $to);\n\
+             depth_limit(2) <- request(\"issue\");\n{extra}"
+        );
+        let agents = "[[agent]]\nname = \"planner\"\nowner = \"o\"\ndelegates_to = [\"payer\"]\n[[agent]]\nname = \"payer\"\nowner = \"o\"\n";
+        let roles = "[[role]]\nname = \"clerk\"\n[[role.task]]\nkind = \"bills\"\nagents = [\"planner\"]\nrights = [\"tool.pay:wire\", \"agent.payer:invoke\"]\n";
+        let pay = "resource = \"tool.pay\"\n[[action]]\nname = \"wire\"\neffect = \"egress\"\nscales = { \"/amount\" = 2 }\nschema = { type = \"object\", properties = { amount = { type = \"number\" } } }\n";
+        let bundle = [
+            ("a.datalog", rules.as_str()),
+            ("agents.toml", agents),
+            ("roles.toml", roles),
+            ("tools/pay.toml", pay),
+        ];
+        let bundle = bundle.into_iter().map(|(path, text)| (path.to_owned(), text.to_owned())).collect();
+        PolicySet::load(&PolicyBundle(bundle)).unwrap().0
+    }
+
+    fn case(text: &str) -> Case {
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn faults(text: &str) -> Vec<String> {
+        let policy = policy("deny if resource(\"tool.pay\"), arg(\"/amount\", $a), $a > 1000;\n");
+        case(text).run(&policy).faults
+    }
+
+    #[test]
+    fn a_case_that_holds_has_no_fault() {
+        for text in [
+            r#"{"name":"a","call":"tool.pay:wire","chain":["planner"],"roles":["clerk"],"task":"bills","arguments":{"amount":9.5},"expect":"allow"}"#,
+            r#"{"name":"b","call":"tool.pay:wire","chain":["planner","payer"],"roles":["clerk"],"task":"bills","arguments":{"amount":10.01},"expect":"deny","reasons":["policy.denied"]}"#,
+            r#"{"name":"c","call":"tool.pay:wire","chain":["planner","payer"],"keeps":["agent.payer:invoke"],"roles":["clerk"],"task":"bills","expect":"deny","reasons":["delegation.widening"]}"#,
+            r#"{"name":"d","call":"agent.payer:invoke","chain":["planner"],"roles":["clerk"],"task":"bills","arguments":{"x":1},"expect":"allow"}"#,
+            r#"{"name":"e","start":true,"chain":["planner"],"roles":["clerk"],"task":"bills","expect":"allow","grants":["tool.pay:wire","agent.payer:invoke"]}"#,
+            r#"{"name":"f","start":true,"chain":["payer"],"roles":["clerk"],"task":"bills","expect":"deny","reasons":["grant.not_allowed"]}"#,
+            r#"{"name":"g","admin":"agent.payer:enroll","operator":"bob","expect":"allow"}"#,
+            r#"{"name":"h","admin":"agent.payer:enroll","operator":"eve","expect":"deny"}"#,
+        ] {
+            assert_eq!(faults(text), Vec::<String>::new(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_case_that_does_not_hold_says_what_came_instead() {
+        for (text, expected) in [
+            (
+                r#"{"name":"a","call":"tool.pay:wire","chain":["planner"],"roles":["clerk"],"task":"bills","arguments":{"amount":9.5},"expect":"deny"}"#,
+                "the answer is allow [a.datalog:1]",
+            ),
+            (
+                r#"{"name":"b","call":"tool.pay:wire","chain":["planner"],"roles":["clerk"],"task":"bills","arguments":{"amount":99},"expect":"allow"}"#,
+                "the answer is deny: policy.denied",
+            ),
+            (
+                r#"{"name":"c","call":"tool.pay:wire","chain":["planner"],"roles":["clerk"],"task":"bills","arguments":{"amount":99},"expect":"deny","reasons":["right.missing"]}"#,
+                "denied for policy.denied, not for right.missing",
+            ),
+            (
+                r#"{"name":"d","call":"tool.pay:wire","chain":["planner"],"task":"bills","expect":"deny"}"#,
+                "the task is not even started: grant.not_allowed",
+            ),
+            (
+                r#"{"name":"e","start":true,"chain":["planner"],"roles":["clerk"],"task":"bills","expect":"allow","grants":[]}"#,
+                "grants agent.payer:invoke, tool.pay:wire, not nothing",
+            ),
+            (r#"{"name":"f","chain":["planner"],"expect":"allow"}"#, "exactly one of"),
+            (
+                r#"{"name":"g","call":"tool.pay:wire","chain":["payer","planner"],"roles":["clerk"],"task":"bills","expect":"deny"}"#,
+                "the task is not even started",
+            ),
+            (
+                r#"{"name":"h","start":true,"chain":["planner"],"roles":["clerk"],"task":"bills","at":"monday","expect":"allow"}"#,
+                "not a time like",
+            ),
+            (
+                r#"{"name":"i","call":"tool.pay:wire","chain":["planner"],"roles":["clerk"],"task":"bills","arguments":{"amount":99},"expect":"deny","says":"two people"}"#,
+                "no reason says",
+            ),
+        ] {
+            let found = faults(text);
+            assert!(found.iter().any(|fault| fault.contains(expected)), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn rules_that_no_case_fired_are_known() {
+        let policy = policy("deny if resource(\"tool.pay\"), arg(\"/amount\", $a), $a > 1000;\n");
+        let text = r#"{"name":"a","call":"tool.pay:wire","chain":["planner"],"roles":["clerk"],"task":"bills","arguments":{"amount":1},"expect":"allow"}"#;
+        let outcomes = [case(text).run(&policy)];
+        let places: Vec<String> = without_case(&policy, &outcomes).iter().map(|rule| rule.place()).collect();
+        assert_eq!(places, ["a.datalog:3", "a.datalog:8"]);
+    }
+}

@@ -231,6 +231,74 @@ fn every_fault_of_a_policy_is_told_at_once_with_its_line() -> Result<()> {
     Ok(())
 }
 
+/// The mistakes operators make most, each told with its place and the way out.
+#[test]
+fn mistakes_in_a_policy_are_told_with_a_way_out() -> Result<()> {
+    for (rule, message, help) in [
+        ("deny if resuorce(\"tool.crm\");", "there is no predicate `resuorce`", "did you mean `resource`?"),
+        ("deny if caller(\"planner\", 2);", "`caller` has 1 terms, not 2", "caller(name: text)"),
+        ("deny if caller($a), $a == \"planner\";", "`==` compares values of different types", "write `===`"),
+        ("allow if true;", "fires on every request of every kind", "request(\"call\")"),
+        ("deny if role(\"analyst\"), resource(\"tool.crm\");", "can never fire", "Predicates"),
+        ("deny if depth($n), $n > 3, $n < 2;", "within all its bounds", "exchanged"),
+        ("deny if caller($a) resource(\"tool.crm\");", "expected `,` or `;`", "separated by `,`"),
+        ("deny if resource(\"tool.crmm\");", "no contract for `tool.crmm`", "did you mean `tool.crm`?"),
+        (
+            "deny if resource(\"tool.crm\"), arg(\"/sqll\", $s);",
+            "an argument at `/sqll`",
+            "did you mean `/sql`?",
+        ),
+        (
+            "deny if resource(\"tool.crm\"), arg(\"/sql\", $s), $s > 5;",
+            "compares a text with an integer",
+            "engine.error",
+        ),
+    ] {
+        let folder = tempfile::tempdir()?;
+        writ::dev::sample::write_policies(&folder.path().join("policies"))?;
+        let file = folder.path().join("policies/planes/20-action.datalog");
+        writeln!(fs::OpenOptions::new().append(true).open(&file)?, "\n{rule}")?;
+        let said = writ_in(folder.path(), &["policy", "check", "policies"])?;
+        assert_eq!(said.code, 3, "{rule}: {}{}", said.out, said.err);
+        for part in ["20-action.datalog:6:", "^", message, help] {
+            assert!(said.err.contains(part), "{rule}: {part}: {}", said.err);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_policy_is_tested_by_its_cases() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    writ::dev::sample::write_policies(&folder.path().join("policies"))?;
+    let said = writ_in(folder.path(), &["policy", "test", "policies", "--strict"])?;
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    assert!(said.out.contains("0 failed, 0 rules without a case"), "{}", said.out);
+    // A rule that fires where the cases say it must not, and one no case fires.
+    let file = folder.path().join("policies/planes/20-action.datalog");
+    writeln!(
+        fs::OpenOptions::new().append(true).open(&file)?,
+        "\n/// nobody reads\ndeny if resource(\"tool.crm\");\ndeny if depth($n), $n > 2;"
+    )?;
+    let said = writ_in(folder.path(), &["policy", "test", "policies"])?;
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    for part in
+        ["FAIL the researcher reads", "policy.denied: nobody reads", "no case fired:", "20-action.datalog:8"]
+    {
+        assert!(said.out.contains(part), "{part}: {}", said.out);
+    }
+    fs::write(
+        folder.path().join("policies/cases.yaml"),
+        "- name: x\n  cal: tool.crm:read\n  expect: allow\n",
+    )?;
+    let said = writ_in(folder.path(), &["policy", "test", "policies"])?;
+    assert_eq!(said.code, 3, "{}{}", said.out, said.err);
+    assert!(said.err.contains("cases.yaml:2:3: error: unknown field `cal`"), "{}", said.err);
+    let said = writ_in(folder.path(), &["policy", "test", "policies", "--cases", "nowhere.yaml"])?;
+    assert_eq!(said.code, 3, "{}{}", said.out, said.err);
+    Ok(())
+}
+
 #[test]
 fn k01_keys_others_can_read_are_refused() -> Result<()> {
     run(async {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use writ_common::reason::ReasonCode;
+use writ_common::{policy::schema, reason::ReasonCode};
 
 use crate::{files, product, product_sources, root};
 
@@ -124,5 +124,20 @@ fn no_release_knows_the_red_switches() {
             !binary.windows(needle.len()).any(|window| window == needle),
             "the switches are in the binary"
         );
+    }
+}
+
+/// The predicates of `policies/README.md` are those of the schema; `UPDATE_GOLDEN=1` writes them there.
+#[test]
+fn the_policy_guide_lists_the_predicates_there_are() {
+    let path = root().join("policies/README.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once("| predicate |").unwrap();
+    let (body, after) = rest.split_once("\n\n").unwrap();
+    let table = schema::table();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, format!("{before}{table}\n{after}")).unwrap();
+    } else {
+        assert_eq!(format!("| predicate |{body}\n"), table, "run with UPDATE_GOLDEN=1");
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Inventory, Statement, StatementNode,
-    schema::{self, Provider, Type},
+    schema::{self, Provider, Requests, Type},
 };
 use crate::{
     contract::{ActionContract, ToolContract},
@@ -20,27 +20,6 @@ use crate::{
     wire::AdminWanted,
 };
 
-/// Kinds of request, as a set of bits.
-type Kinds = u8;
-const CALL: Kinds = 1;
-const ISSUE: Kinds = 2;
-const RENEW: Kinds = 4;
-const ADMIN: Kinds = 8;
-const KINDS: [(&str, Kinds); 4] = [("call", CALL), ("issue", ISSUE), ("renew", RENEW), ("admin", ADMIN)];
-const EVERY: Kinds = CALL | ISSUE | RENEW | ADMIN;
-
-/// In which kinds of request a declared predicate has facts.
-fn kinds_of(name: &str, provider: Provider) -> Kinds {
-    match (name, provider) {
-        ("user" | "caller", _) => CALL | ISSUE | RENEW,
-        ("role" | "task_kind", _) => ISSUE | RENEW,
-        ("depth" | "hop" | "arg" | "effect", _) => CALL,
-        ("operator", _) => ADMIN,
-        (_, Provider::Capability) => CALL,
-        _ => EVERY,
-    }
-}
-
 /// Predicates with exactly one fact in any request that has them at all.
 fn is_single(name: &str) -> bool {
     let of_the_request =
@@ -50,12 +29,6 @@ fn is_single(name: &str) -> bool {
         || others.contains(&name)
         || schema::find(name).is_some_and(|declared| declared.provider == Provider::Capability)
             && name != "right"
-}
-
-fn names(kinds: Kinds) -> String {
-    let named: Vec<_> =
-        KINDS.iter().filter(|(_, kind)| kinds & kind != 0).map(|(name, _)| format!("`{name}`")).collect();
-    named.join(", ")
 }
 
 /// The type of a value as far as it is known; `None` is any.
@@ -194,7 +167,7 @@ struct Analysis<'a> {
     inventory: &'a Inventory,
     contracts: &'a BTreeMap<Resource, ToolContract>,
     /// In which kinds of request each derived predicate can have facts.
-    derived: BTreeMap<&'a str, Kinds>,
+    derived: BTreeMap<&'a str, Requests>,
 }
 
 /// What a body says of its variables.
@@ -278,17 +251,17 @@ impl<'a> Analysis<'a> {
             })
         };
         for rule in rules() {
-            self.derived.insert(rule.head.name.as_str(), 0);
+            self.derived.insert(rule.head.name.as_str(), Requests::NONE);
         }
         loop {
             let mut has_grown = false;
             for rule in rules() {
                 let scope = Scope::of(&rule.body);
                 let kinds = rule.body.predicates.iter().map(|predicate| self.kinds(predicate, &scope));
-                let kinds = kinds.fold(EVERY, |all, kinds| all & kinds);
+                let kinds = kinds.fold(Requests::EVERY, Requests::and);
                 if let Some(known) = self.derived.get_mut(rule.head.name.as_str()) {
-                    has_grown |= *known | kinds != *known;
-                    *known |= kinds;
+                    has_grown |= known.or(kinds) != *known;
+                    *known = known.or(kinds);
                 }
             }
             if !has_grown {
@@ -298,25 +271,27 @@ impl<'a> Analysis<'a> {
     }
 
     /// In which kinds of request one predicate of a body can match.
-    fn kinds(&self, predicate: &Predicate, scope: &Scope<'_>) -> Kinds {
+    fn kinds(&self, predicate: &Predicate, scope: &Scope<'_>) -> Requests {
         let name = predicate.name.as_str();
         let available = match schema::find(name) {
-            Some(declared) if declared.provider != Provider::Policy => kinds_of(name, declared.provider),
-            _ => self.derived.get(name).copied().unwrap_or(0),
+            Some(declared) if declared.provider != Provider::Policy => declared.requests(),
+            _ => self.derived.get(name).copied().unwrap_or(Requests::NONE),
         };
         let constant = match predicate.terms.first() {
             Some(Term::Variable(name)) => scope.pinned.get(name.as_str()).copied(),
             term => term,
         };
         let Some(Term::Str(constant)) = constant else { return available };
-        available
-            & match name {
-                "request" => KINDS.iter().find(|(kind, _)| kind == constant).map_or(EVERY, |(_, kind)| *kind),
-                "resource" if constant.starts_with("tool.") => CALL,
-                "resource" if constant.starts_with("agent.") => CALL | ADMIN,
-                "resource" if constant.starts_with("task.") => ISSUE | RENEW | ADMIN,
-                _ => EVERY,
+        let named = Requests::NAMED.iter().find(|(kind, _)| kind == constant);
+        available.and(match name {
+            "request" => named.map_or(Requests::EVERY, |(_, kind)| *kind),
+            "resource" if constant.starts_with("tool.") => Requests::CALL,
+            "resource" if constant.starts_with("agent.") => Requests::CALL.or(Requests::ADMIN),
+            "resource" if constant.starts_with("task.") => {
+                Requests::ISSUE.or(Requests::RENEW).or(Requests::ADMIN)
             }
+            _ => Requests::EVERY,
+        })
     }
 
     fn body(&self, body: &Body, head: Option<&Predicate>, whole: Span, found: &mut Vec<Finding>) {
@@ -341,13 +316,13 @@ impl<'a> Analysis<'a> {
     }
 
     fn kinds_meet(&self, body: &Body, scope: &Scope<'_>, whole: Span, found: &mut Vec<Finding>) {
-        let mut possible = EVERY;
-        let mut narrowed_by: Vec<(&Predicate, Kinds)> = Vec::new();
+        let mut possible = Requests::EVERY;
+        let mut narrowed_by: Vec<(&Predicate, Requests)> = Vec::new();
         for predicate in &body.predicates {
             let kinds = self.kinds(predicate, scope);
             // Predicates that do not exist were reported already.
             let is_known = schema::find(&predicate.name).is_some_and(|d| d.provider != Provider::Policy);
-            if kinds == 0 && !is_known {
+            if kinds == Requests::NONE && !is_known {
                 if self.derived.contains_key(predicate.name.as_str()) {
                     found.push(Finding::error(
                         predicate.span,
@@ -365,14 +340,14 @@ impl<'a> Analysis<'a> {
                 }
                 return;
             }
-            if possible & kinds == 0 {
+            if possible.and(kinds) == Requests::NONE {
                 let others: Vec<String> = narrowed_by
                     .iter()
-                    .filter(|(_, other)| other & kinds == 0)
-                    .map(|(other, kinds)| format!("`{other}` only in {}", names(*kinds)))
+                    .filter(|(_, other)| other.and(kinds) == Requests::NONE)
+                    .map(|(other, kinds)| format!("`{other}` only in {}", kinds.names()))
                     .collect();
                 let others = if others.is_empty() {
-                    format!("the rest only in {}", names(possible))
+                    format!("the rest only in {}", possible.names())
                 } else {
                     others.join(", ")
                 };
@@ -380,14 +355,14 @@ impl<'a> Analysis<'a> {
                     whole,
                     format!(
                         "this can never fire: `{predicate}` holds only in requests of kind {}, {others}",
-                        names(kinds)
+                        kinds.names()
                     ),
                     "policies/README.md, \"Predicates\", says which facts a request has; roles decide what a capability is granted, calls see the rights",
                 ));
                 return;
             }
-            possible &= kinds;
-            if kinds != EVERY {
+            possible = possible.and(kinds);
+            if kinds != Requests::EVERY {
                 narrowed_by.push((predicate, kinds));
             }
         }
@@ -417,7 +392,7 @@ impl<'a> Analysis<'a> {
         match (predicate.name.as_str(), position) {
             ("request", 0) => missing(
                 "kind of request",
-                KINDS.iter().map(|(name, _)| *name).collect(),
+                Requests::NAMED.iter().map(|(name, _)| *name).collect(),
                 "it is `call`, `issue`, `renew` or `admin`",
             ),
             ("effect", 0) => missing(

@@ -281,6 +281,84 @@ pub const SCHEMA: &[Declared] = {
     ]
 };
 
+/// Kinds of request, as a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Requests(u8);
+
+impl Requests {
+    /// Calls of agents.
+    pub const CALL: Self = Self(1);
+    /// Starts of tasks.
+    pub const ISSUE: Self = Self(2);
+    /// Renewals of capabilities.
+    pub const RENEW: Self = Self(4);
+    /// What operators ask for.
+    pub const ADMIN: Self = Self(8);
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// All.
+    pub const EVERY: Self = Self(15);
+    /// Each with the name `request` has for it.
+    pub const NAMED: [(&str, Self); 4] =
+        [("call", Self::CALL), ("issue", Self::ISSUE), ("renew", Self::RENEW), ("admin", Self::ADMIN)];
+
+    /// Those in both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Those in either.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Their names, quoted.
+    #[must_use]
+    pub fn names(self) -> String {
+        let named = Self::NAMED.iter().filter(|(_, one)| self.and(*one) != Self::NONE);
+        named.map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Declared {
+    /// The kinds of request in which it has facts; those that rules derive have them wherever the rules fire.
+    #[must_use]
+    pub fn requests(&self) -> Requests {
+        match (self.name, self.provider) {
+            ("user" | "caller", _) => Requests::CALL.or(Requests::ISSUE).or(Requests::RENEW),
+            ("role" | "task_kind", _) => Requests::ISSUE.or(Requests::RENEW),
+            ("operator", _) => Requests::ADMIN,
+            ("depth" | "hop" | "arg" | "effect", _) | (_, Provider::Capability) => Requests::CALL,
+            _ => Requests::EVERY,
+        }
+    }
+}
+
+/// The table of `policies/README.md`.
+#[must_use]
+pub fn table() -> String {
+    let mut table = "| predicate | stated by | in requests | meaning |\n|---|---|---|---|\n".to_owned();
+    for declared in SCHEMA {
+        let terms: Vec<String> =
+            declared.terms.iter().map(|(name, kind)| format!("{name}: {}", kind.as_str())).collect();
+        let requests = match declared.requests() {
+            _ if declared.provider == Provider::Policy => "where rules derive it".to_owned(),
+            Requests::EVERY => "every".to_owned(),
+            some => some.names(),
+        };
+        table += &format!(
+            "| `{}({})` | {} | {requests} | {} |\n",
+            declared.name,
+            terms.join(", "),
+            declared.provider.as_str(),
+            declared.meaning
+        );
+    }
+    table
+}
+
 /// Finds a declared predicate.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Declared> {

@@ -11,6 +11,7 @@ use serde_json::json;
 use writ_broker::config::read_policies;
 use writ_common::{
     cases::{Case, Outcome, without_case},
+    datalog::Span,
     diagnostic::{Diagnostic, Diagnostics},
     policy::PolicySet,
 };
@@ -88,6 +89,7 @@ impl Test {
         let mut cases = read_cases(&file)?;
         if let Some(only) = &self.only {
             cases.retain(|case| case.name.contains(only.as_str()));
+            anyhow::ensure!(!cases.is_empty(), "no case of {} has `{only}` in its name", file.display());
         }
         let outcomes: Vec<Outcome> = cases.iter().map(|case| case.run(&policy)).collect();
         let without = if self.only.is_some() { Vec::new() } else { without_case(&policy, &outcomes) };
@@ -135,13 +137,36 @@ fn read_cases(file: &Path) -> Result<Vec<Case>, Invalid> {
     let text = fs::read_to_string(file).map_err(|error| {
         fault(error.to_string(), "cases stand in a list in `cases.yaml`; see policies/README.md, \"Cases\"")
     })?;
-    let cases: Vec<Case> = serde_saphyr::from_str(&text).map_err(|error| {
-        fault(error.to_string(), "policies/README.md, \"Cases\", lists what a case may say")
-    })?;
+    let cases: Vec<Case> = serde_saphyr::from_str(&text).map_err(|error| unreadable(file, &text, &error))?;
     if cases.is_empty() {
         return Err(fault("there is no case in it".to_owned(), "a case is an entry of the list"));
     }
     Ok(cases)
+}
+
+/// The YAML reader's fault, in the form of every other finding.
+fn unreadable(file: &Path, text: &str, error: &serde_saphyr::Error) -> Invalid {
+    let place = error.location().and_then(|location| {
+        let (line, column) =
+            (usize::try_from(location.line()).ok()?, usize::try_from(location.column()).ok()?);
+        let before: usize = text.split_inclusive('\n').take(line.checked_sub(1)?).map(str::len).sum();
+        let start = before
+            + text.get(before..)?.chars().take(column.checked_sub(1)?).map(char::len_utf8).sum::<usize>();
+        let width = text.get(start..)?.find([':', '\n', ' ']).unwrap_or(1).max(1);
+        Some(Span { start, end: start + width })
+    });
+    let message = error.without_snippet().to_string();
+    // The place stands in front already.
+    let message = message
+        .split_once(": ")
+        .filter(|(head, _)| head.contains("line "))
+        .map_or(&*message, |(_, rest)| rest);
+    let name = file.display().to_string();
+    let finding = match place {
+        Some(span) => Diagnostic::at(&name, text, span, message),
+        None => Diagnostic::in_file(&name, message),
+    };
+    Invalid(Diagnostics(vec![finding.help("policies/README.md, \"Cases\", lists what a case may say")]))
 }
 
 #[cfg(test)]

@@ -6,9 +6,10 @@ use anyhow::{Context as _, Result};
 use rusqlite::Connection;
 
 /// The policy folder of the repository, as it was built.
-pub const POLICIES: [(&str, &str); 7] = [
+pub const POLICIES: [(&str, &str); 8] = [
     ("agents.toml", include_str!("../../../../policies/agents.toml")),
     ("base.datalog", include_str!("../../../../policies/base.datalog")),
+    ("cases.yaml", include_str!("../../../../policies/cases.yaml")),
     ("planes/10-identity.datalog", include_str!("../../../../policies/planes/10-identity.datalog")),
     ("planes/20-action.datalog", include_str!("../../../../policies/planes/20-action.datalog")),
     ("roles.toml", include_str!("../../../../policies/roles.toml")),

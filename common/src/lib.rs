@@ -9,6 +9,7 @@
 //!
 //! Nothing here reads a clock, draws randomness or touches a file or socket: all of that is passed in.
 
+pub mod admission;
 mod bytes32;
 pub mod capability;
 pub mod cases;

@@ -324,7 +324,7 @@ reason_codes! {
         "The policy folder is missing, empty or broken, and no revision was ever good.",
         "`writ policy check <folder>` names the fault with file, line and column.";
     RequestQuota = "request.quota", Action, Denied,
-        "The agent sends more calls than its quota.",
+        "The agent sends a node more calls, or a broker more requests, than its quota.",
         "A loop, or a quota that is too tight.",
         "`quota` in agents.toml sets rate and burst.";
     RequestReplayed = "request.replayed", Identity, Denied,

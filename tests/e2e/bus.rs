@@ -17,9 +17,10 @@ use writ_common::{
     record::{Origin, Record, RecordKind},
     signed::Signed,
     subjects::{Subject, part_stream},
+    wire::{IssueAnswer, IssueReply},
 };
 use writ_sdk::json;
-use writ_tests::{Answered, RawCall, Seen, World, letter, read, run};
+use writ_tests::{Answered, RawCall, Seen, World, eventually, letter, read, run};
 
 const SHORT: Duration = Duration::from_secs(2);
 
@@ -57,6 +58,48 @@ fn b01_agents_cannot_write_records_labels_or_control() -> Result<()> {
             assert!(is_refused(&bus, &subject).await, "{subject}");
         }
         assert_eq!(Seen::read(&world, None).await?.recorded.len(), before);
+        world.close().await;
+        Ok(())
+    })
+}
+
+/// B09: whoever floods a broker with nonsense is answered, and cannot fill the audit stream with refusals.
+#[test]
+fn b09_refusals_by_a_broker_are_bounded_by_a_quota() -> Result<()> {
+    run(async {
+        let world = World::new().await?;
+        let bus = world.bus_of("planner").await?;
+        let mut asked = tokio::task::JoinSet::new();
+        for _ in 0..1_500 {
+            let bus = bus.clone();
+            asked.spawn(async move {
+                let subject = "writ.v1.acme.issue.planner".to_owned();
+                bus.request(subject, b"nonsense".to_vec(), None, Duration::from_secs(20)).await
+            });
+        }
+        let mut over_quota: u64 = 0;
+        while let Some(answer) = asked.join_next().await {
+            let reply = decode::<IssueReply>(&answer??.payload)?;
+            let IssueAnswer::Refused { reasons } = reply.issued.peek()?.answer else {
+                panic!("nonsense was answered")
+            };
+            over_quota += u64::from(reasons[0].code == ReasonCode::RequestQuota);
+        }
+        assert!(over_quota > 0, "the burst is 400");
+        eventually("what was refused is on record", async || {
+            let seen = Seen::read(&world, None).await?;
+            let counted = |code| {
+                let of_code =
+                    seen.verdicts().filter(move |(_, one)| one.reasons.iter().any(|r| r.code == code));
+                of_code.map(|(_, one)| one.count).sum::<u64>()
+            };
+            Ok(counted(ReasonCode::RequestQuota) == over_quota
+                && counted(ReasonCode::CodecFormat) + over_quota == 1_500)
+        })
+        .await?;
+        // The planner can still work, and so can everybody else.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(world.task().await?);
         world.close().await;
         Ok(())
     })

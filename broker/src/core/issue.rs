@@ -504,6 +504,17 @@ impl Broker {
         self.record(RecordBody::Verdict(Box::new(recorded)), Some((back.call, payload)), now);
     }
 
+    /// The answer to a request over the sender's quota, which gets no record of its own.
+    pub(super) fn over_quota(&mut self, call: CallRef, arrival: &Arrival, now: Now) {
+        let nonce = decode::<Signed<IssueRequest>>(&arrival.payload)
+            .ok()
+            .and_then(|signed| signed.peek().ok())
+            .map_or([0; 16], |request| request.nonce);
+        let reasons = told(&[ReasonCode::RequestQuota.into()]);
+        let back = Back { call, nonce, trace: arrival.trace, arrived: now };
+        self.answer(back, IssueAnswer::Refused { reasons });
+    }
+
     fn answer(&mut self, back: Back, answer: IssueAnswer) {
         let payload = self.sealed(back.nonce, answer);
         self.push(Effect::Reply(back.call, payload));

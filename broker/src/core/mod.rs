@@ -23,6 +23,7 @@ use control::ControlWrite;
 use fresh::Freshness;
 use writ_bus::{Fence, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
+    admission::Admission,
     codec::encode,
     control::{ControlEvent, ControlFault, ControlState},
     digest::Digest,
@@ -36,12 +37,13 @@ use writ_common::{
     keyset::KeysetDocument,
     policy::{PolicyBundle, PolicySet},
     reason::{Reason, ReasonCode},
-    record::{Origin, Record, RecordBody, RecordedDecision, RecordedReason},
+    record::{Basis, Origin, Record, RecordBody, RecordedDecision, RecordedReason, Verdicted, Who},
     recorder::{Prepared, Recorder},
     signed::Signed,
     subjects::Subject,
     time::{Millis, Now, Timestamp},
-    wire::ToldReason,
+    verdict::Verdict,
+    wire::{EnrollReply, ToldReason},
 };
 use writ_journal::Entry;
 
@@ -159,6 +161,8 @@ pub struct Broker {
     /// Starts under way, so that the same idempotency key cannot start two.
     starting: BTreeSet<Digest>,
     freshness: Freshness,
+    admission: Admission,
+    last_quota_record: Option<Now>,
     control_read: bool,
     control_queue: VecDeque<ControlWrite>,
     control_in_flight: Option<(Ticket, control::InFlight)>,
@@ -193,6 +197,8 @@ enum Pending {
 
 /// Pause before a record is published again.
 const REPUBLISH_AFTER: Millis = Millis(500);
+/// How often refusals over quota are recorded.
+const QUOTA_RECORD_EVERY: Millis = Millis(1_000);
 
 impl Broker {
     /// A broker that has yet to read the control stream. `tasks` come from the index.
@@ -222,6 +228,8 @@ impl Broker {
             by_idempotency: BTreeMap::new(),
             starting: BTreeSet::new(),
             freshness: Freshness::new(now),
+            admission: Admission::default(),
+            last_quota_record: None,
             control_read: false,
             control_queue: VecDeque::new(),
             control_in_flight: None,
@@ -299,8 +307,13 @@ impl Broker {
         match Subject::parse(&arrival.subject) {
             Ok((tenant, subject)) if tenant == self.setup.tenant => match subject {
                 Subject::Admin => self.admin(call, arrival, now),
+                Subject::Enroll if !self.admit(arrival, now) => {
+                    let reason = ToldReason::from(&Reason::from(ReasonCode::RequestQuota));
+                    self.push(Effect::Reply(call, encode(&EnrollReply::Refused { reason })));
+                }
                 Subject::Enroll => self.enroll(call, arrival, now),
                 Subject::Fresh => self.fresh_question(call, arrival, now),
+                Subject::Issue { .. } if !self.admit(arrival, now) => self.over_quota(call, arrival, now),
                 Subject::Issue { agent } => self.issue(call, arrival, &agent, now),
                 _ => self.alarm(format!("a request on `{}` is not for a broker", arrival.subject)),
             },
@@ -308,7 +321,36 @@ impl Broker {
         }
     }
 
+    /// Takes a token of the sender's quota. Whoever has none left is answered without a record of its own: one a
+    /// second says how many there were, so that nobody fills the audit stream with refusals.
+    fn admit(&mut self, arrival: &Arrival, now: Now) -> bool {
+        let connection = control::connection_of(arrival).unwrap_or_default();
+        let agent = self.control.agent_of_connection(&connection).map(|(agent, _)| agent);
+        let entry =
+            self.policy.as_ref().zip(agent).and_then(|(policy, agent)| policy.inventory().agents.get(agent));
+        let quota = entry.map(|entry| entry.quota).unwrap_or_default();
+        self.admission.admit(&connection, quota, now.monotonic) || writ_common::red::off("B09")
+    }
+
+    fn record_refused(&mut self, now: Now) {
+        for (connection, count) in self.admission.take_refused() {
+            let caller = self.control.agent_of_connection(&connection).map(|(agent, _)| agent.clone());
+            let who = Who { caller, connection: Some(connection), ..Who::default() };
+            let verdict = Verdict::deny(ReasonCode::RequestQuota, None);
+            let basis = Basis { epoch: Some(self.control.epoch()), ..Basis::default() };
+            let mut recorded =
+                Verdicted::new(RecordedDecision::Deny, &verdict, who, control::what_of("issue"), basis);
+            recorded.count = count;
+            self.record(RecordBody::Verdict(Box::new(recorded)), None, now);
+        }
+    }
+
     fn tick(&mut self, now: Now) {
+        let is_due = |last: Now| now.monotonic.since(last.monotonic) >= QUOTA_RECORD_EVERY;
+        if self.last_quota_record.is_none_or(is_due) {
+            self.last_quota_record = Some(now);
+            self.record_refused(now);
+        }
         self.nonces.retain(|_, until| *until > now.wall);
         self.fresh_tick(now);
         self.finish_revocations(now);

@@ -96,7 +96,7 @@ pub(super) fn analyse(
             for body in bodies {
                 analysis.body(body, head, statement.span, &mut found);
             }
-            if head.is_none() {
+            if head.is_none() && !crate::red::off("P08") {
                 found.extend(unconditional(bodies, statement.span));
             }
             findings.0.extend(found.into_iter().map(|Finding { span, message, help, is_warning }| {
@@ -985,11 +985,21 @@ mod tests {
                 "grant(\"tool.pay\", \"wires\") <- role($r);",
                 "tool.pay has no action `wires` | did you mean `wire`?",
             ),
-            ("allow if true;", "this fires on every request of every kind"),
             ("own($c) <- caller($c);", "`own` is derived and no rule asks about it"),
         ] {
             let found = findings(rules);
             assert!(found.iter().any(|finding| finding.contains(expected)), "{rules}: {found:#?}");
+        }
+    }
+
+    #[test]
+    fn p08_an_allow_without_a_condition_is_refused_wherever_it_stands() {
+        for rules in ["allow if true;", "deny if depth(1); allow if true;", "allow if depth(1) or true;"] {
+            let found = findings(rules);
+            assert!(
+                found.iter().any(|one| one.contains("every request of every kind")),
+                "{rules}: {found:#?}"
+            );
         }
     }
 

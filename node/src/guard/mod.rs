@@ -8,7 +8,6 @@
 //! intent fenced on the task label, acknowledged, checked once more against time and revocation, and only then
 //! run. Whatever happens on the way is one record.
 
-mod admission;
 mod call;
 mod chains;
 mod event;
@@ -25,13 +24,13 @@ use std::{
 pub use event::{Arrival, CallRef, Effect, Event, Ticket, ToolFailure};
 pub use pins::{StreamPin, StreamPins};
 
-use admission::Admission;
 use bytes::Bytes;
 use call::InFlight;
 use chains::Chains;
 use kept::KeptResults;
 use writ_bus::{Store, StoreError, Stored, StreamFacts};
 use writ_common::{
+    admission::Admission,
     codec::{decode, encode},
     control::{ControlEvent, ControlFault, ControlState},
     decide::Gate,

@@ -1,15 +1,15 @@
-//! Admission: how many calls an agent may send, counted before anything is decoded.
+//! Admission: how many requests a sender may make, counted before anything is decoded, by nodes and brokers alike.
 
 use std::collections::BTreeMap;
 
-use writ_common::{
+use crate::{
     policy::Quota,
     time::{Millis, Monotonic},
 };
 
 /// A token bucket per sender.
 #[derive(Debug, Default)]
-pub(super) struct Admission {
+pub struct Admission {
     buckets: BTreeMap<String, Bucket>,
 }
 
@@ -26,7 +26,8 @@ const SENDERS_MAX: usize = 10_000;
 
 impl Admission {
     /// Takes a token of `sender`, if it has one.
-    pub(super) fn admit(&mut self, sender: &str, quota: Quota, now: Monotonic) -> bool {
+    #[must_use]
+    pub fn admit(&mut self, sender: &str, quota: Quota, now: Monotonic) -> bool {
         let full = u64::from(quota.burst) * 1_000;
         if self.buckets.len() >= SENDERS_MAX && !self.buckets.contains_key(sender) {
             let oldest = self.buckets.iter().min_by_key(|(_, bucket)| bucket.refilled);
@@ -55,15 +56,16 @@ impl Admission {
         }
     }
 
-    /// Counts a call that was refused for everybody's sake.
-    pub(super) fn refuse(&mut self, sender: &str) {
+    /// Counts a request that was refused for everybody's sake.
+    pub fn refuse(&mut self, sender: &str) {
         if let Some(bucket) = self.buckets.get_mut(sender) {
             bucket.refused += 1;
         }
     }
 
-    /// How many calls of whom were refused since the last time this was asked.
-    pub(super) fn take_refused(&mut self) -> Vec<(String, u64)> {
+    /// How many requests of whom were refused since the last time this was asked.
+    #[must_use]
+    pub fn take_refused(&mut self) -> Vec<(String, u64)> {
         self.buckets
             .iter_mut()
             .filter(|(_, bucket)| bucket.refused > 0)

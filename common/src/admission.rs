@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    policy::Quota,
+    control::ControlState,
+    policy::{PolicySet, Quota},
     time::{Millis, Monotonic},
 };
 
@@ -11,6 +12,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Admission {
     buckets: BTreeMap<String, Bucket>,
+    last_taken: Option<Monotonic>,
 }
 
 #[derive(Debug)]
@@ -21,6 +23,8 @@ struct Bucket {
     refused: u64,
 }
 
+/// How often refusals over quota are recorded.
+const RECORD_EVERY: Millis = Millis(1_000);
 /// Most senders remembered; the least recently refilled one is forgotten first.
 const SENDERS_MAX: usize = 10_000;
 
@@ -63,15 +67,27 @@ impl Admission {
         }
     }
 
-    /// How many requests of whom were refused since the last time this was asked.
+    /// How many requests of whom were refused since the last time this was told; nothing before a second is over.
     #[must_use]
-    pub fn take_refused(&mut self) -> Vec<(String, u64)> {
+    pub fn take_refused(&mut self, now: Monotonic) -> Vec<(String, u64)> {
+        if self.last_taken.is_some_and(|last| now.since(last) < RECORD_EVERY) {
+            return Vec::new();
+        }
+        self.last_taken = Some(now);
         self.buckets
             .iter_mut()
             .filter(|(_, bucket)| bucket.refused > 0)
             .map(|(sender, bucket)| (sender.clone(), std::mem::take(&mut bucket.refused)))
             .collect()
     }
+}
+
+/// The quota of whoever authenticates as `connection`: that of its agent, or the usual one.
+#[must_use]
+pub fn quota_of(control: &ControlState, policy: Option<&PolicySet>, connection: &str) -> Quota {
+    let agent = control.agent_of_connection(connection).map(|(agent, _)| agent);
+    let entry = policy.zip(agent).and_then(|(policy, agent)| policy.inventory().agents.get(agent));
+    entry.map(|entry| entry.quota).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -91,7 +107,10 @@ mod tests {
         assert_eq!(admitted(&mut admission, 500, 10), 1);
         assert_eq!(admitted(&mut admission, 10_000, 10), 3);
         assert!(admission.admit("b", quota, at(0)));
-        assert_eq!(admission.take_refused(), [("a".to_owned(), 33)]);
-        assert_eq!(admission.take_refused(), []);
+        assert_eq!(admission.take_refused(at(10_000)), [("a".to_owned(), 33)]);
+        assert_eq!(admission.take_refused(at(11_000)), []);
+        assert_eq!(admitted(&mut admission, 11_000, 10), 2);
+        assert_eq!(admission.take_refused(at(11_999)), [], "once a second");
+        assert_eq!(admission.take_refused(at(12_000)), [("a".to_owned(), 8)]);
     }
 }

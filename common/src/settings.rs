@@ -13,7 +13,7 @@ use toml::{
 
 use crate::{
     datalog::Span,
-    diagnostic::{Diagnostic, Diagnostics, closest},
+    diagnostic::{Diagnostic, Diagnostics, closest, suggest},
     json::{Number, Value},
 };
 
@@ -347,6 +347,7 @@ impl<'d, 'a> Section<'d, 'a> {
 
     /// Notes every key nobody asked for, and every override that sets none.
     pub fn finish(self, known: &[&str]) {
+        let all = format!("known here: {}", known.join(", "));
         for dotted in self.document.overrides.keys().filter(|_| !self.is_item) {
             let below = if self.path.is_empty() {
                 Some(dotted.as_str())
@@ -357,24 +358,16 @@ impl<'d, 'a> Section<'d, 'a> {
                 continue;
             };
             // Another program's section may be set in the same environment; one that is nearly ours is a slip.
-            let near = closest(key, known.iter().copied());
-            let is_strange = if rest.is_empty() { true } else { near.is_some() };
+            let is_strange = rest.is_empty() || closest(key, known.iter().copied()).is_some();
             if !known.contains(&key) && is_strange {
                 let finding = self.document.at(self.span, format!("{} sets nothing", variable(dotted)));
-                self.document.note(match near {
-                    Some(near) => finding.help(format!("did you mean `{near}`?")),
-                    None => finding.help(format!("known here: {}", known.join(", "))),
-                });
+                self.document.note(finding.help(suggest(key, known.iter().copied(), &all)));
             }
         }
         for entry in self.entries.iter().filter(|entry| !entry.read) {
             let name = self.dotted(&entry.key);
             let finding = self.document.at(entry.key_span, format!("unknown key `{name}`"));
-            let finding = match closest(&entry.key, known.iter().copied()) {
-                Some(near) => finding.help(format!("did you mean `{near}`?")),
-                None => finding.help(format!("known here: {}", known.join(", "))),
-            };
-            self.document.note(finding);
+            self.document.note(finding.help(suggest(&entry.key, known.iter().copied(), &all)));
         }
     }
 }

@@ -179,10 +179,8 @@ fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path)
         }
         Some(other) => {
             let finding = document.at(span, format!("there is no tool of kind `{other}`"));
-            document.note(match writ_common::diagnostic::closest(other, KINDS) {
-                Some(near) => finding.help(format!("did you mean `{near}`?")),
-                None => finding.help(format!("there are {}", KINDS.join(", "))),
-            });
+            let otherwise = format!("there are {}", KINDS.join(", "));
+            document.note(finding.help(writ_common::diagnostic::suggest(other, KINDS, &otherwise)));
             None
         }
         None => None,

@@ -23,7 +23,7 @@ use control::ControlWrite;
 use fresh::Freshness;
 use writ_bus::{Fence, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
-    admission::Admission,
+    admission::{Admission, quota_of},
     codec::encode,
     control::{ControlEvent, ControlFault, ControlState},
     digest::Digest,
@@ -162,7 +162,6 @@ pub struct Broker {
     starting: BTreeSet<Digest>,
     freshness: Freshness,
     admission: Admission,
-    last_quota_record: Option<Now>,
     control_read: bool,
     control_queue: VecDeque<ControlWrite>,
     control_in_flight: Option<(Ticket, control::InFlight)>,
@@ -197,8 +196,6 @@ enum Pending {
 
 /// Pause before a record is published again.
 const REPUBLISH_AFTER: Millis = Millis(500);
-/// How often refusals over quota are recorded.
-const QUOTA_RECORD_EVERY: Millis = Millis(1_000);
 
 impl Broker {
     /// A broker that has yet to read the control stream. `tasks` come from the index.
@@ -229,7 +226,6 @@ impl Broker {
             starting: BTreeSet::new(),
             freshness: Freshness::new(now),
             admission: Admission::default(),
-            last_quota_record: None,
             control_read: false,
             control_queue: VecDeque::new(),
             control_in_flight: None,
@@ -325,15 +321,12 @@ impl Broker {
     /// second says how many there were, so that nobody fills the audit stream with refusals.
     fn admit(&mut self, arrival: &Arrival, now: Now) -> bool {
         let connection = control::connection_of(arrival).unwrap_or_default();
-        let agent = self.control.agent_of_connection(&connection).map(|(agent, _)| agent);
-        let entry =
-            self.policy.as_ref().zip(agent).and_then(|(policy, agent)| policy.inventory().agents.get(agent));
-        let quota = entry.map(|entry| entry.quota).unwrap_or_default();
+        let quota = quota_of(&self.control, self.policy.as_deref(), &connection);
         self.admission.admit(&connection, quota, now.monotonic) || writ_common::red::off("B09")
     }
 
     fn record_refused(&mut self, now: Now) {
-        for (connection, count) in self.admission.take_refused() {
+        for (connection, count) in self.admission.take_refused(now.monotonic) {
             let caller = self.control.agent_of_connection(&connection).map(|(agent, _)| agent.clone());
             let who = Who { caller, connection: Some(connection), ..Who::default() };
             let verdict = Verdict::deny(ReasonCode::RequestQuota, None);
@@ -346,11 +339,7 @@ impl Broker {
     }
 
     fn tick(&mut self, now: Now) {
-        let is_due = |last: Now| now.monotonic.since(last.monotonic) >= QUOTA_RECORD_EVERY;
-        if self.last_quota_record.is_none_or(is_due) {
-            self.last_quota_record = Some(now);
-            self.record_refused(now);
-        }
+        self.record_refused(now);
         self.nonces.retain(|_, until| *until > now.wall);
         self.fresh_tick(now);
         self.finish_revocations(now);

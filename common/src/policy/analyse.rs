@@ -14,7 +14,7 @@ use crate::{
     contract::{ActionContract, ToolContract},
     datalog::{Binary, Body, Expression, Node, Predicate, Span, Term},
     decide::{AGENT_HANDOVER, AGENT_INPUT},
-    diagnostic::{Diagnostic, Diagnostics, closest},
+    diagnostic::{Diagnostic, Diagnostics, closest, suggest},
     ids::Resource,
     json::Value,
     wire::AdminWanted,
@@ -88,9 +88,10 @@ pub(super) fn analyse(
     analysis.derive(sources);
     for (file, text, statements) in sources {
         for statement in statements {
-            let (bodies, head) = match &statement.node {
-                StatementNode::Decide(_, bodies) => (bodies.as_slice(), None),
-                StatementNode::Derive(rule) => (std::slice::from_ref(&rule.body), Some(&rule.head)),
+            let bodies = statement.bodies();
+            let head = match &statement.node {
+                StatementNode::Derive(rule) => Some(&rule.head),
+                StatementNode::Decide(..) => None,
             };
             let mut found = Vec::new();
             for body in bodies {
@@ -144,11 +145,13 @@ fn unconditional(bodies: &[Body], span: Span) -> Option<Finding> {
 fn unused(sources: &[(&str, &str, Vec<Statement>)], findings: &mut Diagnostics) {
     let mut used = BTreeSet::new();
     for statement in sources.iter().flat_map(|(.., statements)| statements) {
-        let bodies = match &statement.node {
-            StatementNode::Decide(_, bodies) => bodies.as_slice(),
-            StatementNode::Derive(rule) => std::slice::from_ref(&rule.body),
-        };
-        used.extend(bodies.iter().flat_map(|body| &body.predicates).map(|predicate| predicate.name.as_str()));
+        used.extend(
+            statement
+                .bodies()
+                .iter()
+                .flat_map(|body| &body.predicates)
+                .map(|predicate| predicate.name.as_str()),
+        );
     }
     let mut told = BTreeSet::new();
     for (file, text, statements) in sources {
@@ -172,6 +175,7 @@ struct Analysis<'a> {
 
 /// What a body says of its variables.
 struct Scope<'b> {
+    body: &'b Body,
     /// Constants that `$x === constant` pins variables to.
     pinned: BTreeMap<&'b str, &'b Term>,
     /// Where variables stand: predicate and position.
@@ -194,7 +198,14 @@ impl<'b> Scope<'b> {
                 pinned.entry(name).or_insert(constant);
             }
         });
-        Self { pinned, places }
+        Self { body, pinned, places }
+    }
+
+    /// The text that the first term of a predicate of the body can only be, as in `resource("tool.mail")`.
+    fn text_of(&self, name: &str) -> Option<&'b str> {
+        let named = self.body.predicates.iter().filter(|predicate| predicate.name == name);
+        let mut constants = named.filter_map(|predicate| self.constant(predicate.terms.first()?));
+        constants.find_map(|constant| if let Term::Str(text) = constant { Some(text.as_str()) } else { None })
     }
 
     /// The constant a term stands for, if it can only be one.
@@ -296,29 +307,29 @@ impl<'a> Analysis<'a> {
 
     fn body(&self, body: &Body, head: Option<&Predicate>, whole: Span, found: &mut Vec<Finding>) {
         let scope = Scope::of(body);
-        self.kinds_meet(body, &scope, whole, found);
-        one_value_each(body, &scope, found);
+        self.kinds_meet(&scope, whole, found);
+        one_value_each(&scope, found);
         ranges(body, found);
         for predicate in body.predicates.iter().chain(head) {
             for (position, term) in predicate.terms.iter().enumerate() {
                 if let Term::Str(text) = term {
-                    found.extend(self.unknown_name(predicate, position, text, predicate.span, body, &scope));
+                    found.extend(self.unknown_name(predicate, position, text, predicate.span, &scope));
                 }
             }
         }
-        let types = self.types(body, &scope, found);
+        let types = self.types(&scope, found);
         for expression in &body.expressions {
             expression.walk(&mut |part| {
-                self.compared_names(part, body, &scope, found);
+                self.compared_names(part, &scope, found);
                 comparison(part, &types, found);
             });
         }
     }
 
-    fn kinds_meet(&self, body: &Body, scope: &Scope<'_>, whole: Span, found: &mut Vec<Finding>) {
+    fn kinds_meet(&self, scope: &Scope<'_>, whole: Span, found: &mut Vec<Finding>) {
         let mut possible = Requests::EVERY;
         let mut narrowed_by: Vec<(&Predicate, Requests)> = Vec::new();
-        for predicate in &body.predicates {
+        for predicate in &scope.body.predicates {
             let kinds = self.kinds(predicate, scope);
             // Predicates that do not exist were reported already.
             let is_known = schema::find(&predicate.name).is_some_and(|d| d.provider != Provider::Policy);
@@ -375,7 +386,6 @@ impl<'a> Analysis<'a> {
         position: usize,
         text: &str,
         span: Span,
-        body: &Body,
         scope: &Scope<'_>,
     ) -> Option<Finding> {
         let agents = || self.inventory.agents.keys().map(crate::ids::AgentId::as_str);
@@ -385,9 +395,11 @@ impl<'a> Analysis<'a> {
             if known.is_empty() || known.contains(&text) {
                 return None;
             }
-            let help = closest(text, known.iter().copied())
-                .map_or_else(|| elsewhere.to_owned(), |near| format!("did you mean `{near}`?"));
-            Some(Finding::error(span, format!("there is no {what} `{text}`"), help))
+            Some(Finding::error(
+                span,
+                format!("there is no {what} `{text}`"),
+                suggest(text, known, elsewhere),
+            ))
         };
         match (predicate.name.as_str(), position) {
             ("request", 0) => missing(
@@ -425,9 +437,9 @@ impl<'a> Analysis<'a> {
             ),
             ("resource" | "right" | "grant", 0) | ("role_right", 2) => self.unknown_resource(text, span),
             ("action" | "right" | "grant", _) | ("role_right", 3) => {
-                self.unknown_action(predicate, position, text, span, body, scope)
+                self.unknown_action(predicate, position, text, span, scope)
             }
-            ("arg", 0) => self.unknown_argument(text, span, body, scope),
+            ("arg", 0) => self.unknown_argument(text, span, scope),
             _ => None,
         }
     }
@@ -438,10 +450,7 @@ impl<'a> Analysis<'a> {
             Some(("tool", _)) if !self.contracts.is_empty() => {
                 let known: Vec<&str> = tools.collect();
                 (!known.contains(&text)).then(|| {
-                    let help = closest(text, known).map_or_else(
-                        || "every tool needs a contract in a folder `tools`".to_owned(),
-                        |near| format!("did you mean `{near}`?"),
-                    );
+                    let help = suggest(text, known, "every tool needs a contract in a folder `tools`");
                     Finding::error(span, format!("there is no contract for `{text}`"), help)
                 })
             }
@@ -465,30 +474,19 @@ impl<'a> Analysis<'a> {
         }
     }
 
-    /// The resource a body is about, if it names one.
-    fn resource<'s>(&self, body: &'s Body, scope: &Scope<'s>) -> Option<&'s str> {
-        body.predicates.iter().filter(|predicate| predicate.name == "resource").find_map(|predicate| {
-            match scope.constant(predicate.terms.first()?)? {
-                Term::Str(text) => Some(text.as_str()),
-                _ => None,
-            }
-        })
-    }
-
     fn unknown_action(
         &self,
         predicate: &Predicate,
         position: usize,
         text: &str,
         span: Span,
-        body: &Body,
         scope: &Scope<'_>,
     ) -> Option<Finding> {
         if self.contracts.is_empty() || (predicate.name != "action" && position == 0) {
             return None;
         }
         let resource = match predicate.name.as_str() {
-            "action" => self.resource(body, scope),
+            "action" => scope.text_of("resource"),
             _ => match position.checked_sub(1).and_then(|before| predicate.terms.get(before)) {
                 Some(Term::Str(text)) => Some(text.as_str()),
                 _ => None,
@@ -513,29 +511,20 @@ impl<'a> Analysis<'a> {
             return None;
         }
         let what = resource.filter(|_| contract.is_some()).unwrap_or("nothing here");
-        let help = closest(text, known.iter().copied()).map_or_else(
-            || format!("it is one of {}", known.join(", ")),
-            |near| format!("did you mean `{near}`?"),
-        );
+        let help = suggest(text, known.iter().copied(), &format!("it is one of {}", known.join(", ")));
         Some(Finding::error(span, format!("{what} has no action `{text}`"), help))
     }
 
     /// Contracts of the actions a body can be about; `None` if it can be about agents too.
-    fn actions(&self, body: &Body, scope: &Scope<'_>) -> Option<Vec<&'a ActionContract>> {
-        let resource = self.resource(body, scope)?;
+    fn actions(&self, scope: &Scope<'_>) -> Option<Vec<&'a ActionContract>> {
+        let resource = scope.text_of("resource")?;
         let (_, contract) = self.contracts.iter().find(|(known, _)| known.as_str() == resource)?;
-        let action =
-            body.predicates.iter().filter(|predicate| predicate.name == "action").find_map(|predicate| {
-                match scope.constant(predicate.terms.first()?)? {
-                    Term::Str(text) => Some(text.as_str()),
-                    _ => None,
-                }
-            });
+        let action = scope.text_of("action");
         let wanted = |name: &str| action.is_none_or(|action| action == name);
         Some(contract.actions.iter().filter(|(name, _)| wanted(name.as_str())).map(|(_, one)| one).collect())
     }
 
-    fn unknown_argument(&self, path: &str, span: Span, body: &Body, scope: &Scope<'_>) -> Option<Finding> {
+    fn unknown_argument(&self, path: &str, span: Span, scope: &Scope<'_>) -> Option<Finding> {
         if !path.starts_with('/') {
             return Some(Finding::error(
                 span,
@@ -543,9 +532,9 @@ impl<'a> Analysis<'a> {
                 format!("paths are JSON Pointers and begin with a slash: did you mean `/{path}`?"),
             ));
         }
-        let actions = match self.actions(body, scope) {
+        let actions = match self.actions(scope) {
             Some(actions) => actions,
-            None if self.resource(body, scope).is_some() || self.contracts.is_empty() => return None,
+            None if scope.text_of("resource").is_some() || self.contracts.is_empty() => return None,
             // Any tool or agent: input of agents has any shape.
             None if path == format!("/{AGENT_HANDOVER}") || path.starts_with(&format!("/{AGENT_INPUT}")) => {
                 return None;
@@ -557,18 +546,15 @@ impl<'a> Analysis<'a> {
         }
         let mut known = BTreeSet::new();
         actions.iter().for_each(|action| first_names(&action.schema, &mut known));
-        let help = closest(path, known.iter().map(String::as_str)).map_or_else(
-            || {
-                let known: Vec<&str> = known.iter().map(String::as_str).collect();
-                format!("arguments are {}; elements of a list are `/name/0`, `/name/1`, …", known.join(", "))
-            },
-            |near| format!("did you mean `{near}`?"),
-        );
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let otherwise =
+            format!("arguments are {}; elements of a list are `/name/0`, `/name/1`, …", known.join(", "));
+        let help = suggest(path, known, &otherwise);
         Some(Finding::error(span, format!("no action this can be about has an argument at `{path}`"), help))
     }
 
     /// Names that a variable is compared with.
-    fn compared_names(&self, part: &Expression, body: &Body, scope: &Scope<'_>, found: &mut Vec<Finding>) {
+    fn compared_names(&self, part: &Expression, scope: &Scope<'_>, found: &mut Vec<Finding>) {
         let Node::Binary(op, left, right) = &part.node else { return };
         let (variable, constants): (&str, Vec<&Term>) = match (op, &left.node, &right.node) {
             (Binary::Equal | Binary::NotEqual, Node::Term(Term::Variable(name)), Node::Term(term))
@@ -586,7 +572,7 @@ impl<'a> Analysis<'a> {
             found.extend(
                 places
                     .filter_map(|(predicate, position)| {
-                        self.unknown_name(predicate, *position, text, part.span, body, scope)
+                        self.unknown_name(predicate, *position, text, part.span, scope)
                     })
                     .next(),
             );
@@ -594,17 +580,12 @@ impl<'a> Analysis<'a> {
     }
 
     /// What is known of the type of each variable.
-    fn types<'b>(
-        &self,
-        body: &'b Body,
-        scope: &Scope<'b>,
-        found: &mut Vec<Finding>,
-    ) -> BTreeMap<&'b str, Typed> {
+    fn types<'b>(&self, scope: &Scope<'b>, found: &mut Vec<Finding>) -> BTreeMap<&'b str, Typed> {
         let mut types: BTreeMap<&str, Typed> = BTreeMap::new();
         for (name, places) in &scope.places {
             for (predicate, position) in places {
                 let typed = match schema::find(&predicate.name).and_then(|known| known.terms.get(*position)) {
-                    Some((_, Type::Any)) => self.argument_type(predicate, body, scope),
+                    Some((_, Type::Any)) => self.argument_type(predicate, scope),
                     Some((_, kind)) => Typed::from(Known::of_declared(*kind)),
                     None => Typed::Open,
                 };
@@ -627,7 +608,7 @@ impl<'a> Analysis<'a> {
     }
 
     /// What the contracts say about the value of `arg(path, value)`.
-    fn argument_type(&self, predicate: &Predicate, body: &Body, scope: &Scope<'_>) -> Typed {
+    fn argument_type(&self, predicate: &Predicate, scope: &Scope<'_>) -> Typed {
         let path = match predicate.terms.first() {
             Some(Term::Variable(name)) => match scope.pinned.get(name.as_str()) {
                 Some(Term::Str(path)) => Some(path.as_str()),
@@ -636,7 +617,7 @@ impl<'a> Analysis<'a> {
             Some(Term::Str(path)) => Some(path.as_str()),
             _ => None,
         };
-        let Some(actions) = self.actions(body, scope) else { return Typed::Varies };
+        let Some(actions) = self.actions(scope) else { return Typed::Varies };
         let mut all = BTreeSet::new();
         actions.iter().for_each(|action| all.extend(leaf_types(&action.schema, path)));
         match (all.pop_first(), all.pop_first()) {
@@ -712,9 +693,9 @@ fn comparison(part: &Expression, types: &BTreeMap<&str, Typed>, found: &mut Vec<
 }
 
 /// A predicate with one fact cannot have two values.
-fn one_value_each(body: &Body, scope: &Scope<'_>, found: &mut Vec<Finding>) {
+fn one_value_each(scope: &Scope<'_>, found: &mut Vec<Finding>) {
     let mut values: BTreeMap<(&str, usize), &Term> = BTreeMap::new();
-    for predicate in body.predicates.iter().filter(|predicate| is_single(&predicate.name)) {
+    for predicate in scope.body.predicates.iter().filter(|predicate| is_single(&predicate.name)) {
         for (position, term) in predicate.terms.iter().enumerate() {
             let Some(constant) = scope.constant(term) else { continue };
             let known = *values.entry((&predicate.name, position)).or_insert(constant);
@@ -815,7 +796,7 @@ fn walk_schema(schema: &Value, path: Option<&[String]>, found: &mut BTreeSet<Opt
                 Some([first, rest @ ..]) => Some((first, rest)),
                 None => None,
             };
-            let Value::Object(empty) = Value::Object(BTreeMap::new()) else { return };
+            let empty = BTreeMap::new();
             let properties = match schema.get("properties") {
                 Some(Value::Object(properties)) => properties,
                 _ => &empty,

@@ -12,7 +12,7 @@ use crate::{
     capability::engine::Program,
     contract::ToolContract,
     datalog::{Body, Expression, Node, Predicate, Rule, Term},
-    diagnostic::{Diagnostic, Diagnostics, closest},
+    diagnostic::{Diagnostic, Diagnostics, suggest},
 };
 
 /// The derived facts a verdict is read from; their only term is a position in [`PolicySet::rules`].
@@ -124,10 +124,8 @@ fn check_delegations(inventory: &Inventory, bundle: &PolicyBundle, findings: &mu
         for to in entry.delegates_to.iter().filter(|to| !names.contains(to.as_str())) {
             let finding =
                 Diagnostic::in_file(file, format!("`{agent}` delegates to `{to}`, which is no agent here"));
-            findings.push(match closest(to.as_str(), names.iter().copied()) {
-                Some(near) => finding.help(format!("did you mean `{near}`?")),
-                None => finding.help(format!("add an `[[agent]]` named `{to}`")),
-            });
+            let otherwise = format!("add an `[[agent]]` named `{to}`");
+            findings.push(finding.help(suggest(to.as_str(), names.iter().copied(), &otherwise)));
         }
     }
 }
@@ -239,10 +237,9 @@ impl Checker<'_> {
                     let known = SCHEMA.iter().map(|declared| declared.name);
                     let known = known.chain(self.own.keys().map(String::as_str));
                     let finding = self.at(*span, format!("there is no predicate `{name}`"));
-                    findings.push(match closest(name, known) {
-                        Some(near) => finding.help(format!("did you mean `{near}`?")),
-                        None => finding.help("policies/README.md lists every predicate; your own need a rule that derives them"),
-                    });
+                    let otherwise =
+                        "policies/README.md lists every predicate; your own need a rule that derives them";
+                    findings.push(finding.help(suggest(name, known, otherwise)));
                 }
             }
             return;

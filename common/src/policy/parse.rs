@@ -7,7 +7,7 @@
 use super::lex::{Token, tokens};
 use crate::{
     datalog::{Binary, Body, Expression, Node, Predicate, Rule, Span, Term, Unary},
-    diagnostic::{Diagnostic, Diagnostics},
+    diagnostic::{Diagnostic, Diagnostics, suggest},
 };
 
 /// One statement of a policy file.
@@ -19,6 +19,17 @@ pub struct Statement {
     pub message: Option<String>,
     /// Where it stands, without the comment and the semicolon.
     pub span: Span,
+}
+
+impl Statement {
+    /// What has to hold for it: one body, or the alternatives of a deciding rule.
+    #[must_use]
+    pub fn bodies(&self) -> &[Body] {
+        match &self.node {
+            StatementNode::Decide(_, bodies) => bodies,
+            StatementNode::Derive(rule) => std::slice::from_ref(&rule.body),
+        }
+    }
 }
 
 /// The kinds of statement.
@@ -373,13 +384,10 @@ impl<'a> Parser<'a> {
             }
             _ => {
                 let known = ["contains", "ends_with", "intersection", "length", "starts_with", "union"];
-                let mut finding =
+                let finding =
                     Diagnostic::at(self.file, self.text, self.span(), format!("there is no method `{name}`"));
-                finding = match crate::diagnostic::closest(name, known) {
-                    Some(near) => finding.help(format!("did you mean `{near}`?")),
-                    None => finding.help(format!("there are {}", known.join(", "))),
-                };
-                return Err(Box::new(finding));
+                let otherwise = format!("there are {}", known.join(", "));
+                return Err(Box::new(finding.help(suggest(name, known, &otherwise))));
             }
         };
         self.at += 1;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use writ_bus::Attested;
 use writ_common::{
+    admission::quota_of,
     capability::Capability,
     codec::{Message as _, decode, encode},
     contract::Effect as ToolEffect,
@@ -77,7 +78,7 @@ impl Guard {
             (Attested::Core, Ok((_, Subject::Call { agent, .. }))) => agent.to_string(),
             (Attested::Core, _) => "_".to_owned(),
         };
-        let quota = self.quota_of(&arrival.attested);
+        let quota = quota_of(&self.control, self.policy.as_deref(), &sender);
         let is_full = self.calls.len() >= self.config.calls_max;
         let is_admitted = self.admission.admit(&sender, quota, now.monotonic);
         if is_admitted && is_full {
@@ -128,14 +129,6 @@ impl Guard {
                 self.deny(call, &Verdict::deny(reason, None), Basis::default(), now);
             }
         }
-    }
-
-    fn quota_of(&self, attested: &Attested) -> writ_common::policy::Quota {
-        let Attested::Agent { user, .. } = attested else { return writ_common::policy::Quota::default() };
-        let agent = self.control.agent_of_connection(user).map(|(agent, _)| agent);
-        let entry =
-            self.policy.as_ref().zip(agent).and_then(|(policy, agent)| policy.inventory().agents.get(agent));
-        entry.map(|entry| entry.quota).unwrap_or_default()
     }
 
     /// From bytes to a call with a verified capability and a proven holder.
@@ -400,7 +393,7 @@ impl Guard {
 
     /// One record per sender for all it sent over its quota.
     pub(super) fn record_refused(&mut self, now: Now) {
-        for (sender, count) in self.admission.take_refused() {
+        for (sender, count) in self.admission.take_refused(now.monotonic) {
             let caller = self.control.agent_of_connection(&sender).map(|(agent, _)| agent.clone());
             let who = Who { caller, connection: Some(sender), ..Who::default() };
             let verdict = Verdict::deny(ReasonCode::RequestQuota, None);

@@ -99,8 +99,6 @@ impl GuardConfig {
 
 /// How often the guard asks for freshness.
 const ASK_EVERY: Millis = Millis(1_000);
-/// How often refusals over quota are recorded.
-const QUOTA_RECORD_EVERY: Millis = Millis(1_000);
 /// How long the stream surely remembers a message id: its window of 120 s less some seconds on the way.
 const DUPLICATE_WINDOW_SURE: Millis = Millis(100_000);
 /// Pause before a record is published again.
@@ -129,7 +127,6 @@ pub struct Guard {
     unacknowledged: BTreeMap<Ticket, Unacknowledged>,
     recovering: BTreeMap<BootId, usize>,
     last_asked: Option<Now>,
-    last_quota_record: Option<Now>,
     effects: VecDeque<Effect>,
 }
 
@@ -199,7 +196,6 @@ impl Guard {
             unacknowledged: BTreeMap::new(),
             recovering: BTreeMap::new(),
             last_asked: None,
-            last_quota_record: None,
             effects: VecDeque::new(),
             config,
         }
@@ -272,17 +268,11 @@ impl Guard {
     }
 
     fn tick(&mut self, now: Now) {
-        let due = |last: Option<Now>, every: Millis| {
-            last.is_none_or(|last| now.monotonic.since(last.monotonic) >= every)
-        };
-        if due(self.last_asked, ASK_EVERY) {
+        if self.last_asked.is_none_or(|last| now.monotonic.since(last.monotonic) >= ASK_EVERY) {
             self.last_asked = Some(now);
             self.ask_fresh(now);
         }
-        if due(self.last_quota_record, QUOTA_RECORD_EVERY) {
-            self.last_quota_record = Some(now);
-            self.record_refused(now);
-        }
+        self.record_refused(now);
         self.retry_waiting(now);
     }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use crate::{
+    approval::in_words,
     capability::{Capability, Grant, Narrowing, Right, UnverifiedCapability},
     codec::encode,
     control::{ControlDocument, ControlEvent, ControlState},
@@ -27,7 +28,7 @@ use crate::{
     request::{Arguments, Environment, Principal, Request},
     signed::Signed,
     time::{Millis, Timestamp},
-    verdict::{Decision, GrantBounds, Obligation, Verdict},
+    verdict::{Decision, GrantBounds, Verdict},
 };
 
 /// One line of `cases.yaml`.
@@ -85,6 +86,8 @@ pub struct Case {
     pub says: Option<String>,
     /// For a `start` that is allowed: exactly these rights.
     pub grants: Option<BTreeSet<Right>>,
+    /// For `hold`: exactly so many people of these roles.
+    pub approvals: Option<BTreeMap<RoleId, u8>>,
 }
 
 fn anybody() -> String {
@@ -99,6 +102,8 @@ pub enum Expected {
     Allow,
     /// It may not.
     Deny,
+    /// It may be done once people have said yes.
+    Hold,
 }
 
 /// What came of a case.
@@ -142,19 +147,24 @@ impl Case {
     fn compare(&self, verdict: &Verdict, outcome: &mut Outcome) {
         outcome.rules.extend(verdict.rules().iter().cloned());
         let codes: BTreeSet<ReasonCode> = verdict.reasons().iter().map(crate::reason::Reason::code).collect();
+        let needs = verdict.approval().map(|terms| &terms.needs);
         outcome.answer = match verdict.decision() {
+            Decision::Allow if let Some(needs) = needs => {
+                format!("hold for {} [{}]", in_words(needs), verdict.rules().join(", "))
+            }
             Decision::Allow => format!("allow [{}]", verdict.rules().join(", ")),
             Decision::Deny => {
                 let reasons: Vec<String> = verdict.reasons().iter().map(ToString::to_string).collect();
                 format!("deny: {}", reasons.join("; "))
             }
         };
-        let expected = match self.expect {
-            Expected::Allow => Decision::Allow,
-            Expected::Deny => Decision::Deny,
+        let came = match verdict.decision() {
+            Decision::Allow if needs.is_some() => Expected::Hold,
+            Decision::Allow => Expected::Allow,
+            Decision::Deny => Expected::Deny,
         };
         let faults = &mut outcome.faults;
-        if verdict.decision() != expected {
+        if came != self.expect {
             faults.push(format!("the answer is {}", outcome.answer));
             return;
         }
@@ -165,6 +175,13 @@ impl Case {
             && !verdict.reasons().iter().any(|reason| reason.to_string().contains(says.as_str()))
         {
             faults.push(format!("no reason says \"{says}\": {}", outcome.answer));
+        }
+        if let (Some(approvals), Some(needs)) = (&self.approvals, needs) {
+            let came: BTreeMap<RoleId, u8> =
+                needs.iter().map(|need| (need.role.clone(), need.count)).collect();
+            if *approvals != came {
+                faults.push(format!("the answer is {}", outcome.answer));
+            }
         }
         if let (Some(grants), Some(bounds)) = (&self.grants, bounds(verdict))
             && *grants != bounds.rights
@@ -182,8 +199,11 @@ impl Case {
                 "a case has exactly one of `call: <right>`, `start: true`, `renew: true` and `admin: <right>`".into()
             );
         }
-        if self.expect == Expected::Allow && (!self.reasons.is_empty() || self.says.is_some()) {
-            return Err("`reasons` and `says` are about a denial, and the case expects to be allowed".into());
+        if self.expect != Expected::Hold && self.approvals.is_some() {
+            return Err("`approvals` are about a hold, and the case expects none".into());
+        }
+        if self.expect != Expected::Deny && (!self.reasons.is_empty() || self.says.is_some()) {
+            return Err("`reasons` and `says` are about a denial, and the case expects none".into());
         }
         let stage = Stage::set(self, policy)?;
         if let Some(admin) = &self.admin {
@@ -225,7 +245,7 @@ fn listed<T: ToString>(items: &BTreeSet<T>) -> String {
 }
 
 fn bounds(verdict: &Verdict) -> Option<&GrantBounds> {
-    verdict.obligations().iter().map(|Obligation::GrantWithin(bounds)| bounds).next()
+    verdict.grant_bounds()
 }
 
 /// Everything a decision needs and a case does not say.

@@ -5,15 +5,16 @@
 //! the contract and the tool's own gate; and only then Datalog, once, for the capability's checks, the chain's
 //! delegations and the operator's rules. Nothing here reads a clock, a file or a socket.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
+    approval::{self, APPROVERS_MAX, ApprovalTerms, Need},
     capability::{Capability, Right, engine::World},
     contract::{ActionContract, ToolContract},
     control::ControlState,
     datalog::{Predicate, Term},
     digest::Digest,
-    ids::{Action, AgentId, Resource, ResourceKind, TaskId, TenantId},
+    ids::{Action, AgentId, Resource, ResourceKind, RoleId, TaskId, TenantId},
     json::Value,
     label::Label,
     policy::{Effect, PolicyRevision, PolicySet, RuleInfo},
@@ -155,7 +156,8 @@ fn decide_call(
         }));
     }
     let rules = apply_rules(&mut world, policy, &mut reasons)?;
-    conclude(reasons, rules, Vec::new())
+    let obligations = if reasons.is_empty() { approval_terms(&mut world)? } else { None };
+    conclude(reasons, rules, obligations.map(Obligation::Approval).into_iter().collect())
 }
 
 fn decide_issue(
@@ -189,11 +191,11 @@ fn decide_issue(
         reasons.push(
             Reason::new(ReasonCode::GrantNotAllowed)
                 .told(format_args!("`{agent}` may not do `{kind}` for this user"))
-                .noted(format_args!("roles: {}", joined(roles.iter().map(crate::ids::RoleId::as_str)))),
+                .noted(format_args!("roles: {}", joined(roles.iter().map(RoleId::as_str)))),
         );
     }
     let rules = apply_rules(&mut world, policy, &mut reasons)?;
-    let bounds = grant_bounds(&mut world).map_err(Reason::from)?;
+    let bounds = grant_bounds(&mut world)?;
     if let Some(asked) = asked_rights(&request.arguments)? {
         let beyond: BTreeSet<&Right> = asked.difference(&bounds.rights).collect();
         if !beyond.is_empty() {
@@ -491,20 +493,54 @@ fn fired<'a>(world: &mut World, policy: &'a PolicySet, effect: Effect) -> Result
         .collect())
 }
 
-fn grant_bounds(world: &mut World) -> Result<GrantBounds, crate::capability::engine::EngineFault> {
-    let mut least = |name: &str| -> Result<Option<u64>, crate::capability::engine::EngineFault> {
-        let values = world.facts(name, 1)?;
-        Ok(values
-            .iter()
-            .filter_map(|tuple| match tuple.as_slice() {
-                [Term::Integer(value)] => u64::try_from(*value).ok(),
-                _ => None,
-            })
-            .min())
+/// Whose approval the policy asks for; `None` if nobody's.
+fn approval_terms(world: &mut World) -> Result<Option<ApprovalTerms>, Reason> {
+    let unmet = |what: String| Reason::new(ReasonCode::ApprovalUnavailable).told(what);
+    let role = |term: &Term| match term {
+        Term::Str(name) => RoleId::parse(name.as_str()).map_err(|error| unmet(error.to_string())),
+        _ => Err(unmet("a role is a text".to_owned())),
     };
-    let max_depth = least("depth_limit")?.unwrap_or(0);
-    let task_life = least("task_seconds")?.map_or(TASK_LIFE, Millis::from_secs);
-    let capability_life = least("capability_seconds")?.map_or(CAPABILITY_LIFE, Millis::from_secs);
+    let mut needs: BTreeMap<RoleId, u8> = BTreeMap::new();
+    for tuple in &world.facts("needs_approval", 2)? {
+        let [name, count] = tuple.as_slice() else { continue };
+        let role = role(name)?;
+        // A number nobody can reach must not turn into one that is reached.
+        let count = match count {
+            Term::Integer(count) => u8::try_from(*count).ok().filter(|n| (1..=APPROVERS_MAX).contains(n)),
+            _ => None,
+        };
+        let count = count.ok_or_else(|| {
+            unmet(format!("policy asks for a number of approvals by `{role}` outside 1 to {APPROVERS_MAX}"))
+        })?;
+        let most = needs.entry(role).or_default();
+        *most = count.max(*most);
+    }
+    if needs.is_empty() || crate::red::off("A14") {
+        return Ok(None);
+    }
+    let own = world.facts("own_approval", 1)?;
+    let own = own.iter().filter_map(|tuple| tuple.first()).map(role).collect::<Result<_, _>>()?;
+    let life = least(world, "approval_seconds")?.map_or(approval::LIFE, Millis::from_secs);
+    let needs = needs.into_iter().map(|(role, count)| Need { role, count }).collect();
+    Ok(Some(ApprovalTerms { needs, own, life: life.min(approval::LIFE_MAX) }))
+}
+
+/// The least number derived for a predicate of one term.
+fn least(world: &mut World, name: &str) -> Result<Option<u64>, Reason> {
+    let values = world.facts(name, 1)?;
+    Ok(values
+        .iter()
+        .filter_map(|tuple| match tuple.as_slice() {
+            [Term::Integer(value)] => u64::try_from(*value).ok(),
+            _ => None,
+        })
+        .min())
+}
+
+fn grant_bounds(world: &mut World) -> Result<GrantBounds, Reason> {
+    let max_depth = least(world, "depth_limit")?.unwrap_or(0);
+    let task_life = least(world, "task_seconds")?.map_or(TASK_LIFE, Millis::from_secs);
+    let capability_life = least(world, "capability_seconds")?.map_or(CAPABILITY_LIFE, Millis::from_secs);
     let rights = world
         .facts("grant", 2)?
         .iter()

@@ -10,6 +10,7 @@
 //! Nothing here reads a clock, draws randomness or touches a file or socket: all of that is passed in.
 
 pub mod admission;
+pub mod approval;
 mod bytes32;
 pub mod capability;
 pub mod cases;
@@ -40,4 +41,5 @@ pub mod subjects;
 pub mod time;
 pub mod trace;
 pub mod verdict;
+pub mod visible;
 pub mod wire;

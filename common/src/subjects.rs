@@ -6,7 +6,10 @@
 use std::fmt;
 
 use crate::{
-    ids::{AgentId, DomainId, FlowDomain, InvalidId, KeyId, PartId, Resource, TaskId, TenantId},
+    ids::{
+        AgentId, ApprovalId, DomainId, FlowDomain, InvalidId, KeyId, NodeId, OperatorId, PartId, Resource,
+        TaskId, TenantId,
+    },
     record::RecordKind,
 };
 
@@ -15,6 +18,29 @@ use crate::{
 pub enum Subject {
     /// An operator's request: `admin`.
     Admin,
+    /// An approver's answer: `approval.<part>.<id>.answer.<approver>`.
+    ApprovalAnswer {
+        /// Stream part.
+        part: PartId,
+        /// The approval.
+        approval: ApprovalId,
+        /// Who answers; their connection may publish under no other name.
+        approver: OperatorId,
+    },
+    /// A use of an approval: `claim.<part>.approval.<id>`.
+    ApprovalClaim {
+        /// Stream part.
+        part: PartId,
+        /// The approval.
+        approval: ApprovalId,
+    },
+    /// A request for approval: `approval.<part>.<id>.request`.
+    ApprovalRequest {
+        /// Stream part.
+        part: PartId,
+        /// The approval.
+        approval: ApprovalId,
+    },
     /// A record: `audit.<part>.<kind>.<task or _>.<origin>`.
     Audit {
         /// Stream part.
@@ -77,11 +103,22 @@ impl Subject {
         let tenant = TenantId::parse(*tenant)?;
         let subject = match rest {
             ["admin"] => Self::Admin,
+            ["approval", part, approval, "answer", approver] => Self::ApprovalAnswer {
+                part: PartId::parse(*part)?,
+                approval: ApprovalId::parse(*approval)?,
+                approver: OperatorId::parse(*approver)?,
+            },
+            ["approval", part, approval, "request"] => {
+                Self::ApprovalRequest { part: PartId::parse(*part)?, approval: ApprovalId::parse(*approval)? }
+            }
+            ["claim", part, "approval", approval] => {
+                Self::ApprovalClaim { part: PartId::parse(*part)?, approval: ApprovalId::parse(*approval)? }
+            }
             ["audit", part, kind, task, origin] => Self::Audit {
                 part: PartId::parse(*part)?,
                 kind: RecordKind::parse(kind)?,
                 task: if *task == "_" { None } else { Some(TaskId::parse(*task)?) },
-                origin: crate::ids::NodeId::parse(*origin)?.as_str().to_owned(),
+                origin: NodeId::parse(*origin)?.as_str().to_owned(),
             },
             ["call", agent, task, kind, name] => Self::Call {
                 agent: AgentId::parse(*agent)?,
@@ -108,6 +145,11 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Admin => f.write_str("admin"),
+            Self::ApprovalAnswer { part, approval, approver } => {
+                write!(f, "approval.{part}.{approval}.answer.{approver}")
+            }
+            Self::ApprovalClaim { part, approval } => write!(f, "claim.{part}.approval.{approval}"),
+            Self::ApprovalRequest { part, approval } => write!(f, "approval.{part}.{approval}.request"),
             Self::Audit { part, kind, task, origin } => {
                 let task = task.as_ref().map_or("_", TaskId::as_str);
                 write!(f, "audit.{part}.{}.{task}.{origin}", kind.as_str())
@@ -144,6 +186,18 @@ pub mod filter {
     #[must_use]
     pub fn issues(tenant: &TenantId) -> String {
         format!("writ.v1.{tenant}.issue.*")
+    }
+
+    /// Every request for approval and every answer of a part.
+    #[must_use]
+    pub fn approvals(tenant: &TenantId, part: &PartId) -> String {
+        format!("writ.v1.{tenant}.approval.{part}.>")
+    }
+
+    /// Every use of an approval of a part.
+    #[must_use]
+    pub fn approval_claims(tenant: &TenantId, part: &PartId) -> String {
+        format!("writ.v1.{tenant}.claim.{part}.approval.*")
     }
 
     /// Every record of a part.
@@ -199,6 +253,9 @@ mod tests {
     fn subjects_round_trip() {
         for text in [
             "writ.v1.acme.admin",
+            "writ.v1.acme.approval.p0.ap-1.answer.bob",
+            "writ.v1.acme.approval.p0.ap-1.request",
+            "writ.v1.acme.claim.p0.approval.ap-1",
             "writ.v1.acme.audit.p0.allow.t-1.node-1",
             "writ.v1.acme.audit.p0.deny._.broker-1",
             "writ.v1.acme.call.planner.t-1.tool.crm",

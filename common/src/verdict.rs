@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    approval::{ApprovalTerms, Approved},
     capability::Right,
     digest::Digest,
     ids::{Action, Resource},
@@ -24,6 +25,8 @@ pub enum Decision {
 /// What has to be done or kept to, or else the answer is no.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obligation {
+    /// People have to say yes first.
+    Approval(ApprovalTerms),
     /// Whatever capability is issued must stay within these bounds.
     GrantWithin(GrantBounds),
 }
@@ -109,6 +112,33 @@ impl Verdict {
     #[must_use]
     pub fn obligations(&self) -> &[Obligation] {
         &self.obligations
+    }
+
+    /// What approval it takes, if it takes one.
+    #[must_use]
+    pub fn approval(&self) -> Option<&ApprovalTerms> {
+        self.obligations.iter().find_map(|obligation| match obligation {
+            Obligation::Approval(terms) => Some(terms),
+            Obligation::GrantWithin(_) => None,
+        })
+    }
+
+    /// The bounds of what may be granted, if something may.
+    #[must_use]
+    pub fn grant_bounds(&self) -> Option<&GrantBounds> {
+        self.obligations.iter().find_map(|obligation| match obligation {
+            Obligation::GrantWithin(bounds) => Some(bounds),
+            Obligation::Approval(_) => None,
+        })
+    }
+
+    /// Discharges the obligation to have it approved, if that was on the very same terms.
+    #[must_use]
+    pub fn discharged(mut self, approved: &Approved) -> Self {
+        self.obligations.retain(
+            |obligation| !matches!(obligation, Obligation::Approval(terms) if terms == approved.terms()),
+        );
+        self
     }
 
     /// The rules that decided, as `file:line`.

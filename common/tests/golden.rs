@@ -147,6 +147,7 @@ fn calls() {
         action: &action,
         arguments: &arguments,
         handover: None,
+        approval: None,
         nonce: [7; 16],
         issued_at: NOW,
     };
@@ -218,7 +219,17 @@ fn records() {
     let verdicted = |decision, reasons: Vec<RecordedReason>| {
         let (who, what) = (who.clone(), what.clone());
         let basis = Basis { epoch: Some(Epoch { incarnation: 0, sequence: 9 }), ..Basis::default() };
-        let body = Verdicted { decision, reasons, who, what, basis, trace: None, granted: None, count: 1 };
+        let body = Verdicted {
+            decision,
+            reasons,
+            who,
+            what,
+            basis,
+            trace: None,
+            granted: None,
+            approval: None,
+            count: 1,
+        };
         RecordBody::Verdict(Box::new(body))
     };
     let reason = RecordedReason::from(&Reason::new(ReasonCode::RequestReplayed).noted("first: node-2"));

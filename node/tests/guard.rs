@@ -244,6 +244,7 @@ impl Bench {
             action: &Action::parse("read").unwrap(),
             arguments: &Arguments::new(arguments),
             handover: None,
+            approval: None,
             nonce: [nonce; 16],
             issued_at: self.now.wall,
         };

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failed test may panic")]
 
 mod agents;
+mod approvals;
 mod bus;
 mod cli;
 mod delegation;

@@ -69,6 +69,7 @@ impl Broker {
                 wanted.push_back(ControlEvent::NodeKey { node: node.clone(), key: *key, connection });
             }
         }
+        wanted.extend(self.approver_changes());
         let in_force = self.control.policy().map(|(_, bundle)| bundle.revision());
         if in_force != Some(self.setup.policy.revision()) {
             match PolicySet::load(&self.setup.policy) {
@@ -80,6 +81,17 @@ impl Broker {
         }
         self.control_queue.extend(wanted.into_iter().map(|event| ControlWrite::Own(Box::new(event))));
         self.next_control_write(now);
+    }
+
+    /// The configuration says who approves by which key; whoever is not in it any more does not.
+    fn approver_changes(&self) -> Vec<ControlEvent> {
+        let (configured, known) = (&self.setup.approvers, self.control.approvers());
+        let added = configured.iter().filter(|(name, key)| known.get(*name) != Some(key));
+        let gone = known.keys().filter(|name| !configured.contains_key(*name));
+        added
+            .map(|(name, key)| ControlEvent::ApproverKey { approver: name.clone(), key: Some(*key) })
+            .chain(gone.map(|name| ControlEvent::ApproverKey { approver: name.clone(), key: None }))
+            .collect()
     }
 
     pub(super) fn queue_control(&mut self, write: ControlWrite, now: Now) {
@@ -285,6 +297,7 @@ impl Broker {
                     basis,
                     trace: None,
                     granted: None,
+                    approval: None,
                     count: 1,
                 };
                 self.record(RecordBody::Verdict(Box::new(recorded)), Some((call, payload)), now);

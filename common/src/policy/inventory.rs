@@ -6,15 +6,17 @@ use crate::{
     capability::Right,
     datalog::{Predicate, Term},
     diagnostic::Diagnostics,
-    ids::{AgentId, RoleId, TaskKind},
+    ids::{AgentId, OperatorId, RoleId, TaskKind},
     settings::{Document, Section},
 };
 
-/// What agents.toml and roles.toml say.
+/// What agents.toml, approvers.toml and roles.toml say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
     /// Every known agent.
     pub agents: BTreeMap<AgentId, AgentEntry>,
+    /// Everybody who may approve.
+    pub approvers: BTreeMap<OperatorId, ApproverEntry>,
     /// Every known role.
     pub roles: BTreeMap<RoleId, Vec<RoleTask>>,
 }
@@ -30,6 +32,16 @@ pub struct AgentEntry {
     pub delegates_to: BTreeSet<AgentId>,
     /// How many calls it may send.
     pub quota: Quota,
+}
+
+/// Somebody who may approve. Their key is enrolled by the broker's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApproverEntry {
+    /// What they may approve as.
+    pub roles: BTreeSet<RoleId>,
+    /// The `sub` of every account they have at identity providers, so that nobody approves what is done on their
+    /// own authority.
+    pub users: BTreeSet<String>,
 }
 
 /// A token bucket: how many calls per second, and how many at once.
@@ -81,6 +93,36 @@ impl Inventory {
             self.agents.insert(name, entry);
         }
         root.finish(&["agent"]);
+        findings.0.extend(document.into_findings().0);
+    }
+
+    /// Reads approvers.toml.
+    pub(crate) fn read_approvers(&mut self, file: &str, text: &str, findings: &mut Diagnostics) {
+        let overrides = BTreeMap::new();
+        let document = Document::new(file, text, &overrides);
+        let mut root = document.root();
+        for mut section in root.tables("approver") {
+            let span = section.span();
+            let name: Option<OperatorId> = section.required("name", "\"bob\"");
+            let roles: BTreeSet<RoleId> = section.list("roles").into_iter().collect();
+            let users: BTreeSet<String> = section.list("users").into_iter().collect();
+            section.finish(&["name", "roles", "users"]);
+            let Some(name) = name else { continue };
+            if roles.is_empty() {
+                document.note(document.at(span, format!("approver `{name}` has no `roles`")));
+            }
+            if users.is_empty() {
+                let finding = document.at(span, format!("approver `{name}` has no `users`"));
+                document.note(finding.help(
+                    "list the `sub` of every account they have: without it, nobody could tell whether they approve their own doing",
+                ));
+            }
+            if self.approvers.contains_key(&name) {
+                document.note(document.at(span, format!("approver `{name}` is declared twice")));
+            }
+            self.approvers.insert(name, ApproverEntry { roles, users });
+        }
+        root.finish(&["approver"]);
         findings.0.extend(document.into_findings().0);
     }
 

@@ -109,6 +109,13 @@ pub const SCHEMA: &[Declared] = {
         declared("action", &[("name", Text)], Action, Request, "what is to be done to the resource"),
         declared("agent", &[("name", Text)], Identity, Capability, "the agent the task was given to"),
         declared(
+            "approval_seconds",
+            &[("seconds", Integer)],
+            Action,
+            Policy,
+            "how long a request for approval is open; the least derived counts, none means 3600",
+        ),
+        declared(
             "arg",
             &[("path", Text), ("value", Any)],
             Action,
@@ -202,11 +209,25 @@ pub const SCHEMA: &[Declared] = {
             "the control state a node must at least have seen",
         ),
         declared(
+            "needs_approval",
+            &[("role", Text), ("people", Integer)],
+            Action,
+            Policy,
+            "that an allowed call is held until so many approvers with this role have said yes",
+        ),
+        declared(
             "operator",
             &[("name", Text)],
             Identity,
             Request,
             "the operator asking, in requests of kind `admin`",
+        ),
+        declared(
+            "own_approval",
+            &[("role", Text)],
+            Identity,
+            Policy,
+            "that users with this role may approve what is done on their own authority",
         ),
         declared(
             "owner",

@@ -12,7 +12,7 @@ use writ_common::{
     decide::{Evidence, decide, without_policy},
     digest::Digest,
     epoch::Epoch,
-    ids::{AgentId, FlowDomain, Resource, ResourceKind, TaskId},
+    ids::{AgentId, ApprovalId, FlowDomain, Resource, ResourceKind, TaskId},
     json::Value,
     label::Label,
     reason::{Reason, ReasonCode},
@@ -29,7 +29,7 @@ use writ_common::{
     wire::{Answer, Call, CallProof, CallReply, FetchRequest, ToldReason, call_digest, call_id},
 };
 
-use super::{Arrival, CallRef, Effect, Guard, Pending, Purpose};
+use super::{Arrival, CallRef, Effect, Guard, Pending, Purpose, approval::Held};
 
 /// How long a call may wait for control state it names to arrive.
 const EPOCH_WAIT: Millis = Millis(200);
@@ -68,6 +68,20 @@ pub(super) struct Known {
     pub(super) label_revision: u64,
     pub(super) permit: Option<Permit>,
     pub(super) began: Option<Now>,
+    /// The call digest.
+    pub(super) call: Digest,
+    /// The approval the caller names.
+    pub(super) approval: Option<ApprovalId>,
+    /// The claim on an approval this call holds.
+    pub(super) held: Option<Held>,
+}
+
+impl Known {
+    /// The agents of the chain, the one that was given the task first.
+    pub(super) fn agents(&self) -> Vec<AgentId> {
+        let hops = self.capability.chain().hops().map(|hop| hop.to.clone());
+        std::iter::once(self.capability.grant().agent.clone()).chain(hops).collect()
+    }
 }
 
 impl Guard {
@@ -220,6 +234,9 @@ impl Guard {
             label_revision: 0,
             permit: None,
             began: None,
+            call: digest,
+            approval: call.approval,
+            held: None,
         })
     }
 
@@ -308,6 +325,9 @@ impl Guard {
             return self.deny(call, &Verdict::deny(reason, None), basis, now);
         }
         match verdict.decision() {
+            Decision::Allow if let Some(terms) = verdict.approval().cloned() => {
+                self.seek_approval(call, verdict, &terms, basis, now);
+            }
             Decision::Allow => self.prepare_intent(call, verdict, basis, now),
             Decision::Deny => self.deny(call, &verdict, basis, now),
         }

@@ -47,6 +47,17 @@ pub enum Event {
         /// Its bytes.
         payload: Bytes,
     },
+    /// A message about approvals: a request, an answer or a claim.
+    Approval {
+        /// Its sequence.
+        sequence: u64,
+        /// Its subject.
+        subject: String,
+        /// Its bytes.
+        payload: Bytes,
+    },
+    /// Every message about approvals was read that was there when this run began.
+    ApprovalsRead,
     /// What the streams are now.
     Streams {
         /// The control stream.

@@ -1,6 +1,7 @@
 //! The command line: one file per noun.
 
 mod agent;
+mod approval;
 mod audit;
 mod capability;
 mod config;
@@ -75,6 +76,9 @@ enum Command {
     /// Tools and their contracts
     #[command(subcommand)]
     Tools(tools::Tools),
+    /// What waits for people, and their answers
+    #[command(subcommand)]
+    Approval(approval::Approval),
     /// What was decided, and why
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -174,6 +178,7 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Agent(agent) => agent.run(&common).await,
         Command::Task(task) => task.run(&common).await,
         Command::Tools(tools) => tools.run(&common).await,
+        Command::Approval(approval) => approval.run(&common).await,
         Command::Audit(audit) => audit.run(&common).await,
         Command::Policy(policy) => policy.run(&common),
         Command::Key(key) => key.run(&common),

@@ -1,5 +1,6 @@
 //! What people read: records as trees and lines. Pure; where it comes from and goes to is decided elsewhere.
 
+pub mod approval;
 pub mod chain;
 pub mod gaps;
 pub mod records;

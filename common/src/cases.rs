@@ -16,8 +16,8 @@ use crate::{
     decide::{AGENT_HANDOVER, AGENT_INPUT, Evidence, decide},
     digest::Digest,
     ids::{
-        Action, AgentId, CapabilityId, FlowDomain, OperatorId, Resource, ResourceKind, RoleId, TaskId,
-        TaskKind, TenantId, UserId,
+        Action, AgentId, BudgetId, CapabilityId, FlowDomain, OperatorId, Resource, ResourceKind, RoleId,
+        TaskId, TaskKind, TenantId, UserId,
     },
     json::Value,
     keys::{PrivateKey, PublicKey},
@@ -86,6 +86,8 @@ pub struct Case {
     pub says: Option<String>,
     /// For a `start` that is allowed: exactly these rights.
     pub grants: Option<BTreeSet<Right>>,
+    /// For `allow` or `hold`: exactly these amounts out of these budgets.
+    pub charges: Option<BTreeMap<BudgetId, u64>>,
     /// For `hold`: exactly so many people of these roles.
     pub approvals: Option<BTreeMap<RoleId, u8>>,
 }
@@ -175,6 +177,17 @@ impl Case {
             && !verdict.reasons().iter().any(|reason| reason.to_string().contains(says.as_str()))
         {
             faults.push(format!("no reason says \"{says}\": {}", outcome.answer));
+        }
+        if let Some(charges) = &self.charges {
+            let came: BTreeMap<BudgetId, u64> = verdict
+                .charges()
+                .into_iter()
+                .flatten()
+                .map(|(budget, charge)| (budget.clone(), charge.amount))
+                .collect();
+            if *charges != came {
+                faults.push(format!("it takes {came:?} out of budgets, not {charges:?}"));
+            }
         }
         if let (Some(approvals), Some(needs)) = (&self.approvals, needs) {
             let came: BTreeMap<RoleId, u8> =

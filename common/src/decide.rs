@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     approval::{self, APPROVERS_MAX, ApprovalTerms, Need},
+    budget::{Charge, Charges},
     capability::{Capability, Right, engine::World},
     contract::{ActionContract, ToolContract},
     control::ControlState,
     datalog::{Predicate, Term},
     digest::Digest,
-    ids::{Action, AgentId, Resource, ResourceKind, RoleId, TaskId, TenantId},
+    ids::{Action, AgentId, BudgetId, Resource, ResourceKind, RoleId, TaskId, TenantId},
     json::Value,
     label::Label,
     policy::{Effect, PolicyRevision, PolicySet, RuleInfo},
@@ -156,8 +157,12 @@ fn decide_call(
         }));
     }
     let rules = apply_rules(&mut world, policy, &mut reasons)?;
-    let obligations = if reasons.is_empty() { approval_terms(&mut world)? } else { None };
-    conclude(reasons, rules, obligations.map(Obligation::Approval).into_iter().collect())
+    let mut obligations = Vec::new();
+    if reasons.is_empty() {
+        obligations.extend(approval_terms(&mut world)?.map(Obligation::Approval));
+        obligations.extend(charges(&mut world)?.map(Obligation::Budget));
+    }
+    conclude(reasons, rules, obligations)
 }
 
 fn decide_issue(
@@ -523,6 +528,30 @@ fn approval_terms(world: &mut World) -> Result<Option<ApprovalTerms>, Reason> {
     let life = least(world, "approval_seconds")?.map_or(approval::LIFE, Millis::from_secs);
     let needs = needs.into_iter().map(|(role, count)| Need { role, count }).collect();
     Ok(Some(ApprovalTerms { needs, own, life: life.min(approval::LIFE_MAX) }))
+}
+
+/// What the call takes out of budgets of its task; `None` if nothing.
+fn charges(world: &mut World) -> Result<Option<Charges>, Reason> {
+    let unusable = |what: String| Reason::new(ReasonCode::BudgetUnavailable).told(what);
+    let mut charges = Charges::new();
+    for tuple in &world.facts("budget", 3)? {
+        let [name, limit, amount] = tuple.as_slice() else { continue };
+        let Term::Str(name) = name else { return Err(unusable("the name of a budget is a text".to_owned())) };
+        let budget = BudgetId::parse(name.as_str()).map_err(|error| unusable(error.to_string()))?;
+        let number = |term: &Term, what: &str| {
+            match term {
+                Term::Integer(number) => u64::try_from(*number).ok(),
+                _ => None,
+            }
+            .ok_or_else(|| unusable(format!("the {what} of `{budget}` is no number from 0 on")))
+        };
+        let (limit, amount) = (number(limit, "limit")?, number(amount, "amount")?);
+        let charge = charges.entry(budget.clone()).or_insert(Charge { limit, amount: 0 });
+        // Of several limits the least counts, of several amounts all.
+        charge.limit = charge.limit.min(limit);
+        charge.amount = charge.amount.saturating_add(amount);
+    }
+    Ok((!charges.is_empty() && !crate::red::off("A15")).then_some(charges))
 }
 
 /// The least number derived for a predicate of one term.

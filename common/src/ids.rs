@@ -107,6 +107,8 @@ names! {
     ApprovalId, "approval id";
     /// An AI agent, as the inventory names it. Replicas share the name and have keys of their own.
     AgentId, "agent name";
+    /// A budget of a task, as the policy names it.
+    BudgetId, "budget";
     /// One capability; survives renewal (`serial` counts the renewals).
     CapabilityId, "capability id";
     /// A set of calls that share one task label; by default the task.

@@ -21,6 +21,8 @@ pub enum Purpose {
     Approval,
     /// A request for approval, by the node's key.
     ApprovalRequest,
+    /// What was spent of a budget, by the key of the node that charged it.
+    Budget,
     /// One governed call, by the holder's key.
     Call,
     /// A node's use of an approval, by the node's key.
@@ -61,6 +63,7 @@ impl Purpose {
             Self::Admin => "writ/v1/admin",
             Self::Approval => "writ/v1/approval",
             Self::ApprovalRequest => "writ/v1/asks-approval",
+            Self::Budget => "writ/v1/budget",
             Self::Call => "writ/v1/call",
             Self::Claim => "writ/v1/claim",
             Self::Control => "writ/v1/control",

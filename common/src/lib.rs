@@ -11,6 +11,7 @@
 
 pub mod admission;
 pub mod approval;
+pub mod budget;
 mod bytes32;
 pub mod capability;
 pub mod cases;

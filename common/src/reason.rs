@@ -199,6 +199,14 @@ reason_codes! {
         "The intent to act could not be recorded, so nothing was done.",
         "NATS is unreachable, JetStream is down, or the journal cannot be written.",
         "`writ doctor` checks bus, stream and journal.";
+        BudgetExhausted = "budget.exhausted", Action, Denied,
+        "The task would spend more than the policy lets it spend in all.",
+        "It called too often, or asked for too much; whoever in the task spent it, on whichever node.",
+        "Start another task, or raise the limit of the `budget` rule in the policy.";
+    BudgetUnavailable = "budget.unavailable", Action, CouldNotDecide,
+        "What was spent of a budget is not known, or could not be written down; without that nothing more is spent.",
+        "The bus did not acknowledge in time, its message is not signed by an enrolled node, or a rule derives no number.",
+        "Make the call again; if it stays, `writ doctor` and `writ policy check <folder>`.";
     CallUnknown = "call.unknown", Identity, Denied,
         "No result is kept here for that call by that caller.",
         "It was too long ago, another node ran it, or the caller is not the one who made the call.",

@@ -7,8 +7,8 @@ use std::fmt;
 
 use crate::{
     ids::{
-        AgentId, ApprovalId, DomainId, FlowDomain, InvalidId, KeyId, NodeId, OperatorId, PartId, Resource,
-        TaskId, TenantId,
+        AgentId, ApprovalId, BudgetId, DomainId, FlowDomain, InvalidId, KeyId, NodeId, OperatorId, PartId,
+        Resource, TaskId, TenantId,
     },
     record::RecordKind,
 };
@@ -51,6 +51,15 @@ pub enum Subject {
         task: Option<TaskId>,
         /// Name of the node or broker.
         origin: String,
+    },
+    /// What was spent of a budget: `claim.<part>.budget.<task>.<budget>`.
+    Budget {
+        /// Stream part.
+        part: PartId,
+        /// The task.
+        task: TaskId,
+        /// The budget.
+        budget: BudgetId,
     },
     /// A call: `call.<agent>.<task>.<resource>`.
     Call {
@@ -111,6 +120,11 @@ impl Subject {
             ["approval", part, approval, "request"] => {
                 Self::ApprovalRequest { part: PartId::parse(*part)?, approval: ApprovalId::parse(*approval)? }
             }
+            ["claim", part, "budget", task, budget] => Self::Budget {
+                part: PartId::parse(*part)?,
+                task: TaskId::parse(*task)?,
+                budget: BudgetId::parse(*budget)?,
+            },
             ["claim", part, "approval", approval] => {
                 Self::ApprovalClaim { part: PartId::parse(*part)?, approval: ApprovalId::parse(*approval)? }
             }
@@ -154,6 +168,7 @@ impl fmt::Display for Subject {
                 let task = task.as_ref().map_or("_", TaskId::as_str);
                 write!(f, "audit.{part}.{}.{task}.{origin}", kind.as_str())
             }
+            Self::Budget { part, task, budget } => write!(f, "claim.{part}.budget.{task}.{budget}"),
             Self::Call { agent, task, resource } => write!(f, "call.{agent}.{task}.{resource}"),
             Self::Control => f.write_str("control.event"),
             Self::Enroll => f.write_str("enroll"),
@@ -256,6 +271,7 @@ mod tests {
             "writ.v1.acme.approval.p0.ap-1.answer.bob",
             "writ.v1.acme.approval.p0.ap-1.request",
             "writ.v1.acme.claim.p0.approval.ap-1",
+            "writ.v1.acme.claim.p0.budget.t-1.cents",
             "writ.v1.acme.audit.p0.allow.t-1.node-1",
             "writ.v1.acme.audit.p0.deny._.broker-1",
             "writ.v1.acme.call.planner.t-1.tool.crm",

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     approval::{ApprovalTerms, Approved},
+    budget::{Charges, Spent},
     capability::Right,
     digest::Digest,
     ids::{Action, Resource},
@@ -27,6 +28,8 @@ pub enum Decision {
 pub enum Obligation {
     /// People have to say yes first.
     Approval(ApprovalTerms),
+    /// Budgets of the task have to be charged first.
+    Budget(Charges),
     /// Whatever capability is issued must stay within these bounds.
     GrantWithin(GrantBounds),
 }
@@ -119,7 +122,7 @@ impl Verdict {
     pub fn approval(&self) -> Option<&ApprovalTerms> {
         self.obligations.iter().find_map(|obligation| match obligation {
             Obligation::Approval(terms) => Some(terms),
-            Obligation::GrantWithin(_) => None,
+            _ => None,
         })
     }
 
@@ -128,8 +131,25 @@ impl Verdict {
     pub fn grant_bounds(&self) -> Option<&GrantBounds> {
         self.obligations.iter().find_map(|obligation| match obligation {
             Obligation::GrantWithin(bounds) => Some(bounds),
-            Obligation::Approval(_) => None,
+            _ => None,
         })
+    }
+
+    /// What it takes out of budgets, if it takes something.
+    #[must_use]
+    pub fn charges(&self) -> Option<&Charges> {
+        self.obligations.iter().find_map(|obligation| match obligation {
+            Obligation::Budget(charges) => Some(charges),
+            _ => None,
+        })
+    }
+
+    /// Discharges the obligation to charge budgets, if these very charges were made.
+    #[must_use]
+    pub fn spent(mut self, spent: &Spent<'_>) -> Self {
+        self.obligations
+            .retain(|obligation| !matches!(obligation, Obligation::Budget(charges) if charges == spent.0));
+        self
     }
 
     /// Discharges the obligation to have it approved, if that was on the very same terms.

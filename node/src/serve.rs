@@ -339,6 +339,21 @@ impl Driver {
                 });
             }
             Effect::ReadLabel(domain) => self.read_label(domain),
+            Effect::ReadBudget(key) => {
+                let bus = self.bus.clone();
+                let stream = part_stream(&self.tenant, &key.part);
+                let subject = Subject::Budget {
+                    part: key.part.clone(),
+                    task: key.task.clone(),
+                    budget: key.budget.clone(),
+                };
+                let subject = subject.of(&self.tenant);
+                self.report(async move {
+                    let found = bus.last_on(&stream, &subject).await;
+                    let found = found.map(|found| found.map(|message| (message.sequence, message.payload)));
+                    Wake::Event(Event::BudgetRead(key, found.map_err(|error| error.to_string())))
+                });
+            }
             Effect::ReadFirst(call, sequence) => {
                 let bus = self.bus.clone();
                 let stream = part_stream(&self.tenant, &PartId::first());

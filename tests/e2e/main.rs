@@ -3,6 +3,7 @@
 
 mod agents;
 mod approvals;
+mod budgets;
 mod bus;
 mod cli;
 mod delegation;

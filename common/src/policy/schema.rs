@@ -122,6 +122,13 @@ pub const SCHEMA: &[Declared] = {
             Request,
             "an argument of the call, by JSON Pointer",
         ),
+        declared(
+            "budget",
+            &[("name", Text), ("limit", Integer), ("amount", Integer)],
+            Action,
+            Policy,
+            "that an allowed call takes so much out of a budget of its task; what the task spends in all stays within the limit",
+        ),
         declared("caller", &[("name", Text)], Identity, Request, "the agent that makes this call"),
         declared("capability", &[("id", Text)], Identity, Capability, "the capability, through all renewals"),
         declared(

@@ -226,7 +226,7 @@ impl Guard {
         let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else { return };
         if known.held.as_ref().is_some_and(|held| held.claim.approval == *approved.id()) {
             // Decided once more, since the label moved under it.
-            return self.prepare_intent(call, verdict.discharged(&approved), basis, now);
+            return self.go_on(call, verdict.discharged(&approved), basis, now);
         }
         let claim = ApprovalClaim {
             tenant: self.config.tenant.clone(),
@@ -293,7 +293,7 @@ impl Guard {
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
         let part = known.domain.part.clone();
         known.held = Some(Held { claim, part, sequence, approval });
-        self.prepare_intent(call, verdict.discharged(&approved), basis, now);
+        self.go_on(call, verdict.discharged(&approved), basis, now);
     }
 
     /// The intent is on record and the permit at hand: mark the approval used, if there is one. True if the call

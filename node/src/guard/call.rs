@@ -6,6 +6,7 @@ use bytes::Bytes;
 use writ_bus::Attested;
 use writ_common::{
     admission::quota_of,
+    budget::Charges,
     capability::Capability,
     codec::{Message as _, decode, encode},
     contract::Effect as ToolEffect,
@@ -74,6 +75,8 @@ pub(super) struct Known {
     pub(super) approval: Option<ApprovalId>,
     /// The claim on an approval this call holds.
     pub(super) held: Option<Held>,
+    /// What it took out of budgets.
+    pub(super) charged: Charges,
 }
 
 impl Known {
@@ -237,6 +240,7 @@ impl Guard {
             call: digest,
             approval: call.approval,
             held: None,
+            charged: Charges::new(),
         })
     }
 
@@ -328,8 +332,16 @@ impl Guard {
             Decision::Allow if let Some(terms) = verdict.approval().cloned() => {
                 self.seek_approval(call, verdict, &terms, basis, now);
             }
-            Decision::Allow => self.prepare_intent(call, verdict, basis, now),
+            Decision::Allow => self.go_on(call, verdict, basis, now),
             Decision::Deny => self.deny(call, &verdict, basis, now),
+        }
+    }
+
+    /// An allowed call whose approval, if it takes one, is at hand: charge what it costs, then record the intent.
+    pub(super) fn go_on(&mut self, call: CallRef, verdict: Verdict, basis: Basis, now: Now) {
+        match verdict.charges().cloned() {
+            Some(charges) => self.charge(call, verdict, &charges, basis, now),
+            None => self.prepare_intent(call, verdict, basis, now),
         }
     }
 
@@ -359,6 +371,7 @@ impl Guard {
 
     /// Records a denial and answers with it.
     pub(super) fn deny(&mut self, call: CallRef, verdict: &Verdict, basis: Basis, now: Now) {
+        self.give_back(call, now);
         let Some(flight) = self.calls.get_mut(&call) else { return };
         let mut recorded =
             Verdicted::new(RecordedDecision::Deny, verdict, flight.who.clone(), flight.what.clone(), basis);
@@ -393,6 +406,7 @@ impl Guard {
 
     /// An intent cannot be written: nothing is done, and the caller is told so. Its place is filled by a void.
     pub(super) fn unrecordable(&mut self, call: CallRef, now: Now) {
+        self.give_back(call, now);
         if let Some(void) = self.void_of(call, &ReasonCode::AuditFull.into(), now) {
             let message_id = void.message_id.clone();
             self.publish_record(void, message_id, Purpose::Record, Millis(0));

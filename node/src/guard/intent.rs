@@ -247,6 +247,9 @@ impl Guard {
     /// The tool or agent is done: record how it ended.
     pub(super) fn finished(&mut self, call: CallRef, result: Result<String, ToolFailure>, now: Now) {
         let result = result.and_then(|text| check_result(&text).map(|()| text));
+        if matches!(&result, Err(ToolFailure { status: OutcomeStatus::NotRun, .. })) {
+            self.give_back(call, now);
+        }
         let Some(flight) = self.calls.get_mut(&call) else { return };
         let Some(known) = &flight.known else { return };
         let Some(intent) = known.intent.clone() else { return };
@@ -371,6 +374,7 @@ impl Guard {
 
     /// The intent is definitely not on record: void it under an id of its own, and deny.
     pub(super) fn abandon(&mut self, call: CallRef, reason: &Reason, now: Now) {
+        self.give_back(call, now);
         let Some(void) = self.void_of(call, reason, now) else { return };
         let Some(flight) = self.calls.get_mut(&call) else { return };
         if flight.reply.is_none() {

@@ -9,6 +9,7 @@
 //! run. Whatever happens on the way is one record.
 
 mod approval;
+mod budget;
 mod call;
 mod chains;
 mod event;
@@ -22,9 +23,11 @@ use std::{
     sync::Arc,
 };
 
+pub use budget::BudgetKey;
 pub use event::{Arrival, CallRef, Effect, Event, Ticket, ToolFailure};
 pub use pins::{StreamPin, StreamPins};
 
+use budget::Budgets;
 use bytes::Bytes;
 use call::InFlight;
 use chains::Chains;
@@ -121,6 +124,7 @@ pub struct Guard {
     kept: KeptResults,
     streams: pins::Streams,
     approvals: Approvals,
+    budgets: Budgets,
     /// Whether everything about approvals was read that was in the stream when this run began.
     approvals_read: bool,
     calls: BTreeMap<CallRef, InFlight>,
@@ -151,6 +155,8 @@ enum Pending {
     Asked(CallRef, Box<approval::Asking>),
     /// A claim is being published.
     Claimed(CallRef, Box<approval::Claiming>),
+    /// A change of a budget is being published: what is spent with it.
+    Charged(BudgetKey, u64),
     /// The use of an approval is being published.
     Used(CallRef, Box<ApprovalClaim>),
     /// An earlier run's intent is being looked for.
@@ -203,6 +209,7 @@ impl Guard {
             kept: KeptResults::default(),
             streams: pins::Streams::new(config.pins.clone()),
             approvals: Approvals::default(),
+            budgets: Budgets::default(),
             approvals_read: false,
             calls: BTreeMap::new(),
             waiting_for_label: BTreeMap::new(),
@@ -251,6 +258,7 @@ impl Guard {
             Event::Approval { sequence, subject, payload } => {
                 self.approval_event(sequence, &subject, &payload, now);
             }
+            Event::BudgetRead(key, found) => self.budget_read(&key, found, now),
             Event::ApprovalsRead => self.approvals_read = true,
             Event::Streams { control, audit } => self.streams_seen(&control, &audit),
             Event::Recovered { boot, unsettled } => self.recover(boot, unsettled, now),
@@ -405,6 +413,7 @@ impl Guard {
                 Pending::IntentPublished(_)
                 | Pending::Search(_)
                 | Pending::Asked(..)
+                | Pending::Charged(..)
                 | Pending::Claimed(..)
                 | Pending::Used(..),
             )
@@ -428,6 +437,7 @@ impl Guard {
                 Pending::IntentPublished(_)
                 | Pending::Search(_)
                 | Pending::Asked(..)
+                | Pending::Charged(..)
                 | Pending::Claimed(..)
                 | Pending::Used(..),
             )
@@ -440,6 +450,7 @@ impl Guard {
             Some(Pending::IntentPublished(call)) => return self.intent_published(call, result, now),
             Some(Pending::Asked(call, asking)) => return self.asked(call, *asking, result, now),
             Some(Pending::Claimed(call, claiming)) => return self.claimed(call, *claiming, result, now),
+            Some(Pending::Charged(key, total)) => return self.budget_charged(&key, total, result, now),
             Some(Pending::Used(call, claim)) => return self.used(call, *claim, result, now),
             _ => {}
         }

@@ -101,6 +101,7 @@ impl CoreUser {
                     own("approval.*.*.request"),
                     own(&format!("audit.*.*.*.{name}")),
                     own("claim.*.approval.*"),
+                    own("claim.*.budget.*.*"),
                     own("fresh"),
                     own("inbox.*.*"),
                 ];

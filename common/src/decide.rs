@@ -111,7 +111,7 @@ fn decide_call(
     let (contract_facts, gate_facts) = match request.resource.kind() {
         ResourceKind::Tool => check_tool(request, evidence, policy)?,
         ResourceKind::Agent => check_agent_call(request, capability, evidence, policy)?,
-        ResourceKind::Node | ResourceKind::Task => return Err(ReasonCode::ToolUnknown.into()),
+        ResourceKind::Node | ResourceKind::Policy | ResourceKind::Task => return Err(ReasonCode::ToolUnknown.into()),
     };
     let mut facts = request_facts(request, "call", now, evidence.label);
     facts.push(text("caller", caller.as_str()));

@@ -365,6 +365,9 @@ pub struct Basis {
     /// The policy that was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyRevision>,
+    /// Why a later policy was not taken: this one is the last good one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_fault: Option<ReasonCode>,
     /// The rules that decided, as `file:line`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<String>,

@@ -62,7 +62,9 @@ impl Verdict {
         Self::denied(vec![reason.into()], Vec::new(), policy_revision)
     }
 
-    pub(crate) fn denied(
+    /// A denial for several causes.
+    #[must_use]
+    pub fn denied(
         reasons: Vec<Reason>,
         rules: Vec<String>,
         policy_revision: Option<PolicyRevision>,

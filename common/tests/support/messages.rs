@@ -108,6 +108,8 @@ pub fn all(random: &mut Random) -> Vec<Sample> {
         applied: epoch(random),
         staleness: Millis(random.next()),
         fault: maybe(random, |_| ReasonCode::StateRollback),
+        policy: maybe(random, |random| PolicyRevision(digest(random))),
+        policy_fault: maybe(random, |_| ReasonCode::PolicyInvalid),
     };
     all.push(Sample::signed(random, &question));
     let answer =
@@ -189,11 +191,19 @@ fn issuing(random: &mut Random) -> Vec<Sample> {
 fn administration(random: &mut Random) -> Vec<Sample> {
     let mut all = Vec::new();
     let wanted = [
+        AdminWanted::ActivatePolicy {
+            bundle: PolicyBundle([(text(random), text(random))].into()),
+            expect: maybe(random, |random| PolicyRevision(digest(random))),
+        },
         AdminWanted::Agents,
         AdminWanted::Enroll { agent: agent(random), life: Millis(random.next()) },
         AdminWanted::HaltAll { on: random.chance(50) },
         AdminWanted::Quarantine { agent: agent(random), on: random.chance(50) },
         AdminWanted::Revoke { target: target(random), wait: random.chance(50) },
+        AdminWanted::RollbackPolicy {
+            bundle: PolicyBundle([(text(random), text(random))].into()),
+            expect: maybe(random, |random| PolicyRevision(digest(random))),
+        },
         AdminWanted::Status,
         AdminWanted::Task { task: maybe(random, task) },
         AdminWanted::WithdrawKey { agent: agent(random), key: key_id(random) },
@@ -213,6 +223,7 @@ fn administration(random: &mut Random) -> Vec<Sample> {
     let status = StatusInfo {
         epoch: epoch(random),
         policy: maybe(random, |random| PolicyRevision(digest(random))),
+        configured: maybe(random, |random| PolicyRevision(digest(random))),
         halted: random.chance(50),
         nodes: vec![NodeInfo {
             node: node(random),
@@ -220,6 +231,8 @@ fn administration(random: &mut Random) -> Vec<Sample> {
             applied: maybe(random, epoch),
             heard: maybe(random, |random| Millis(random.next())),
             fault: maybe(random, |_| ReasonCode::PolicyUnavailable),
+            policy: maybe(random, |random| PolicyRevision(digest(random))),
+            policy_fault: maybe(random, |_| ReasonCode::PolicyRollback),
         }],
     };
     let info = TaskInfo {

@@ -1,6 +1,8 @@
 //! `writ policy …`
 
+mod activate;
 mod check;
+mod show;
 mod test;
 
 use std::{fs, path::Path};
@@ -24,16 +26,25 @@ const CASES: &str = "cases.yaml";
 /// Policies
 #[derive(Subcommand)]
 pub enum Policy {
+    /// Put a policy in force everywhere, without a restart
+    Activate(activate::Activate),
     /// Check a policy folder: every finding with file, line and column
     Check(check::Check),
+    /// Put an earlier revision in force again
+    Rollback(activate::Rollback),
+    /// The policy in force, since when, by whom, on which nodes, and what there was before
+    Show(show::Show),
     /// Decide the cases in `cases.yaml` and say which rules no case fired
     Test(test::Test),
 }
 
 impl Policy {
-    pub(super) fn run(self, common: &Common) -> Result<Exit> {
+    pub(super) async fn run(self, common: &Common) -> Result<Exit> {
         match self {
+            Self::Activate(activate) => activate.run(common).await,
             Self::Check(check) => check.run(common),
+            Self::Rollback(rollback) => rollback.run(common).await,
+            Self::Show(show) => show.run(common).await,
             Self::Test(test) => test.run(common),
         }
     }

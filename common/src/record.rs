@@ -432,6 +432,9 @@ pub struct Verdicted {
     /// Why not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<RecordedReason>,
+    /// What would have denied it if the tool or agent were not in observe mode.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub would_deny: Vec<RecordedReason>,
     /// On whose authority.
     pub who: Who,
     /// To do what.
@@ -470,7 +473,8 @@ impl Verdicted {
         basis.policy = verdict.policy_revision();
         basis.rules = verdict.rules().to_vec();
         let reasons = verdict.reasons().iter().map(RecordedReason::from).collect();
-        Self { decision, reasons, who, what, basis, trace: None, granted: None, count: 1 }
+        let would_deny = verdict.would_deny().iter().map(RecordedReason::from).collect();
+        Self { decision, reasons, would_deny, who, what, basis, trace: None, granted: None, count: 1 }
     }
 }
 

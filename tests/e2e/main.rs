@@ -8,6 +8,7 @@ mod delegation;
 mod examples;
 mod faults;
 mod revocation;
+mod rollout;
 mod shipped;
 mod story;
 mod theft;

@@ -284,6 +284,7 @@ impl Broker {
                 let recorded = Verdicted {
                     decision: RecordedDecision::Allow,
                     reasons: Vec::new(),
+                    would_deny: Vec::new(),
                     who,
                     what: what_of("enroll"),
                     basis,

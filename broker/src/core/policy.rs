@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use writ_common::{
     control::ControlEvent,
-    diagnostic::Severity,
+    diagnostic::{Diagnostics, Severity},
     policy::{PolicyBundle, PolicyRevision, PolicySet},
     reason::{Reason, ReasonCode},
     time::Now,
@@ -21,11 +21,20 @@ use super::{Broker, admin::Operation};
 const FINDINGS_TOLD_MAX: usize = 16;
 
 impl Broker {
-    /// The policy that begins the stream, if it has none yet.
+    /// The policy that begins the stream, if it has none yet, or none that loads.
     pub(super) fn first_policy(&mut self) -> Option<ControlEvent> {
         let configured = self.setup.policy.revision();
-        if let Some(in_force) = self.control.activations().back() {
-            if in_force.revision != configured {
+        let decides_by = self.policy.as_ref().map(|policy| policy.revision());
+        if let Some(in_force) = self.control.activations().back()
+            && let Some(decides_by) = decides_by
+        {
+            if decides_by != in_force.revision {
+                let text = format!(
+                    "policy {} is in force and does not load in this version; this broker decides by {decides_by}",
+                    in_force.revision
+                );
+                self.alarm(text);
+            } else if in_force.revision != configured {
                 let text = format!(
                     "policy {} stays in force, put there by {} at {}; the folder of this broker holds {configured}, \
                      which counts only once `writ policy activate <folder>` puts it there",
@@ -78,11 +87,11 @@ impl Broker {
             let reason = Reason::new(ReasonCode::PolicyUnknown);
             return Err(vec![reason.told(format_args!("{revision} was never in force"))]);
         }
-        let (policy, _) = PolicySet::load(bundle).map_err(|findings| {
-            let errors = findings.0.iter().filter(|finding| finding.severity == Severity::Error);
-            let told = errors.take(FINDINGS_TOLD_MAX);
-            told.map(|finding| Reason::new(ReasonCode::PolicyInvalid).told(finding.in_one_line())).collect::<Vec<_>>()
-        })?;
+        let (policy, _) = PolicySet::load(bundle).map_err(|findings| told(&findings))?;
+        let too_long = policy.check_observed(now.wall);
+        if too_long.has_errors() {
+            return Err(told(&too_long));
+        }
         self.check_way_back(&policy, now).map_err(|reason| vec![reason])?;
         Ok(self.control.activations().back().map(|one| one.revision) != Some(revision))
     }
@@ -127,4 +136,10 @@ impl Broker {
             _ => Ok(()),
         }
     }
+}
+
+fn told(findings: &Diagnostics) -> Vec<Reason> {
+    let errors = findings.0.iter().filter(|finding| finding.severity == Severity::Error);
+    let errors = errors.take(FINDINGS_TOLD_MAX);
+    errors.map(|finding| Reason::new(ReasonCode::PolicyInvalid).told(finding.in_one_line())).collect()
 }

@@ -295,6 +295,7 @@ pub fn record(random: &mut Random) -> Record {
                 RecordedDecision::Hold,
             ]),
             reasons: (0..random.below(3)).map(|_| recorded_reason(random)).collect(),
+            would_deny: (0..random.below(3)).map(|_| recorded_reason(random)).collect(),
             who: who(random),
             what: what(random),
             basis: basis(random),
@@ -370,6 +371,7 @@ fn what(random: &mut Random) -> What {
 fn basis(random: &mut Random) -> Basis {
     Basis {
         policy: maybe(random, |random| PolicyRevision(digest(random))),
+        policy_fault: maybe(random, |_| ReasonCode::PolicyInvalid),
         rules: (0..random.below(3)).map(|_| text(random)).collect(),
         epoch: maybe(random, epoch),
         age: maybe(random, |random| Millis(random.next())),

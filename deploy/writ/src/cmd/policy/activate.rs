@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde_json::json;
 use writ_broker::config::read_policies;
+use writ_bus::SystemClock;
 use writ_common::{
     control::Activation,
     epoch::Epoch,
@@ -41,20 +42,24 @@ pub struct Rollback {
 }
 
 /// How often, and at most how many times, nodes are asked whether they have it. Each reports once a second.
-const ASK_EVERY: Duration = Duration::from_millis(300);
-const ASKS_MAX: u32 = 15;
+const ASK_EVERY: Duration = Duration::from_millis(500);
+const ASKS_MAX: u32 = 10;
 
 impl Activate {
     pub(super) async fn run(self, common: &Common) -> Result<Exit> {
         let bundle = read_policies(&self.folder).map_err(Invalid)?;
         let (policy, warnings) = PolicySet::load(&bundle).map_err(Invalid)?;
+        let observed = policy.check_observed(SystemClock::new().now().wall);
+        if observed.has_errors() {
+            return Err(Invalid(observed).into());
+        }
         if !self.no_test {
             self.test(&policy)?;
         }
         let operator = common.operator().await?;
         let (_, policies) = operator.policies().await?;
         let expect = expected(&policies, self.expect.as_deref())?;
-        let warnings: Vec<String> = warnings.0.iter().map(ToString::to_string).collect();
+        let warnings: Vec<String> = warnings.0.iter().chain(&observed.0).map(ToString::to_string).collect();
         put_in_force(common, &operator, &policies, warnings, AdminWanted::ActivatePolicy { bundle, expect }).await
     }
 

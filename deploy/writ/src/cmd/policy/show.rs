@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
-use writ_common::{control::Activation, policy::PolicyBundle, wire::StatusInfo};
+use writ_common::{control::Activation, policy::{PolicyBundle, PolicySet}, wire::StatusInfo};
 
 use super::{super::Common, activate::state};
 use crate::exit::Exit;
@@ -59,6 +59,10 @@ impl Show {
         // The history stands in the stream; only what nodes do takes a broker to say.
         let status = operator.status().await;
         let mut text = head(activation, bundle, is_present, &control.epoch().to_string());
+        let observed: Vec<(String, String)> = PolicySet::load(bundle)
+            .map(|(policy, _)| policy.observed().map(|(what, until)| (what.to_string(), until.to_string())).collect())
+            .unwrap_or_default();
+        observed.iter().for_each(|(what, until)| text += &format!("observed    {what} until {until}\n"));
         match &status {
             Ok(status) if is_present => text += &nodes(status, activation),
             Ok(_) => {}
@@ -75,6 +79,7 @@ impl Show {
         let listed: Vec<_> = policies.iter().map(|(activation, _)| to_json(activation)).collect();
         let answer = json!({
             "revision": activation.revision, "in_force": is_present, "activation": to_json(activation), "files": files,
+            "observed": observed.iter().map(|(what, until)| json!({"resource": what, "until": until})).collect::<Vec<_>>(),
             "nodes": status.as_ref().ok().map(|status| &status.nodes),
             "configured": status.as_ref().ok().and_then(|status| status.configured),
             "history": listed,
@@ -99,6 +104,9 @@ fn head(activation: &Activation, bundle: &PolicyBundle, is_present: bool, epoch:
 
 fn nodes(status: &StatusInfo, activation: &Activation) -> String {
     let mut text = String::new();
+    if let Some(decides_by) = status.policy.filter(|policy| *policy != activation.revision) {
+        text += &format!("broker      decides by {}: it could not take this one\n", decides_by.0.short());
+    }
     if let Some(configured) = status.configured.filter(|configured| *configured != activation.revision) {
         text += &format!("broker      its folder holds {}, which is not in force\n", configured.0.short());
     }

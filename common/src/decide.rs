@@ -120,7 +120,9 @@ fn decide_call(
     let described = match request.resource.kind() {
         ResourceKind::Tool => check_tool(request, evidence, policy),
         ResourceKind::Agent => check_agent_call(request, capability, evidence, policy),
-        ResourceKind::Node | ResourceKind::Policy | ResourceKind::Task => return Err(ReasonCode::ToolUnknown.into()),
+        ResourceKind::Node | ResourceKind::Policy | ResourceKind::Task => {
+            return Err(ReasonCode::ToolUnknown.into());
+        }
     };
     let (contract_facts, gate_facts) = match (described, &right_missing) {
         // Whoever has no right learns nothing of the arguments, observed or not.
@@ -185,7 +187,9 @@ fn may_be_observed(world: &mut World, observed: &[Resource], reasons: &[Reason])
         return Ok(false);
     }
     let permitted = world.facts("may_observe", 1).map_err(Reason::from)?;
-    let is_permitted = |resource: &Resource| permitted.iter().any(|tuple| tuple.as_slice() == [Term::str(resource.as_str())]);
+    let is_permitted = |resource: &Resource| {
+        permitted.iter().any(|tuple| tuple.as_slice() == [Term::str(resource.as_str())])
+    };
     Ok(observed.iter().any(is_permitted))
 }
 
@@ -262,7 +266,11 @@ fn conclude(
     rules: Vec<String>,
     obligations: Vec<Obligation>,
 ) -> Result<Allowed, Refused> {
-    if reasons.is_empty() { Ok(Allowed { obligations, rules, would_deny: Vec::new() }) } else { Err(Refused { reasons, rules }) }
+    if reasons.is_empty() {
+        Ok(Allowed { obligations, rules, would_deny: Vec::new() })
+    } else {
+        Err(Refused { reasons, rules })
+    }
 }
 
 /// The call, the capability and the connection must speak of the same tenant, task and agent.

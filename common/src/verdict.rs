@@ -65,11 +65,7 @@ impl Verdict {
 
     /// A denial for several causes.
     #[must_use]
-    pub fn denied(
-        reasons: Vec<Reason>,
-        rules: Vec<String>,
-        policy_revision: Option<PolicyRevision>,
-    ) -> Self {
+    pub fn denied(reasons: Vec<Reason>, rules: Vec<String>, policy_revision: Option<PolicyRevision>) -> Self {
         Self {
             decision: Decision::Deny,
             reasons,

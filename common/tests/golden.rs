@@ -218,7 +218,17 @@ fn records() {
     let verdicted = |decision, reasons: Vec<RecordedReason>| {
         let (who, what) = (who.clone(), what.clone());
         let basis = Basis { epoch: Some(Epoch { incarnation: 0, sequence: 9 }), ..Basis::default() };
-        let body = Verdicted { decision, reasons, would_deny: Vec::new(), who, what, basis, trace: None, granted: None, count: 1 };
+        let body = Verdicted {
+            decision,
+            reasons,
+            would_deny: Vec::new(),
+            who,
+            what,
+            basis,
+            trace: None,
+            granted: None,
+            count: 1,
+        };
         RecordBody::Verdict(Box::new(body))
     };
     let reason = RecordedReason::from(&Reason::new(ReasonCode::RequestReplayed).noted("first: node-2"));

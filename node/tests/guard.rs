@@ -783,18 +783,28 @@ fn a_call_that_waits_while_the_policy_changes_is_decided_by_the_new_one_alone() 
     assert_eq!(under_new.basis.policy, Some(revision));
     let call = bench.call(2);
     assert_eq!(bench.refused(call), ReasonCode::PolicyDenied);
-    assert_eq!(bench.last_verdict().what.contract, under_new.what.contract, "the contract is the new policy's too");
+    assert_eq!(
+        bench.last_verdict().what.contract,
+        under_new.what.contract,
+        "the contract is the new policy's too"
+    );
 }
 
 #[test]
 fn p06_a_broken_policy_leaves_the_last_good_one_in_force_and_is_told() {
     let mut bench = Bench::new();
     bench.control(ControlEvent::Policy(shipped("deny if resuorce(\"tool.crm\");")));
-    let Effect::Alarm(alarm) = bench.take(|effect| matches!(effect, Effect::Alarm(_))) else { unreachable!() };
+    let Effect::Alarm(alarm) = bench.take(|effect| matches!(effect, Effect::Alarm(_))) else {
+        unreachable!()
+    };
     assert!(alarm.contains("more.datalog:1:9") && alarm.contains("policy.invalid"), "{alarm}");
     bench.refresh();
     assert_eq!(bench.read_under(1), Some(shipped("").revision()));
-    assert_eq!(bench.last_verdict().basis.policy_fault, Some(ReasonCode::PolicyInvalid), "and the record says so");
+    assert_eq!(
+        bench.last_verdict().basis.policy_fault,
+        Some(ReasonCode::PolicyInvalid),
+        "and the record says so"
+    );
     let question = bench.ask();
     assert_eq!(question.policy, Some(shipped("").revision()));
     assert_eq!(question.policy_fault, Some(ReasonCode::PolicyInvalid));
@@ -815,8 +825,13 @@ fn p13_an_unsigned_or_older_policy_is_not_taken() {
         bench.control += 1;
         bench.happen(Event::Control { sequence: bench.control, payload: forged });
         let question = bench.ask();
-        assert_eq!((question.policy, question.policy_fault), (Some(in_force), Some(ReasonCode::PolicyRollback)));
-        let Effect::Alarm(alarm) = bench.take(|effect| matches!(effect, Effect::Alarm(_))) else { unreachable!() };
+        assert_eq!(
+            (question.policy, question.policy_fault),
+            (Some(in_force), Some(ReasonCode::PolicyRollback))
+        );
+        let Effect::Alarm(alarm) = bench.take(|effect| matches!(effect, Effect::Alarm(_))) else {
+            unreachable!()
+        };
         assert!(alarm.contains("policy.rollback"), "{alarm}");
     }
     // Not even in its old place.
@@ -828,7 +843,8 @@ fn p13_an_unsigned_or_older_policy_is_not_taken() {
 fn observing(until: Timestamp, permission: &str) -> PolicyBundle {
     let mut bundle = shipped(&format!("{NOBODY_READS}\n{permission}"));
     let contract = bundle.0.get_mut("tools/crm.toml").unwrap();
-    *contract = contract.replacen("[[action]]", &format!("[observe]\nuntil = \"{}\"\n\n[[action]]", whole(until)), 1);
+    *contract =
+        contract.replacen("[[action]]", &format!("[observe]\nuntil = \"{}\"\n\n[[action]]", whole(until)), 1);
     bundle
 }
 
@@ -876,7 +892,9 @@ fn nothing_is_observed_that_the_policy_does_not_let_be() {
     assert_eq!(bench.refused(call), ReasonCode::PolicyDenied);
     // Without any such rule it is not even a policy.
     bench.control(ControlEvent::Policy(observing(until, "")));
-    let Effect::Alarm(alarm) = bench.take(|effect| matches!(effect, Effect::Alarm(_))) else { unreachable!() };
+    let Effect::Alarm(alarm) = bench.take(|effect| matches!(effect, Effect::Alarm(_))) else {
+        unreachable!()
+    };
     assert!(alarm.contains("no rule derives `may_observe`"), "{alarm}");
 }
 

@@ -20,7 +20,8 @@ const NOBODY_READS: &str = "\n/// nobody reads\ndeny if resource(\"tool.crm\");\
 
 /// The policy of the set-up, with more at the end of its rules.
 fn with(world: &World, rules: &str) -> Result<PolicyBundle> {
-    let mut bundle = read_policies(&world.layout.policies()).map_err(|findings| anyhow::anyhow!("{findings}"))?;
+    let mut bundle =
+        read_policies(&world.layout.policies()).map_err(|findings| anyhow::anyhow!("{findings}"))?;
     bundle.0.get_mut(RULES).unwrap().push_str(rules);
     Ok(bundle)
 }
@@ -39,14 +40,17 @@ fn short(revision: PolicyRevision) -> String {
 #[test]
 fn a_policy_is_activated_shown_and_rolled_back_without_a_restart() -> Result<()> {
     run(async {
-        let mut world = World::with(WorldOptions { nodes: vec!["node-1", "node-2"], ..Default::default() }).await?;
+        let mut world =
+            World::with(WorldOptions { nodes: vec!["node-1", "node-2"], ..Default::default() }).await?;
         let (_planner, task) = world.task().await?;
         read(&task, "SELECT 1").await?;
         let (first, second) = (with(&world, "")?.revision(), with(&world, NOBODY_READS)?.revision());
 
         let said = writ(&world, &["policy", "show"]).await?;
         assert_eq!(said.code, 0, "{}", said.err);
-        for part in [first.to_string().as_str(), "by broker broker-1", "node-1 has it", "node-2 has it", "history"] {
+        for part in
+            [first.to_string().as_str(), "by broker broker-1", "node-1 has it", "node-2 has it", "history"]
+        {
             assert!(said.out.contains(part), "{part}: {}", said.out);
         }
 
@@ -58,22 +62,27 @@ fn a_policy_is_activated_shown_and_rolled_back_without_a_restart() -> Result<()>
             assert!(said.err.contains(part), "{part}: {}", said.err);
         }
         read(&task, "SELECT 1").await?;
-        let said = writ(
-            &world,
-            &["policy", "activate", ".writ/policies", "--no-test", "--expect", &short(first)],
-        )
-        .await?;
+        let said =
+            writ(&world, &["policy", "activate", ".writ/policies", "--no-test", "--expect", &short(first)])
+                .await?;
         assert_eq!(said.code, 0, "{}{}", said.out, said.err);
-        for part in [short(second).as_str(), &short(first), "node-1           has it", "node-2           has it"] {
+        for part in
+            [short(second).as_str(), &short(first), "node-1           has it", "node-2           has it"]
+        {
             assert!(said.out.contains(part), "{part}: {}", said.out);
         }
         assert_eq!(read(&task, "SELECT 1").await.unwrap_err().code(), Some(ReasonCode::PolicyDenied));
 
         // Whoever still thinks the first is in force is told who was faster.
         let said =
-            writ(&world, &["policy", "activate", ".writ/policies", "--no-test", "--expect", &short(first)]).await?;
+            writ(&world, &["policy", "activate", ".writ/policies", "--no-test", "--expect", &short(first)])
+                .await?;
         assert_eq!(said.code, 2, "{}{}", said.out, said.err);
-        assert!(said.err.contains("policy.moved") && said.err.contains("put there by operator operator"), "{}", said.err);
+        assert!(
+            said.err.contains("policy.moved") && said.err.contains("put there by operator operator"),
+            "{}",
+            said.err
+        );
         let said = writ(&world, &["policy", "activate", ".writ/policies", "--no-test"]).await?;
         assert!(said.code == 0 && said.out.contains("already; nothing changed"), "{}{}", said.out, said.err);
 
@@ -84,13 +93,26 @@ fn a_policy_is_activated_shown_and_rolled_back_without_a_restart() -> Result<()>
         let said = writ(&world, &["policy", "show"]).await?;
         assert!(said.out.contains("(again, as in #"), "{}", said.out);
         let said = writ(&world, &["policy", "show", &short(second), "--files"]).await?;
-        assert!(said.out.contains("==> planes/20-action.datalog <==") && said.out.contains("nobody reads"), "{}", said.out);
+        assert!(
+            said.out.contains("==> planes/20-action.datalog <==") && said.out.contains("nobody reads"),
+            "{}",
+            said.out
+        );
         let json = writ(&world, &["policy", "show", "-o", "json"]).await?;
         let shown: serde_json::Value = serde_json::from_str(&json.out)?;
-        let by: Vec<&str> = shown["history"].as_array().unwrap().iter().map(|one| one["by"].as_str().unwrap()).collect();
-        assert_eq!(by, ["broker broker-1", "operator operator", "operator operator"], "the one that changed nothing wrote nothing");
-        let sequences: Vec<u64> =
-            shown["history"].as_array().unwrap().iter().map(|one| one["sequence"].as_u64().unwrap()).collect();
+        let by: Vec<&str> =
+            shown["history"].as_array().unwrap().iter().map(|one| one["by"].as_str().unwrap()).collect();
+        assert_eq!(
+            by,
+            ["broker broker-1", "operator operator", "operator operator"],
+            "the one that changed nothing wrote nothing"
+        );
+        let sequences: Vec<u64> = shown["history"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["sequence"].as_u64().unwrap())
+            .collect();
         assert!(sequences.is_sorted(), "what goes back goes forward: {sequences:?}");
 
         // It is all on record: who, which revision, and what was refused.
@@ -129,9 +151,17 @@ fn a_policy_is_activated_shown_and_rolled_back_without_a_restart() -> Result<()>
         let status = world.operator().await?.status().await?;
         assert_eq!((status.policy, status.configured), (Some(first), Some(second)));
         let said = writ(&world, &["doctor"]).await?;
-        assert!(said.out.contains(&format!("its policy folder holds {}, which is not in force", short(second))), "{}", said.out);
+        assert!(
+            said.out.contains(&format!("its policy folder holds {}, which is not in force", short(second))),
+            "{}",
+            said.out
+        );
         let said = writ(&world, &["policy", "show"]).await?;
-        assert!(said.out.contains(&format!("its folder holds {}, which is not in force", short(second))), "{}", said.out);
+        assert!(
+            said.out.contains(&format!("its folder holds {}, which is not in force", short(second))),
+            "{}",
+            said.out
+        );
         read(&task, "SELECT 1").await?;
         assert_eq!(Seen::read(&world, None).await?.missing(), 0);
         world.close().await;
@@ -153,11 +183,17 @@ fn what_may_not_be_in_force_is_refused_with_its_place() -> Result<()> {
         let said = writ(&world, &["policy", "activate", ".writ/policies"]).await?;
         assert!(said.code == 3 && said.err.contains("20-action.datalog:6:9"), "{}", said.err);
         let error = activate(with(&world, "")?).await.unwrap_err().to_string();
-        assert!(error.contains("policy.invalid: planes/20-action.datalog:6:9: there is no predicate `resuorce`"), "{error}");
+        assert!(
+            error.contains("policy.invalid: planes/20-action.datalog:6:9: there is no predicate `resuorce`"),
+            "{error}"
+        );
         let error = activate(PolicyBundle::default()).await.unwrap_err().to_string();
         assert!(error.contains("no rule allows anything"), "{error}");
         let mut bundle = with(&world, "")?;
-        bundle.0.insert(RULES.to_owned(), "/// nobody\ndeny if request(\"admin\"), action(\"activate\");".to_owned());
+        bundle.0.insert(
+            RULES.to_owned(),
+            "/// nobody\ndeny if request(\"admin\"), action(\"activate\");".to_owned(),
+        );
         let error = activate(bundle.clone()).await.unwrap_err().to_string();
         assert!(error.contains("no operator may put another one in force"), "{error}");
         // What was never in force is no rollback.
@@ -172,8 +208,10 @@ fn what_may_not_be_in_force_is_refused_with_its_place() -> Result<()> {
             "/// nobody goes back\ndeny if operator(\"operator\"), action(\"rollback\");".to_owned(),
         );
         activate(bundle.clone()).await?;
-        eventually("the broker has it", async || Ok(operator.status().await?.policy == Some(bundle.revision())))
-            .await?;
+        eventually("the broker has it", async || {
+            Ok(operator.status().await?.policy == Some(bundle.revision()))
+        })
+        .await?;
         let said = writ(&world, &["policy", "rollback"]).await?;
         assert!(said.code == 2 && said.err.contains("nobody goes back"), "{}{}", said.out, said.err);
         for (arguments, part) in [
@@ -203,7 +241,8 @@ fn what_may_not_be_in_force_is_refused_with_its_place() -> Result<()> {
 #[test]
 fn p14_under_load_each_record_names_one_of_the_two_revisions() -> Result<()> {
     run(async {
-        let world = World::with(WorldOptions { nodes: vec!["node-1", "node-2"], ..Default::default() }).await?;
+        let world =
+            World::with(WorldOptions { nodes: vec!["node-1", "node-2"], ..Default::default() }).await?;
         let (_planner, task) = world.task().await?;
         let operator = world.operator().await?;
         let bundles = [with(&world, "")?, with(&world, NOBODY_READS)?];
@@ -269,10 +308,15 @@ fn what_is_observed_is_done_and_shown_wherever_one_looks() -> Result<()> {
         let (_planner, task) = world.task().await?;
         let contract = world.layout.policies().join("tools/crm.toml");
         let until = |days: u64| {
-            let until = writ_bus::SystemClock::new().now().wall.after(Millis::from_secs(days * 86_400)).to_string();
+            let until =
+                writ_bus::SystemClock::new().now().wall.after(Millis::from_secs(days * 86_400)).to_string();
             format!("{}Z", until.split('.').next().unwrap())
         };
-        World::edit(&contract, "[[action]]", &format!("[observe]\nuntil = \"{}\"\n\n[[action]]", until(100)))?;
+        World::edit(
+            &contract,
+            "[[action]]",
+            &format!("[observe]\nuntil = \"{}\"\n\n[[action]]", until(100)),
+        )?;
         write(&world, &format!("{NOBODY_READS}\nmay_observe(\"tool.crm\") <- request(\"call\");\n"))?;
         let activate = ["policy", "activate", ".writ/policies", "--no-test"];
         let said = writ(&world, &activate).await?;
@@ -289,7 +333,10 @@ fn what_is_observed_is_done_and_shown_wherever_one_looks() -> Result<()> {
         assert_eq!(said.code, 0, "{}{}", said.out, said.err);
         read(&task, "SELECT 1").await?;
         for (arguments, part) in [
-            (&["audit", "tail", "--no-follow", "-n", "50"][..], "observed, would deny: policy.denied: nobody reads"),
+            (
+                &["audit", "tail", "--no-follow", "-n", "50"][..],
+                "observed, would deny: policy.denied: nobody reads",
+            ),
             (&["audit", "chain", "last"], "observed, would deny: policy.denied: nobody reads"),
             (&["policy", "show"], "observed    tool.crm until"),
         ] {
@@ -297,7 +344,8 @@ fn what_is_observed_is_done_and_shown_wherever_one_looks() -> Result<()> {
             assert!(said.out.contains(part), "{arguments:?}: {}{}", said.out, said.err);
         }
         // What no rule decides is not observed.
-        let error = task.call("tool.crm", "read", writ_sdk::json::object([("sqll", "x".into())])).await.unwrap_err();
+        let error =
+            task.call("tool.crm", "read", writ_sdk::json::object([("sqll", "x".into())])).await.unwrap_err();
         assert_eq!(error.code(), Some(ReasonCode::ArgUnknown), "{error}");
         world.close().await;
         Ok(())

@@ -171,7 +171,8 @@ impl Broker {
         let mut token = None;
         let event = match wanted {
             AdminWanted::Agents | AdminWanted::Status | AdminWanted::Task { .. } => return Ok(None),
-            AdminWanted::ActivatePolicy { bundle, expect } | AdminWanted::RollbackPolicy { bundle, expect } => {
+            AdminWanted::ActivatePolicy { bundle, expect }
+            | AdminWanted::RollbackPolicy { bundle, expect } => {
                 let is_back = matches!(wanted, AdminWanted::RollbackPolicy { .. });
                 if !self.may_become_policy(bundle, *expect, is_back, now)? {
                     return Ok(None);

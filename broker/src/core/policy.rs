@@ -117,9 +117,8 @@ impl Broker {
             (None, _) => Ok(()),
             (Some(expected), Some(in_force)) if in_force.revision == expected => Ok(()),
             (Some(_), _) if writ_common::red::off("P13") => Ok(()),
-            (Some(expected), None) => {
-                Err(Reason::new(ReasonCode::PolicyMoved).told(format_args!("{expected} is expected and none is in force")))
-            }
+            (Some(expected), None) => Err(Reason::new(ReasonCode::PolicyMoved)
+                .told(format_args!("{expected} is expected and none is in force"))),
             (Some(expected), Some(in_force)) => Err(Reason::new(ReasonCode::PolicyMoved).told(format_args!(
                 "{expected} is expected, and {} is in force since {}, put there by {}",
                 in_force.revision, in_force.at, in_force.by

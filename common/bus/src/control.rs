@@ -32,7 +32,8 @@ impl Bus {
         let mut policies = Vec::new();
         let state = self
             .read_control(tenant, root, |state, event| {
-                if let (ControlEvent::Policy(bundle), Some(activation)) = (event, state.activations().back()) {
+                if let (ControlEvent::Policy(bundle), Some(activation)) = (event, state.activations().back())
+                {
                     policies.push((activation.clone(), bundle));
                 }
             })

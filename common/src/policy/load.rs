@@ -30,7 +30,8 @@ impl PolicySet {
         let size: usize = bundle.0.iter().map(|(path, text)| path.len() + text.len()).sum();
         if size > BUNDLE_BYTES_MAX {
             let message = format!("the policy has {size} bytes, more than {BUNDLE_BYTES_MAX}");
-            let help = "one policy has to fit into one message of the bus; take out what is no longer asked about";
+            let help =
+                "one policy has to fit into one message of the bus; take out what is no longer asked about";
             findings.push(Diagnostic::in_file("policies", message).help(help));
             return Err(findings);
         }

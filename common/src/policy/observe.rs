@@ -75,15 +75,20 @@ impl PolicySet {
         let finding = |(resource, until): (Resource, Timestamp)| {
             let days = OBSERVE_MAX.0 / Millis::from_secs(86_400).0;
             if until <= now {
-                let message = format!("`{resource}` was to be observed until {until}, which is over: it is enforced");
+                let message =
+                    format!("`{resource}` was to be observed until {until}, which is over: it is enforced");
                 return Some(Diagnostic::in_file("policies", message).warning());
             }
             if until.since(now) <= OBSERVE_MAX {
                 return None;
             }
-            let message = format!("`{resource}` would be observed until {until}, which is more than {days} days");
+            let message =
+                format!("`{resource}` would be observed until {until}, which is more than {days} days");
             let latest = now.after(OBSERVE_MAX);
-            Some(Diagnostic::in_file("policies", message).help(format!("`until` may be {latest} at the latest")))
+            Some(
+                Diagnostic::in_file("policies", message)
+                    .help(format!("`until` may be {latest} at the latest")),
+            )
         };
         Diagnostics(self.observed().filter_map(finding).collect())
     }

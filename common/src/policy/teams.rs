@@ -44,13 +44,15 @@ pub(super) fn facts(contracts: &Contracts) -> impl Iterator<Item = Predicate> + 
 
 /// Agents and roles are the platform's to name: whoever could own an agent by a file of their own would own all.
 pub(super) fn no_inventory(path: &str) -> Diagnostic {
-    Diagnostic::in_file(path, "a team's folder has no inventory")
-        .help("agents and roles stand in agents.toml and roles.toml of the platform, agents with their `owner`")
+    Diagnostic::in_file(path, "a team's folder has no inventory").help(
+        "agents and roles stand in agents.toml and roles.toml of the platform, agents with their `owner`",
+    )
 }
 
 pub(super) fn check_contract(path: &str, team: &str, contract: &ToolContract) -> Option<Diagnostic> {
     (contract.owner != team).then(|| {
-        let message = format!("`{}` stands in the folder of team `{team}` and is not its own", contract.resource);
+        let message =
+            format!("`{}` stands in the folder of team `{team}` and is not its own", contract.resource);
         Diagnostic::in_file(path, message).help(format!("write `owner = \"{team}\"`, or move the file"))
     })
 }
@@ -67,7 +69,8 @@ pub(super) fn confine(
         let Some(team) = of(file) else { continue };
         let known = known(inventory, contracts);
         if !known.contains(team) {
-            let finding = Diagnostic::in_file(file, format!("no agent and no tool belongs to a team `{team}`"));
+            let finding =
+                Diagnostic::in_file(file, format!("no agent and no tool belongs to a team `{team}`"));
             let otherwise = "a team is the `owner` of an agent in agents.toml or of a contract";
             findings.push(finding.help(suggest(team, known, otherwise)));
             continue;
@@ -181,7 +184,11 @@ impl Checker<'_> {
         let others = self.elsewhere.get(&head.name)?.iter().any(|one| one.as_deref() != Some(team));
         others.then(|| {
             let message = format!("`{}` is used outside of the folder of team `{team}`", head.name);
-            self.at(head.span, message, format!("a team's predicates are its own: call it `{team}_{}`", head.name))
+            self.at(
+                head.span,
+                message,
+                format!("a team's predicates are its own: call it `{team}_{}`", head.name),
+            )
         })
     }
 
@@ -199,12 +206,16 @@ impl Checker<'_> {
             // Which constant is compared with which variable is not looked at: they stand in one condition.
             let (mut compared, mut constants) = (Vec::<Names>::new(), Vec::new());
             expression.walk(&mut |part| match &part.node {
-                Node::Term(Term::Variable(name)) => compared.extend(kinds.get(name.as_str()).into_iter().flatten().copied()),
+                Node::Term(Term::Variable(name)) => {
+                    compared.extend(kinds.get(name.as_str()).into_iter().flatten().copied())
+                }
                 Node::Term(Term::Str(text)) => constants.push((text, part.span)),
-                Node::Term(Term::Set(items)) => constants.extend(items.iter().filter_map(|item| match item {
-                    Term::Str(text) => Some((text, part.span)),
-                    _ => None,
-                })),
+                Node::Term(Term::Set(items)) => {
+                    constants.extend(items.iter().filter_map(|item| match item {
+                        Term::Str(text) => Some((text, part.span)),
+                        _ => None,
+                    }))
+                }
                 _ => {}
             });
             for (text, span) in constants {
@@ -275,8 +286,7 @@ impl Checker<'_> {
         }
         let is_own = |variable: &str, of: &str| {
             body.predicates.iter().any(|predicate| {
-                predicate.name == of
-                    && predicate.terms == [Term::var(variable), Term::str(self.team)]
+                predicate.name == of && predicate.terms == [Term::var(variable), Term::str(self.team)]
             })
         };
         let names_own = |name: &str, of: &str| {
@@ -292,7 +302,8 @@ impl Checker<'_> {
         let (agent, tool) = (names_own("caller", "owner"), names_own("resource", "tool_owner"));
         let team = self.team;
         let with_agent = format!("`caller(\"…\")`, or `caller($agent), owner($agent, \"{team}\")`");
-        let with_tool = format!("`resource(\"tool.…\")`, or `resource($tool), tool_owner($tool, \"{team}\")`");
+        let with_tool =
+            format!("`resource(\"tool.…\")`, or `resource($tool), tool_owner($tool, \"{team}\")`");
         match (needs_both, agent, tool) {
             (true, false, _) => findings.push(self.at(
                 span,
@@ -370,13 +381,28 @@ mod tests {
             ("allow if resource(\"tool.crm\");", "does not say for which of its agents"),
             ("allow if caller(\"seller\"), request(\"call\");", "does not say on which of its tools"),
             ("deny if request(\"call\");", "is about everybody's requests"),
-            ("late(1) <- hour($h), $h * 9 > 1;\ndeny if resource(\"tool.crm\"), late(1);", "is about everybody's requests"),
-            ("deny if resource(\"tool.crm\"), caller($a), {\"seller\", \"helper\"}.contains($a);", "the agent `helper` is not of team"),
-            ("deny if caller($a), owner($a, \"support\"), resource(\"tool.crm\");", "the team `support` is not of team `sales`"),
+            (
+                "late(1) <- hour($h), $h * 9 > 1;\ndeny if resource(\"tool.crm\"), late(1);",
+                "is about everybody's requests",
+            ),
+            (
+                "deny if resource(\"tool.crm\"), caller($a), {\"seller\", \"helper\"}.contains($a);",
+                "the agent `helper` is not of team",
+            ),
+            (
+                "deny if caller($a), owner($a, \"support\"), resource(\"tool.crm\");",
+                "the team `support` is not of team `sales`",
+            ),
             ("deny if caller($a), owner($b, \"sales\"), hour($h);", "is about everybody's requests"),
-            ("grant(\"tool.crm\", \"read\") <- caller(\"seller\");", "`grant` is reserved for the platform's rules"),
+            (
+                "grant(\"tool.crm\", \"read\") <- caller(\"seller\");",
+                "`grant` is reserved for the platform's rules",
+            ),
             ("team_may(\"sales\", \"tool.crm\", \"read\") <- caller(\"seller\");", "`team_may` is reserved"),
-            ("platform_own($a) <- caller($a), owner($a, \"sales\");", "`platform_own` is used outside of the folder of team `sales`"),
+            (
+                "platform_own($a) <- caller($a), owner($a, \"sales\");",
+                "`platform_own` is used outside of the folder of team `sales`",
+            ),
         ] {
             let found = faults("sales", rules);
             assert!(found.iter().any(|one| one.contains(expected)), "{rules}: {found:?}");
@@ -388,12 +414,21 @@ mod tests {
     #[test]
     fn p08_a_team_brings_neither_agents_nor_foreign_contracts() {
         let files = |path: &str, text: String| {
-            let files = [("base.datalog", BASE.split("platform_own").next().unwrap_or_default().to_owned()), ("agents.toml", AGENTS.to_owned()), (path, text)];
+            let files = [
+                ("base.datalog", BASE.split("platform_own").next().unwrap_or_default().to_owned()),
+                ("agents.toml", AGENTS.to_owned()),
+                (path, text),
+            ];
             PolicyBundle(files.into_iter().map(|(path, text)| (path.to_owned(), text)).collect())
         };
-        let found = PolicySet::load(&files("teams/sales/agents.toml", AGENTS.to_owned())).unwrap_err().to_string();
-        assert!(found.contains("teams/sales/agents.toml: error: a team's folder has no inventory"), "{found}");
-        let found = PolicySet::load(&files("teams/sales/tools/mail.toml", contract("tool.mail", "support"))).unwrap_err();
+        let found =
+            PolicySet::load(&files("teams/sales/agents.toml", AGENTS.to_owned())).unwrap_err().to_string();
+        assert!(
+            found.contains("teams/sales/agents.toml: error: a team's folder has no inventory"),
+            "{found}"
+        );
+        let found = PolicySet::load(&files("teams/sales/tools/mail.toml", contract("tool.mail", "support")))
+            .unwrap_err();
         assert!(found.to_string().contains("is not its own"), "{found}");
         assert!(PolicySet::load(&files("teams/sales/tools/crm.toml", contract("tool.crm", "sales"))).is_ok());
     }

@@ -354,7 +354,8 @@ impl Guard {
             Err(findings) => {
                 self.policy_fault = Some(ReasonCode::PolicyInvalid);
                 let kept = self.policy.as_ref().map(|policy| policy.revision());
-                let kept = kept.map_or("nothing is decided".to_owned(), |kept| format!("{kept} stays in force"));
+                let kept =
+                    kept.map_or("nothing is decided".to_owned(), |kept| format!("{kept} stays in force"));
                 self.alarm(format!(
                     "policy {} (control event {sequence}) is broken, {kept} ({}): {findings}",
                     bundle.revision(),

@@ -129,12 +129,7 @@ pub struct Report {
 
 impl Report {
     /// Puts the figures beside the goals.
-    pub fn new(
-        parts: Parts,
-        levels: Vec<Level>,
-        processes: Vec<Footprint>,
-        swaps: Option<Swaps>,
-    ) -> Self {
+    pub fn new(parts: Parts, levels: Vec<Level>, processes: Vec<Footprint>, swaps: Option<Swaps>) -> Self {
         let alone = levels.iter().find(|level| level.in_flight == 1);
         let ratio = alone.map(|level| level.governed.p50_us / parts.sum_us());
         let mut goals =
@@ -228,11 +223,21 @@ mod tests {
 
     #[test]
     fn the_table_says_which_goals_are_met() {
-        let load = |p50_us| Load { p50_us, p99_us: 2.0 * p50_us, longest_us: 3.0 * p50_us, per_second: 10.0, completed: 20.0 };
+        let load = |p50_us| Load {
+            p50_us,
+            p99_us: 2.0 * p50_us,
+            longest_us: 3.0 * p50_us,
+            per_second: 10.0,
+            completed: 20.0,
+        };
         let parts = Parts { request_reply_us: 100.0, sign_us: 20.0, verify_us: 30.0, publish_ack_us: 50.0 };
         let process = Footprint { name: "node", ready_ms: 1_200.0, idle_mib: None };
-        let report =
-            Report::new(parts, vec![Level::new(1, load(100.0), load(250.0), Cpu::default())], vec![process], None);
+        let report = Report::new(
+            parts,
+            vec![Level::new(1, load(100.0), load(250.0), Cpu::default())],
+            vec![process],
+            None,
+        );
         let met: Vec<Option<bool>> = report.goals.iter().map(|goal| goal.met).collect();
         assert_eq!(met, [Some(true), None, Some(false)]);
         let table = report.table();

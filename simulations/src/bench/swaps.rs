@@ -11,7 +11,10 @@ use writ_common::{
 };
 use writ_sdk::Task;
 
-use super::{governed, measure::{self, Load}};
+use super::{
+    governed,
+    measure::{self, Load},
+};
 
 /// How many calls are under way.
 const IN_FLIGHT: usize = 16;
@@ -46,7 +49,9 @@ pub async fn measure(stack: &DevStack, task: &Task, during: Duration) -> Result<
         let mut swaps = 0;
         while Instant::now() < until {
             swaps += 1;
-            operator.ask(AdminWanted::ActivatePolicy { bundle: another(&bundle, swaps), expect: None }).await?;
+            operator
+                .ask(AdminWanted::ActivatePolicy { bundle: another(&bundle, swaps), expect: None })
+                .await?;
             tokio::time::sleep(SWAP_EVERY).await;
         }
         anyhow::Ok(swaps)

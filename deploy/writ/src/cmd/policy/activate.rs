@@ -60,7 +60,8 @@ impl Activate {
         let (_, policies) = operator.policies().await?;
         let expect = expected(&policies, self.expect.as_deref())?;
         let warnings: Vec<String> = warnings.0.iter().chain(&observed.0).map(ToString::to_string).collect();
-        put_in_force(common, &operator, &policies, warnings, AdminWanted::ActivatePolicy { bundle, expect }).await
+        put_in_force(common, &operator, &policies, warnings, AdminWanted::ActivatePolicy { bundle, expect })
+            .await
     }
 
     /// What the policy promises about itself has to hold before anybody relies on it.
@@ -99,7 +100,9 @@ impl Rollback {
                 .iter()
                 .rev()
                 .find(|(activation, _)| activation.revision != present.revision)
-                .context("there is no other revision to go back to; `writ policy show` lists what there was")?,
+                .context(
+                    "there is no other revision to go back to; `writ policy show` lists what there was",
+                )?,
         };
         // Back from what is in force as we saw it, and from nothing else.
         let expect = expected(&policies, self.expect.as_deref())?.or(Some(present.revision));
@@ -121,7 +124,8 @@ async fn put_in_force(
     warnings: Vec<String>,
     wanted: AdminWanted,
 ) -> Result<Exit> {
-    let (AdminWanted::ActivatePolicy { bundle, .. } | AdminWanted::RollbackPolicy { bundle, .. }) = &wanted else {
+    let (AdminWanted::ActivatePolicy { bundle, .. } | AdminWanted::RollbackPolicy { bundle, .. }) = &wanted
+    else {
         bail!("this puts no policy in force");
     };
     let revision = bundle.revision();
@@ -138,7 +142,9 @@ async fn put_in_force(
     };
     let mut text: String = warnings.iter().map(|warning| format!("{warning}\n")).collect();
     text += &format!("policy {short} is in force{was}\n");
-    nodes.iter().for_each(|node| text += &format!("  {:<16} {}\n", node.node.as_str(), state(node, revision)));
+    nodes
+        .iter()
+        .for_each(|node| text += &format!("  {:<16} {}\n", node.node.as_str(), state(node, revision)));
     let refused = nodes.iter().any(|node| node.policy_fault.is_some());
     let nodes: Vec<_> = nodes
         .iter()
@@ -172,14 +178,21 @@ async fn heard(operator: &Operator, revision: PolicyRevision, epoch: Epoch) -> R
 
 /// What a node makes of a revision.
 pub(super) fn state(node: &NodeInfo, revision: PolicyRevision) -> String {
-    let heard = node.heard.map_or("not heard since the broker started".to_owned(), |heard| format!("heard {heard} ago"));
+    let heard = node
+        .heard
+        .map_or("not heard since the broker started".to_owned(), |heard| format!("heard {heard} ago"));
     match (node.policy, node.policy_fault) {
         (Some(policy), _) if policy == revision => format!("has it ({heard})"),
         (Some(policy), Some(fault)) => {
-            format!("did not take it and goes on with {}: {fault}, writ explain {fault} ({heard})", policy.0.short())
+            format!(
+                "did not take it and goes on with {}: {fault}, writ explain {fault} ({heard})",
+                policy.0.short()
+            )
         }
         (Some(policy), None) => format!("still decides by {} ({heard})", policy.0.short()),
-        (None, Some(fault)) => format!("did not take it and decides nothing: {fault}, writ explain {fault} ({heard})"),
+        (None, Some(fault)) => {
+            format!("did not take it and decides nothing: {fault}, writ explain {fault} ({heard})")
+        }
         (None, None) => heard,
     }
 }

@@ -3,7 +3,11 @@
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
-use writ_common::{control::Activation, policy::{PolicyBundle, PolicySet}, wire::StatusInfo};
+use writ_common::{
+    control::Activation,
+    policy::{PolicyBundle, PolicySet},
+    wire::StatusInfo,
+};
 
 use super::{super::Common, activate::state};
 use crate::exit::Exit;
@@ -27,9 +31,11 @@ type Policies = [(Activation, PolicyBundle)];
 /// The last activation that a text means.
 pub(super) fn find<'a>(policies: &'a Policies, text: &str) -> Result<&'a (Activation, PolicyBundle)> {
     if let Some(number) = text.strip_prefix('#') {
-        let number: u64 = number.parse().with_context(|| format!("`{text}` is no number of an activation"))?;
+        let number: u64 =
+            number.parse().with_context(|| format!("`{text}` is no number of an activation"))?;
         let found = policies.iter().find(|(activation, _)| activation.sequence == number);
-        return found.with_context(|| format!("no policy was put in force by control event {text}; {LISTED}"));
+        return found
+            .with_context(|| format!("no policy was put in force by control event {text}; {LISTED}"));
     }
     if text.len() < PREFIX_DIGITS_MIN {
         bail!("`{text}` is too short; give at least {PREFIX_DIGITS_MIN} digits of the revision");
@@ -50,7 +56,8 @@ impl Show {
     pub(super) async fn run(self, common: &Common) -> Result<Exit> {
         let operator = common.operator().await?;
         let (control, policies) = operator.policies().await?;
-        let (present, _) = policies.last().context("no policy was ever in force; a broker puts its own there first")?;
+        let (present, _) =
+            policies.last().context("no policy was ever in force; a broker puts its own there first")?;
         let (activation, bundle) = match &self.revision {
             Some(text) => find(&policies, text)?,
             None => policies.last().context("no policy")?,
@@ -60,7 +67,9 @@ impl Show {
         let status = operator.status().await;
         let mut text = head(activation, bundle, is_present, &control.epoch().to_string());
         let observed: Vec<(String, String)> = PolicySet::load(bundle)
-            .map(|(policy, _)| policy.observed().map(|(what, until)| (what.to_string(), until.to_string())).collect())
+            .map(|(policy, _)| {
+                policy.observed().map(|(what, until)| (what.to_string(), until.to_string())).collect()
+            })
             .unwrap_or_default();
         observed.iter().for_each(|(what, until)| text += &format!("observed    {what} until {until}\n"));
         match &status {
@@ -75,7 +84,8 @@ impl Show {
         } else {
             text += &history(&policies);
         }
-        let files: serde_json::Value = if self.files { json!(bundle.0) } else { json!(bundle.0.keys().collect::<Vec<_>>()) };
+        let files: serde_json::Value =
+            if self.files { json!(bundle.0) } else { json!(bundle.0.keys().collect::<Vec<_>>()) };
         let listed: Vec<_> = policies.iter().map(|(activation, _)| to_json(activation)).collect();
         let answer = json!({
             "revision": activation.revision, "in_force": is_present, "activation": to_json(activation), "files": files,
@@ -124,7 +134,8 @@ fn history(policies: &Policies) -> String {
         // The same content again is how one goes back.
         let first = policies.iter().find(|(other, _)| other.revision == activation.revision);
         let again = first.filter(|(other, _)| other.sequence < activation.sequence);
-        let again = again.map(|(other, _)| format!("  (again, as in #{})", other.sequence)).unwrap_or_default();
+        let again =
+            again.map(|(other, _)| format!("  (again, as in #{})", other.sequence)).unwrap_or_default();
         text += &format!(
             "{title:<11} #{:<5} {}  {}  {}{again}\n",
             activation.sequence,

@@ -19,6 +19,7 @@ use crate::{
     json::Value,
     reason::{Reason, ReasonCode},
     settings::{Document, Section},
+    time::Timestamp,
 };
 
 /// Most leaves the arguments of one call may have; each becomes a fact.
@@ -31,6 +32,10 @@ pub struct ToolContract {
     pub resource: Resource,
     /// What it is, for people.
     pub description: String,
+    /// The team that answers for it.
+    pub owner: String,
+    /// Until when rules about it are asked and not obeyed.
+    pub observe_until: Option<Timestamp>,
     /// What can be done with it.
     pub actions: BTreeMap<Action, ActionContract>,
     /// Digest of the contract's canonical form; a changed contract is a changed tool.
@@ -104,6 +109,8 @@ impl ToolContract {
         let mut root = document.root();
         let resource: Option<Resource> = root.required("resource", "\"tool.crm\"");
         let description = root.optional_text("description").unwrap_or_default();
+        let owner = root.optional_text("owner").unwrap_or_default();
+        let observe_until = crate::policy::read_observe(&mut root);
         if let Some(resource) = resource.as_ref().filter(|resource| resource.kind() != ResourceKind::Tool) {
             let span = root.span_of("resource");
             document.note(
@@ -116,7 +123,7 @@ impl ToolContract {
                 actions.insert(name, action);
             }
         }
-        root.finish(&["resource", "description", "action"]);
+        root.finish(&["resource", "description", "owner", "observe", "action"]);
         let read = document.into_findings();
         let sound = !read.has_errors();
         findings.0.extend(read.0);
@@ -129,7 +136,7 @@ impl ToolContract {
         }
         let resource = resource.filter(|_| sound)?;
         let digest = contract_digest(&resource, &description, &actions);
-        Some(Self { resource, description, actions, digest })
+        Some(Self { resource, description, owner, observe_until, actions, digest })
     }
 
     /// The contract of one action.

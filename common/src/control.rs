@@ -4,7 +4,7 @@
 //! keyset itself is signed by the offline root. [`ControlState::apply`] is the only way state changes, so a state
 //! and its [`Epoch`] say the same thing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ use crate::{
     ids::{AgentId, BootId, BrokerId, CapabilityId, KeyId, NodeId, OperatorId, TaskId, TenantId, UserId},
     keys::{PublicKey, Purpose},
     keyset::{Keyset, KeysetDocument, KeysetError},
-    policy::PolicyBundle,
+    policy::{PolicyBundle, PolicyRevision},
     reason::{Reason, ReasonCode},
     record::Origin,
     signed::{Signable, Signed},
@@ -210,6 +210,22 @@ pub struct JoinToken {
     pub expires: Timestamp,
 }
 
+/// That a policy was put in force. Its content stands in the event of this sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// Sequence of its event: later ones are higher, also those that bring an old content back.
+    pub sequence: u64,
+    /// When.
+    pub at: Timestamp,
+    /// By whom: an operator, or the broker that began the stream.
+    pub by: String,
+    /// What.
+    pub revision: PolicyRevision,
+}
+
+/// Most activations that are remembered; earlier ones are still in the stream.
+const ACTIVATIONS_MAX: usize = 1_024;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Revocation {
     /// The state with the event: capabilities issued later are not covered by it.
@@ -237,6 +253,7 @@ pub struct ControlState {
     record_keys: BTreeMap<Origin, BTreeSet<PublicKey>>,
     join_tokens: BTreeMap<Digest, JoinToken>,
     policy: Option<(u64, PolicyBundle)>,
+    activations: VecDeque<Activation>,
     quarantined: BTreeSet<AgentId>,
     revocations: BTreeMap<RevocationTarget, Revocation>,
     halted: bool,
@@ -293,6 +310,14 @@ pub enum ControlFault {
     },
 }
 
+/// Whether a message of the control stream says that it is a policy, whoever wrote it.
+#[must_use]
+pub fn claims_policy(bytes: &[u8]) -> bool {
+    let signed = crate::codec::decode::<Signed<ControlDocument>>(bytes);
+    let document = signed.ok().and_then(|signed| signed.peek().ok());
+    matches!(document, Some(ControlDocument { event: ControlEvent::Policy(_), .. }))
+}
+
 impl ControlState {
     /// The state before the first event; `root` is the pinned offline root.
     #[must_use]
@@ -312,6 +337,7 @@ impl ControlState {
             record_keys: BTreeMap::new(),
             join_tokens: BTreeMap::new(),
             policy: None,
+            activations: VecDeque::new(),
             quarantined: BTreeSet::new(),
             revocations: BTreeMap::new(),
             halted: false,
@@ -325,7 +351,9 @@ impl ControlState {
     /// [`ControlFault`]; whatever the fault, nothing but the note of an unreadable event changes.
     pub fn apply(&mut self, sequence: u64, bytes: &[u8]) -> Result<ControlDocument, ControlFault> {
         self.seen = self.seen.max(sequence);
-        if sequence <= self.epoch.sequence && !crate::red::off("R07") {
+        // Both threats are answered by the same three checks.
+        let is_red = crate::red::off("R07") || crate::red::off("P13");
+        if sequence <= self.epoch.sequence && !is_red {
             return Err(ControlFault::Rollback { sequence, applied: self.epoch.sequence });
         }
         let not_authentic = || ControlFault::NotAuthentic { sequence };
@@ -350,14 +378,14 @@ impl ControlState {
                     self.unread = Some(sequence);
                     return Err(ControlFault::Unreadable { sequence, source });
                 }
-                Err(_) if crate::red::off("R07") => signed.peek().map_err(|_| not_authentic())?,
+                Err(_) if is_red => signed.peek().map_err(|_| not_authentic())?,
                 Err(_) => return Err(not_authentic()),
             };
         if document.tenant != self.tenant {
             return Err(not_authentic());
         }
         let is_backdated = self.last_at.since(document.at) > SKEW;
-        if (document.follows != self.epoch || is_backdated) && !crate::red::off("R07") {
+        if (document.follows != self.epoch || is_backdated) && !is_red {
             return Err(ControlFault::OutOfOrder {
                 sequence,
                 follows: document.follows,
@@ -420,7 +448,15 @@ impl ControlState {
                 self.record_keys.entry(Origin::Node(node.clone())).or_default().insert(key);
                 self.nodes.insert(node, NodeEntry { key, connection, boot: None });
             }
-            ControlEvent::Policy(bundle) => self.policy = Some((sequence, bundle)),
+            ControlEvent::Policy(bundle) => {
+                if self.activations.len() == ACTIVATIONS_MAX {
+                    self.activations.pop_front();
+                }
+                let (at, by) = (document.at, document.by);
+                let revision = bundle.revision();
+                self.activations.push_back(Activation { sequence, at, by, revision });
+                self.policy = Some((sequence, bundle));
+            }
             ControlEvent::Quarantine { agent, on: true } => {
                 self.quarantined.insert(agent);
             }
@@ -521,6 +557,12 @@ impl ControlState {
     #[must_use]
     pub fn policy(&self) -> Option<(u64, &PolicyBundle)> {
         self.policy.as_ref().map(|(sequence, bundle)| (*sequence, bundle))
+    }
+
+    /// Every policy that was put in force, the present one last.
+    #[must_use]
+    pub fn activations(&self) -> &VecDeque<Activation> {
+        &self.activations
     }
 
     /// Whether an agent is isolated.

@@ -65,13 +65,15 @@ pub fn decide(request: &Request, evidence: &Evidence<'_>, policy: &PolicySet, no
         Principal::Operator(_) => decide_admin(request, evidence, policy, now),
     };
     match answer {
-        Ok(allowed) => Verdict::allowed(request, allowed.obligations, allowed.rules, revision),
+        Ok(allowed) => Verdict::allowed(request, allowed.obligations, allowed.rules, revision)
+            .observed(allowed.would_deny),
         Err(refused) => Verdict::denied(refused.reasons, refused.rules, revision),
     }
 }
 
 struct Allowed {
     obligations: Vec<Obligation>,
+    would_deny: Vec<Reason>,
     rules: Vec<String>,
 }
 
@@ -101,7 +103,14 @@ fn decide_call(
         evidence.control.check_revocation(capability)?;
     }
     check_agents(capability, evidence.control, policy)?;
-    check_right(capability, &request.right())?;
+    let observed = policy.observed_in(&request.resource, caller, now);
+    let right_missing = match check_right(capability, &request.right()) {
+        Err(reason) if reason.code() == ReasonCode::RightMissing && !observed.is_empty() => Some(reason),
+        checked => {
+            checked?;
+            None
+        }
+    };
     if evidence.handover.is_some()
         && request.resource.kind() != ResourceKind::Agent
         && !crate::red::off("D01")
@@ -110,10 +119,17 @@ fn decide_call(
             .told("only a call on an agent hands a chain over")
             .into());
     }
-    let (contract_facts, gate_facts) = match request.resource.kind() {
-        ResourceKind::Tool => check_tool(request, evidence, policy)?,
-        ResourceKind::Agent => check_agent_call(request, capability, evidence, policy)?,
-        ResourceKind::Node | ResourceKind::Task => return Err(ReasonCode::ToolUnknown.into()),
+    let described = match request.resource.kind() {
+        ResourceKind::Tool => check_tool(request, evidence, policy),
+        ResourceKind::Agent => check_agent_call(request, capability, evidence, policy),
+        ResourceKind::Node | ResourceKind::Policy | ResourceKind::Task => {
+            return Err(ReasonCode::ToolUnknown.into());
+        }
+    };
+    let (contract_facts, gate_facts) = match (described, &right_missing) {
+        // Whoever has no right learns nothing of the arguments, observed or not.
+        (Err(_), Some(reason)) => return Err(reason.clone().into()),
+        (described, _) => described?,
     };
     let mut facts = request_facts(request, "call", now, evidence.label);
     facts.push(text("caller", caller.as_str()));
@@ -157,12 +173,44 @@ fn decide_call(
         }));
     }
     let rules = apply_rules(&mut world, policy, &mut reasons)?;
+    reasons.splice(0..0, right_missing);
+    let is_observed = may_be_observed(&mut world, &observed)?;
+    if is_observed && is_of_rules(&reasons) {
+        return Ok(Allowed { obligations: Vec::new(), rules, would_deny: reasons });
+    }
     let mut obligations = Vec::new();
+    let mut would_deny = Vec::new();
     if reasons.is_empty() {
-        obligations.extend(approval_terms(&mut world)?.map(Obligation::Approval));
+        match approval_terms(&mut world)? {
+            Some(terms) if is_observed => {
+                would_deny
+                    .push(Reason::new(ReasonCode::ApprovalNeeded).told(approval::in_words(&terms.needs)));
+            }
+            terms => obligations.extend(terms.map(Obligation::Approval)),
+        }
         obligations.extend(charges(&mut world)?.map(Obligation::Budget));
     }
-    conclude(reasons, rules, obligations)
+    let allowed = conclude(reasons, rules, obligations)?;
+    Ok(Allowed { would_deny, ..allowed })
+}
+
+/// Whether what is called or who calls is in observe mode, and the policy lets it be observed.
+fn may_be_observed(world: &mut World, observed: &[Resource]) -> Result<bool, Refused> {
+    if observed.is_empty() {
+        return Ok(false);
+    }
+    let permitted = world.facts("may_observe", 1).map_err(Reason::from)?;
+    let is_permitted = |resource: &Resource| {
+        permitted.iter().any(|tuple| tuple.as_slice() == [Term::str(resource.as_str())])
+    };
+    Ok(observed.iter().any(is_permitted))
+}
+
+/// Whether nothing but rules stands against a call.
+fn is_of_rules(reasons: &[Reason]) -> bool {
+    use ReasonCode::{PolicyDenied, PolicyNoMatch, RightMissing};
+    !reasons.is_empty()
+        && reasons.iter().all(|reason| matches!(reason.code(), PolicyDenied | PolicyNoMatch | RightMissing))
 }
 
 fn decide_issue(
@@ -238,7 +286,11 @@ fn conclude(
     rules: Vec<String>,
     obligations: Vec<Obligation>,
 ) -> Result<Allowed, Refused> {
-    if reasons.is_empty() { Ok(Allowed { obligations, rules }) } else { Err(Refused { reasons, rules }) }
+    if reasons.is_empty() {
+        Ok(Allowed { obligations, rules, would_deny: Vec::new() })
+    } else {
+        Err(Refused { reasons, rules })
+    }
 }
 
 /// The call, the capability and the connection must speak of the same tenant, task and agent.

@@ -78,6 +78,17 @@ impl Diagnostic {
         self
     }
 
+    /// As one line: place, message and help, without the excerpt.
+    #[must_use]
+    pub fn in_one_line(&self) -> String {
+        let place = match self.line {
+            0 => self.file.clone(),
+            line => format!("{}:{line}:{}", self.file, self.column),
+        };
+        let help = self.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        format!("{place}: {}{help}", self.message)
+    }
+
     /// Makes it a warning.
     #[must_use]
     pub fn warning(mut self) -> Self {

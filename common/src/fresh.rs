@@ -12,6 +12,7 @@ use crate::{
     ids::{BootId, NodeId, TenantId},
     keys::Purpose,
     keyset::Keyset,
+    policy::PolicyRevision,
     reason::{Reason, ReasonCode},
     signed::{Signable, Signed},
     time::{Millis, Monotonic, Now, Timestamp},
@@ -37,6 +38,12 @@ pub struct FreshQuestion {
     /// Why the node decides nothing, if it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<ReasonCode>,
+    /// The policy it decides by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyRevision>,
+    /// Why it did not take a later policy, if there was one; it goes on with the last good one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_fault: Option<ReasonCode>,
 }
 
 impl Signable for FreshQuestion {

@@ -257,6 +257,8 @@ pub enum ResourceKind {
     Agent,
     /// A node itself, asked for a result it kept.
     Node,
+    /// A policy revision, by the digest that names it.
+    Policy,
     /// A kind of task, when a broker is asked to start one.
     Task,
     /// A tool behind a node.
@@ -270,6 +272,7 @@ impl ResourceKind {
         match self {
             Self::Agent => "agent",
             Self::Node => "node",
+            Self::Policy => "policy",
             Self::Task => "task",
             Self::Tool => "tool",
         }
@@ -298,13 +301,14 @@ impl Resource {
         let kind = match kind {
             "agent" => ResourceKind::Agent,
             "node" => ResourceKind::Node,
+            "policy" => ResourceKind::Policy,
             "task" => ResourceKind::Task,
             "tool" => ResourceKind::Tool,
             _ => {
                 return Err(InvalidId::new(
                     "resource",
                     &text,
-                    "is of no known kind (agent, node, task, tool)",
+                    "is of no known kind (agent, node, policy, task, tool)",
                 ));
             }
         };
@@ -322,6 +326,12 @@ impl Resource {
     #[must_use]
     pub fn node(name: &NodeId) -> Self {
         Self { kind: ResourceKind::Node, text: format!("node.{name}") }
+    }
+
+    /// The resource `policy.<revision>`.
+    #[must_use]
+    pub fn policy(revision: &crate::policy::PolicyRevision) -> Self {
+        Self { kind: ResourceKind::Policy, text: format!("policy.{revision}") }
     }
 
     /// The resource `task.<kind>`.

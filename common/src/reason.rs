@@ -114,7 +114,7 @@ reason_codes! {
     AgentUnknown = "agent.unknown", Identity, Denied,
         "An agent in the chain is not in the inventory.",
         "A misspelt name, or an agent that was never added to agents.toml.",
-        "Add it to policies/agents.toml and restart the broker, which publishes the new revision.";
+        "Add it to agents.toml of the policy, then `writ policy activate <folder>`.";
     AgentUnreachable = "agent.unreachable", Action, CouldNotDecide,
         "Nobody listens on the inbox of the agent's key.",
         "The agent is not running, or runs with another key than the one it was delegated to.",
@@ -367,14 +367,30 @@ reason_codes! {
         "A deny rule of the policy matched.",
         "The rule and its message stand in the record.",
         "The record names the file and line of the rule: change what is asked for, or the rule.";
+    PolicyInvalid = "policy.invalid", Action, Denied,
+        "The policy is broken, so the one before it stays in force.",
+        "A file of it does not load, or under it no operator could put another one in force; a node that is older than its broker may not know a predicate.",
+        "`writ policy check <folder>` names the fault with file, line and column; `writ policy show` names the nodes.";
+    PolicyMoved = "policy.moved", Action, Denied,
+        "Another policy revision is in force than the operator expected.",
+        "Somebody else put one in force in the meantime.",
+        "`writ policy show` says who and when; look at what changed, then repeat with the present revision.";
     PolicyNoMatch = "policy.no_match", Action, Denied,
         "No allow rule of the policy matched.",
         "Nothing is allowed unless a rule says so.",
         "Write an allow rule for it in policies/, if it is meant to be allowed.";
+    PolicyRollback = "policy.rollback", Action, Denied,
+        "A policy came over the control stream that is not the broker's next word, and was not taken.",
+        "It is unsigned, signed by a key that does not count, or an older event that was put there again.",
+        "`writ policy show` says what is in force; treat it as an attack on the bus until you know better.";
     PolicyUnavailable = "policy.unavailable", Action, CouldNotDecide,
         "There is no valid policy in force.",
         "The policy folder is missing, empty or broken, and no revision was ever good.",
         "`writ policy check <folder>` names the fault with file, line and column.";
+    PolicyUnknown = "policy.unknown", Action, Denied,
+        "No such policy revision was ever in force here.",
+        "A rollback names a revision that was never activated, or its files were changed since.",
+        "`writ policy show` lists the revisions there were; `writ policy activate <folder>` puts a new one in force.";
     RequestQuota = "request.quota", Action, Denied,
         "The agent sends a node more calls, or a broker more requests, than its quota.",
         "A loop, or a quota that is too tight.",

@@ -366,6 +366,9 @@ pub struct Basis {
     /// The policy that was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyRevision>,
+    /// Why a later policy was not taken: this one is the last good one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_fault: Option<ReasonCode>,
     /// The rules that decided, as `file:line`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<String>,
@@ -430,6 +433,9 @@ pub struct Verdicted {
     /// Why not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<RecordedReason>,
+    /// What would have denied it if the tool or agent were not in observe mode.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub would_deny: Vec<RecordedReason>,
     /// On whose authority.
     pub who: Who,
     /// To do what.
@@ -489,7 +495,19 @@ impl Verdicted {
         basis.policy = verdict.policy_revision();
         basis.rules = verdict.rules().to_vec();
         let reasons = verdict.reasons().iter().map(RecordedReason::from).collect();
-        Self { decision, reasons, who, what, basis, trace: None, granted: None, approval: None, count: 1 }
+        let would_deny = verdict.would_deny().iter().map(RecordedReason::from).collect();
+        Self {
+            decision,
+            reasons,
+            would_deny,
+            who,
+            what,
+            basis,
+            trace: None,
+            granted: None,
+            approval: None,
+            count: 1,
+        }
     }
 }
 

@@ -288,18 +288,24 @@ impl<'d, 'a> Section<'d, 'a> {
 
     /// A table; an absent one reads as empty, so that overrides and defaults work without it.
     pub fn table(&mut self, key: &str) -> Section<'d, 'a> {
+        self.optional_table(key).unwrap_or_else(|| {
+            let path = self.dotted(key);
+            self.document.section(path, self.span, DeTable::new())
+        })
+    }
+
+    /// A table that may be absent altogether.
+    pub fn optional_table(&mut self, key: &str) -> Option<Section<'d, 'a>> {
         let path = self.dotted(key);
-        let Some(value) = self.take(key) else {
-            return self.document.section(path, self.span, DeTable::new());
-        };
+        let value = self.take(key)?;
         let span = to_span(&value.span());
-        match value.into_inner() {
+        Some(match value.into_inner() {
             DeValue::Table(table) => self.document.section(path, span, table),
             other => {
                 self.wrong_type(key, span, "a table", other.type_str());
                 self.document.section(path, span, DeTable::new())
             }
-        }
+        })
     }
 
     /// A list of tables (`[[key]]`); absent means empty.

@@ -116,6 +116,8 @@ pub mod attribute {
     pub const POLICY: &str = "writ.policy.sha256";
     /// The code of the first reason.
     pub const DENY_REASON: &str = "writ.deny.reason";
+    /// Codes that would have denied it if it were not in observe mode.
+    pub const WOULD_DENY: &str = "writ.would_deny";
     /// The agents of the chain, in order.
     pub const CHAIN: &str = "writ.chain";
     /// How many hops.
@@ -311,6 +313,10 @@ pub fn verdict_attributes(verdict: &Verdicted, id: &DecisionId) -> Vec<(&'static
     if let Some(policy) = verdict.basis.policy {
         attributes.push((attribute::POLICY, policy.to_string().into()));
         attributes.push((attribute::SECURITY_POLICY, policy.0.short().into()));
+    }
+    if !verdict.would_deny.is_empty() {
+        let codes: Vec<String> = verdict.would_deny.iter().map(|reason| reason.code.to_string()).collect();
+        attributes.push((attribute::WOULD_DENY, codes.into()));
     }
     if let Some(rule) = verdict.basis.rules.first() {
         attributes.push((attribute::SECURITY_RULE, rule.as_str().into()));

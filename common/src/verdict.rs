@@ -54,6 +54,7 @@ pub struct GrantBounds {
 pub struct Verdict {
     decision: Decision,
     reasons: Vec<Reason>,
+    would_deny: Vec<Reason>,
     obligations: Vec<Obligation>,
     rules: Vec<String>,
     policy_revision: Option<PolicyRevision>,
@@ -68,14 +69,13 @@ impl Verdict {
         Self::denied(vec![reason.into()], Vec::new(), policy_revision)
     }
 
-    pub(crate) fn denied(
-        reasons: Vec<Reason>,
-        rules: Vec<String>,
-        policy_revision: Option<PolicyRevision>,
-    ) -> Self {
+    /// A denial for several causes.
+    #[must_use]
+    pub fn denied(reasons: Vec<Reason>, rules: Vec<String>, policy_revision: Option<PolicyRevision>) -> Self {
         Self {
             decision: Decision::Deny,
             reasons,
+            would_deny: Vec::new(),
             obligations: Vec::new(),
             rules,
             policy_revision,
@@ -96,7 +96,20 @@ impl Verdict {
             action: request.action.clone(),
             arguments: request.arguments.clone(),
         });
-        Self { decision: Decision::Allow, reasons: Vec::new(), obligations, rules, policy_revision, permit }
+        Self {
+            decision: Decision::Allow,
+            reasons: Vec::new(),
+            would_deny: Vec::new(),
+            obligations,
+            rules,
+            policy_revision,
+            permit,
+        }
+    }
+
+    /// The same, allowed only because the tool or agent is observed.
+    pub(crate) fn observed(self, would_deny: Vec<Reason>) -> Self {
+        Self { would_deny, ..self }
     }
 
     /// Yes or no.
@@ -109,6 +122,12 @@ impl Verdict {
     #[must_use]
     pub fn reasons(&self) -> &[Reason] {
         &self.reasons
+    }
+
+    /// What would have denied it if the tool or agent were not in observe mode.
+    #[must_use]
+    pub fn would_deny(&self) -> &[Reason] {
+        &self.would_deny
     }
 
     /// What has to be done or kept to.

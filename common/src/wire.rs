@@ -15,6 +15,7 @@ use crate::{
     ids::{Action, AgentId, ApprovalId, CapabilityId, KeyId, NodeId, Resource, TaskId, TaskKind, TenantId},
     keys::{BadSignature, PrivateKey, PublicKey, Purpose, Signature},
     keyset::KeysetDocument,
+    policy::{PolicyBundle, PolicyRevision},
     reason::{Reason, ReasonCode},
     record::{DecisionId, OutcomeStatus, Receipt},
     request::{ARGUMENT_BYTES_MAX, Arguments},
@@ -611,6 +612,13 @@ pub struct AdminRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum AdminWanted {
+    /// Puts a policy in force.
+    ActivatePolicy {
+        /// Its files.
+        bundle: PolicyBundle,
+        /// The revision that has to be in force until then, if the operator says so.
+        expect: Option<PolicyRevision>,
+    },
     /// The agents with their keys.
     Agents,
     /// A join token for an agent.
@@ -639,6 +647,13 @@ pub enum AdminWanted {
         /// Answer only once no node can act under it any more.
         wait: bool,
     },
+    /// Puts a policy in force again that was in force before.
+    RollbackPolicy {
+        /// Its files, as the control stream holds them.
+        bundle: PolicyBundle,
+        /// The revision that has to be in force until then, if the operator says so.
+        expect: Option<PolicyRevision>,
+    },
     /// Brokers and nodes, and how recently they were heard from.
     Status,
     /// One task.
@@ -658,6 +673,7 @@ pub enum AdminWanted {
 impl AdminWanted {
     /// Every action a policy may name for an operator.
     pub const ACTIONS: &[&str] = &[
+        "activate",
         "agents",
         "end-halt",
         "enroll",
@@ -665,6 +681,7 @@ impl AdminWanted {
         "quarantine",
         "release",
         "revoke",
+        "rollback",
         "status",
         "task",
         "withdraw-key",
@@ -674,6 +691,7 @@ impl AdminWanted {
     #[must_use]
     pub fn action(&self) -> &'static str {
         match self {
+            Self::ActivatePolicy { .. } => "activate",
             Self::Agents => "agents",
             Self::Enroll { .. } => "enroll",
             Self::HaltAll { on: true } => "halt-all",
@@ -681,6 +699,7 @@ impl AdminWanted {
             Self::Quarantine { on: true, .. } => "quarantine",
             Self::Quarantine { on: false, .. } => "release",
             Self::Revoke { .. } => "revoke",
+            Self::RollbackPolicy { .. } => "rollback",
             Self::Status => "status",
             Self::Task { .. } => "task",
             Self::WithdrawKey { .. } => "withdraw-key",
@@ -695,7 +714,8 @@ impl Signable for AdminRequest {
 
 impl Message for Signed<AdminRequest> {
     const KIND: &'static str = "admin";
-    const BYTES_MAX: usize = 16 * 1024;
+    // A policy has to fit, with room for what the broker's event adds to it.
+    const BYTES_MAX: usize = 880 * 1024;
 }
 
 /// A broker's answer to an operator.
@@ -767,7 +787,10 @@ pub struct StatusInfo {
     /// Control state.
     pub epoch: Epoch,
     /// The policy in force.
-    pub policy: Option<crate::policy::PolicyRevision>,
+    pub policy: Option<PolicyRevision>,
+    /// The policy of the broker's own folder, which counts only while none was ever in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configured: Option<PolicyRevision>,
     /// Whether everything is halted.
     pub halted: bool,
     /// The nodes.
@@ -789,6 +812,12 @@ pub struct NodeInfo {
     /// Why it decides nothing, if it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<ReasonCode>,
+    /// The policy it decides by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyRevision>,
+    /// Why it did not take a later one, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_fault: Option<ReasonCode>,
 }
 
 /// A task as the broker knows it.

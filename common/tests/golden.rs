@@ -222,6 +222,7 @@ fn records() {
         let body = Verdicted {
             decision,
             reasons,
+            would_deny: Vec::new(),
             who,
             what,
             basis,

@@ -20,9 +20,9 @@ use writ_common::{
     keys::PrivateKey,
     keyset::{KeysetDocument, KeysetKey},
     label::{DomainLabel, Label},
-    policy::PolicyBundle,
+    policy::{PolicyBundle, PolicyRevision, PolicySet},
     reason::{Reason, ReasonCode},
-    record::{OutcomeStatus, Record, RecordBody, RecordKind},
+    record::{OutcomeStatus, Record, RecordBody, RecordKind, Verdicted},
     request::Arguments,
     signed::Signed,
     subjects::Subject,
@@ -71,6 +71,16 @@ fn policies(folder: &Path, below: &str, into: &mut BTreeMap<String, String>) {
         }
     }
 }
+
+/// The policy of this repository, and one rule more.
+fn shipped(rule: &str) -> PolicyBundle {
+    let mut texts = BTreeMap::new();
+    policies(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../policies")), "", &mut texts);
+    texts.insert("more.datalog".to_owned(), rule.to_owned());
+    PolicyBundle(texts)
+}
+
+const NOBODY_READS: &str = "/// nobody reads\ndeny if resource(\"tool.crm\");";
 
 /// A guard with everything it needs to know, a stream that is asked by hand, and a clock.
 struct Bench {
@@ -144,9 +154,7 @@ impl Bench {
             withdrawn: Vec::new(),
         };
         self.control(ControlEvent::Keyset(Signed::new(&keyset, &key(1))));
-        let mut texts = BTreeMap::new();
-        policies(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../policies")), "", &mut texts);
-        self.control(ControlEvent::Policy(PolicyBundle(texts)));
+        self.control(ControlEvent::Policy(shipped("")));
         self.control(ControlEvent::AgentKey {
             agent: AgentId::parse("planner").unwrap(),
             holder: key(4).public(),
@@ -156,16 +164,39 @@ impl Bench {
     }
 
     fn control(&mut self, event: ControlEvent) {
+        let payload = self.signed_control(event, 2);
         self.control += 1;
+        self.happen(Event::Control { sequence: self.control, payload });
+    }
+
+    /// What would be the next event, signed by this key.
+    fn signed_control(&self, event: ControlEvent, signer: u8) -> Bytes {
         let document = ControlDocument {
             tenant: TenantId::parse("acme").unwrap(),
             at: self.now.wall,
             by: "broker-1".to_owned(),
-            follows: Epoch { incarnation: 0, sequence: self.control - 1 },
+            follows: Epoch { incarnation: 0, sequence: self.control },
             event,
         };
-        let payload = Bytes::from(encode(&Signed::new(&document, &key(2))));
-        self.happen(Event::Control { sequence: self.control, payload });
+        Bytes::from(encode(&Signed::new(&document, &key(signer))))
+    }
+
+    /// A call that runs, and the policy its record names.
+    fn read_under(&mut self, nonce: u8) -> Option<PolicyRevision> {
+        let call = self.call(nonce);
+        let (ticket, ..) = self.intent();
+        self.published(ticket, stored(100 + u64::from(nonce)));
+        self.take(|effect| matches!(effect, Effect::RunTool(..)));
+        self.happen(Event::Finished(call, Ok("[]".to_owned())));
+        self.last_verdict().basis.policy
+    }
+
+    fn last_verdict(&self) -> Verdicted {
+        let verdicts = self.journal.iter().rev().find_map(|record| match &record.body {
+            RecordBody::Verdict(verdicted) => Some(verdicted.as_ref().clone()),
+            _ => None,
+        });
+        verdicts.unwrap()
     }
 
     /// The guard asks for freshness, and the broker answers.
@@ -234,14 +265,18 @@ impl Bench {
     }
 
     fn call(&mut self, nonce: u8) -> CallRef {
+        self.call_with(nonce, "SELECT 1", "tool.crm", "read")
+    }
+
+    fn call_with(&mut self, nonce: u8, sql: &str, resource: &str, action: &str) -> CallRef {
         self.calls += 1;
         let call = CallRef(self.calls);
-        let resource = Resource::parse("tool.crm").unwrap();
-        let arguments: Value = [("sql", Value::from("SELECT 1"))].into_iter().collect();
+        let resource = Resource::parse(resource).unwrap();
+        let arguments: Value = [("sql", Value::from(sql))].into_iter().collect();
         let unsigned = UnsignedCall {
             capability: &self.capability,
             resource: &resource,
-            action: &Action::parse("read").unwrap(),
+            action: &Action::parse(action).unwrap(),
             arguments: &Arguments::new(arguments),
             handover: None,
             approval: None,
@@ -718,4 +753,166 @@ fn a_withdrawn_broker_key_opens_nothing_more() {
     bench.control(ControlEvent::Keyset(Signed::new(&keyset, &key(1))));
     let call = bench.call(1);
     assert!(matches!(bench.refused(call), ReasonCode::TokenUnknownRoot | ReasonCode::KeysetExpired));
+}
+
+#[test]
+fn a_policy_is_exchanged_between_two_calls() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.read_under(1), Some(shipped("").revision()));
+    bench.control(ControlEvent::Policy(shipped(NOBODY_READS)));
+    let call = bench.call(3);
+    assert_eq!(bench.refused(call), ReasonCode::PolicyDenied);
+    assert_eq!(bench.last_verdict().basis.policy, Some(shipped(NOBODY_READS).revision()));
+    let question = bench.ask();
+    assert_eq!((question.policy, question.policy_fault), (Some(shipped(NOBODY_READS).revision()), None));
+}
+
+#[test]
+fn a_call_that_waits_while_the_policy_changes_is_decided_by_the_new_one_alone() {
+    let mut bench = Bench::new();
+    let call = bench.call(1);
+    assert!(bench.wants(|effect| matches!(effect, Effect::ReadLabel(_))));
+    // The contract changes with the rules, so a mixture of both would show.
+    let mut bundle = shipped(NOBODY_READS);
+    let contract = bundle.0.get_mut("tools/crm.toml").unwrap();
+    *contract = contract.replace("The customer database", "The customers");
+    let revision = bundle.revision();
+    bench.control(ControlEvent::Policy(bundle));
+    bench.label();
+    assert_eq!(bench.refused(call), ReasonCode::PolicyDenied);
+    let under_new = bench.last_verdict();
+    assert_eq!(under_new.basis.policy, Some(revision));
+    let call = bench.call(2);
+    assert_eq!(bench.refused(call), ReasonCode::PolicyDenied);
+    assert_eq!(
+        bench.last_verdict().what.contract,
+        under_new.what.contract,
+        "the contract is the new policy's too"
+    );
+}
+
+#[test]
+fn p06_a_broken_policy_leaves_the_last_good_one_in_force_and_is_told() {
+    let mut bench = Bench::new();
+    bench.control(ControlEvent::Policy(shipped("deny if resuorce(\"tool.crm\");")));
+    let Effect::Alarm(alarm) = bench.take(|effect| matches!(effect, Effect::Alarm(_))) else {
+        unreachable!()
+    };
+    assert!(alarm.contains("more.datalog:1:9") && alarm.contains("policy.invalid"), "{alarm}");
+    bench.refresh();
+    assert_eq!(bench.read_under(1), Some(shipped("").revision()));
+    assert_eq!(
+        bench.last_verdict().basis.policy_fault,
+        Some(ReasonCode::PolicyInvalid),
+        "and the record says so"
+    );
+    let question = bench.ask();
+    assert_eq!(question.policy, Some(shipped("").revision()));
+    assert_eq!(question.policy_fault, Some(ReasonCode::PolicyInvalid));
+    assert!(bench.guard.is_ready(bench.now), "it decides");
+    bench.control(ControlEvent::Policy(shipped(NOBODY_READS)));
+    assert_eq!(bench.ask().policy_fault, None);
+}
+
+/// P13: what is not the broker's word, or is its word of another time, puts no policy in force.
+#[test]
+fn p13_an_unsigned_or_older_policy_is_not_taken() {
+    let mut bench = Bench::new();
+    let old = bench.signed_control(ControlEvent::Policy(shipped(NOBODY_READS)), 2);
+    bench.control(ControlEvent::Policy(shipped("deny if depth($n), $n > 2;")));
+    let in_force = shipped("deny if depth($n), $n > 2;").revision();
+    let unsigned = bench.signed_control(ControlEvent::Policy(shipped(NOBODY_READS)), 9);
+    for forged in [unsigned, old.clone()] {
+        bench.control += 1;
+        bench.happen(Event::Control { sequence: bench.control, payload: forged });
+        let question = bench.ask();
+        assert_eq!(
+            (question.policy, question.policy_fault),
+            (Some(in_force), Some(ReasonCode::PolicyRollback))
+        );
+        let Effect::Alarm(alarm) = bench.take(|effect| matches!(effect, Effect::Alarm(_))) else {
+            unreachable!()
+        };
+        assert!(alarm.contains("policy.rollback"), "{alarm}");
+    }
+    // Not even in its old place.
+    bench.happen(Event::Control { sequence: 3, payload: old });
+    assert_eq!(bench.ask().policy, Some(in_force));
+}
+
+/// The shipped policy with nobody allowed to read, and the database in observe mode until then.
+fn observing(until: Timestamp, permission: &str) -> PolicyBundle {
+    let mut bundle = shipped(&format!("{NOBODY_READS}\n{permission}"));
+    let contract = bundle.0.get_mut("tools/crm.toml").unwrap();
+    *contract =
+        contract.replacen("[[action]]", &format!("[observe]\nuntil = \"{}\"\n\n[[action]]", whole(until)), 1);
+    bundle
+}
+
+fn whole(time: Timestamp) -> String {
+    format!("{}Z", time.to_string().split('.').next().unwrap())
+}
+
+const OBSERVED: &str = "may_observe(\"tool.crm\") <- request(\"call\");";
+
+#[test]
+fn what_is_observed_goes_through_and_says_what_would_have_denied_it() {
+    let mut bench = Bench::new();
+    let until = START.after(Millis::from_secs(100));
+    bench.control(ControlEvent::Policy(observing(until, OBSERVED)));
+    bench.refresh();
+    bench.read_under(1);
+    let verdicted = bench.last_verdict();
+    let would: Vec<(ReasonCode, &str)> =
+        verdicted.would_deny.iter().map(|reason| (reason.code, reason.told.as_str())).collect();
+    assert_eq!(would, [(ReasonCode::PolicyDenied, "nobody reads")]);
+    assert!(verdicted.reasons.is_empty());
+    assert_eq!(verdicted.basis.rules.len(), 1, "and which rule: {:?}", verdicted.basis.rules);
+    // What is not a rule's answer is not observed.
+    bench.control(ControlEvent::HaltAll { on: true });
+    let call = bench.call(2);
+    assert_eq!(bench.refused(call), ReasonCode::HaltAll);
+    bench.control(ControlEvent::HaltAll { on: false });
+    let call = bench.call_with(3, "DELETE FROM customers; --", "tool.crm", "drop");
+    assert_eq!(bench.refused(call), ReasonCode::RightMissing, "no contract, no right, nothing learnt");
+    // The day comes, and nobody has to do anything.
+    bench.pass(Millis::from_secs(101));
+    bench.refresh();
+    let call = bench.call(4);
+    assert_eq!(bench.refused(call), ReasonCode::PolicyDenied);
+    assert!(bench.last_verdict().would_deny.is_empty());
+}
+
+#[test]
+fn nothing_is_observed_that_the_policy_does_not_let_be() {
+    let mut bench = Bench::new();
+    let until = START.after(Millis::from_secs(100));
+    bench.control(ControlEvent::Policy(observing(until, "may_observe(\"tool.mail\") <- request(\"call\");")));
+    let call = bench.call(1);
+    bench.label();
+    assert_eq!(bench.refused(call), ReasonCode::PolicyDenied);
+    // Without any such rule it is not even a policy.
+    bench.control(ControlEvent::Policy(observing(until, "")));
+    let Effect::Alarm(alarm) = bench.take(|effect| matches!(effect, Effect::Alarm(_))) else {
+        unreachable!()
+    };
+    assert!(alarm.contains("no rule derives `may_observe`"), "{alarm}");
+}
+
+#[test]
+fn an_observation_ends_within_ninety_days() {
+    let policy = |days: u64| {
+        let until = START.after(Millis::from_secs(days * 86_400));
+        PolicySet::load(&observing(until, OBSERVED)).unwrap().0
+    };
+    assert_eq!(policy(90).check_observed(START).to_string(), "");
+    let findings = policy(91).check_observed(START);
+    assert!(findings.has_errors() && findings.to_string().contains("more than 90 days"), "{findings}");
+    let over = policy(1).check_observed(START.after(Millis::from_secs(2 * 86_400)));
+    assert!(!over.has_errors() && over.to_string().contains("it is enforced"), "{over}");
+    let mut endless = observing(START, OBSERVED);
+    let contract = endless.0.get_mut("tools/crm.toml").unwrap();
+    *contract = contract.replace("until", "untill");
+    let findings = PolicySet::load(&endless).unwrap_err().to_string();
+    assert!(findings.contains("`observe.until` is missing"), "{findings}");
 }

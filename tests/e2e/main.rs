@@ -10,6 +10,7 @@ mod delegation;
 mod examples;
 mod faults;
 mod revocation;
+mod rollout;
 mod shipped;
 mod story;
 mod theft;

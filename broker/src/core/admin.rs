@@ -8,6 +8,7 @@ use writ_common::{
     ids::{Action, OperatorId, Resource, TaskId},
     json::Value,
     label::Label,
+    policy::PolicySet,
     reason::{Reason, ReasonCode},
     record::{Basis, RecordBody, RecordedDecision, Verdicted, What, Who},
     request::{Arguments, Environment, Principal, Request},
@@ -26,7 +27,7 @@ use super::{Arrival, Broker, CallRef, Effect, TaskEntry, control::ControlWrite, 
 pub(super) struct Operation {
     pub(super) operator: OperatorId,
     pub(super) event: ControlEvent,
-    wanted: AdminWanted,
+    pub(super) wanted: AdminWanted,
     /// The join token, which is told once and stored nowhere.
     token: Option<String>,
 }
@@ -73,16 +74,7 @@ impl Broker {
     fn decide_operation(&mut self, call: CallRef, operator: &OperatorId, wanted: &AdminWanted, now: Now) {
         let (request, who) = self.describe(operator, wanted);
         let verdict = match &self.policy {
-            Some(policy) => {
-                let evidence = Evidence {
-                    capability: None,
-                    handover: None,
-                    control: &self.control,
-                    gate: None,
-                    label: &Label::bottom(),
-                };
-                decide(&request, &evidence, policy, now.wall)
-            }
+            Some(policy) => self.judge_operator(&request, policy, now),
             None => without_policy(),
         };
         let what = What {
@@ -106,7 +98,7 @@ impl Broker {
                     self.record(body(RecordedDecision::Allow, &verdict), None, now);
                     return self.queue_control(ControlWrite::Admin(call, Box::new(operation)), now);
                 }
-                Err(reason) => Verdict::deny(reason, None),
+                Err(reasons) => Verdict::denied(reasons, Vec::new(), verdict.policy_revision()),
             },
             Decision::Deny => verdict,
         };
@@ -114,8 +106,20 @@ impl Broker {
         self.record(body(RecordedDecision::Deny, &refusal), Some((call, payload)), now);
     }
 
+    /// What a policy says of an operator's request.
+    pub(super) fn judge_operator(&self, request: &Request, policy: &PolicySet, now: Now) -> Verdict {
+        let evidence = Evidence {
+            capability: None,
+            handover: None,
+            control: &self.control,
+            gate: None,
+            label: &Label::bottom(),
+        };
+        decide(request, &evidence, policy, now.wall)
+    }
+
     /// The request as policy and record see it.
-    fn describe(&self, operator: &OperatorId, wanted: &AdminWanted) -> (Request, Who) {
+    pub(super) fn describe(&self, operator: &OperatorId, wanted: &AdminWanted) -> (Request, Who) {
         let task = |id: &TaskId| Resource::parse(format!("task.{id}")).ok();
         let resource = match wanted {
             AdminWanted::Enroll { agent, .. }
@@ -123,6 +127,9 @@ impl Broker {
             | AdminWanted::WithdrawKey { agent, .. }
             | AdminWanted::Revoke { target: RevocationTarget::Agent(agent), .. } => {
                 Some(Resource::agent(agent))
+            }
+            AdminWanted::ActivatePolicy { bundle, .. } | AdminWanted::RollbackPolicy { bundle, .. } => {
+                Some(Resource::policy(&bundle.revision()))
             }
             AdminWanted::Task { task: Some(id) }
             | AdminWanted::Revoke { target: RevocationTarget::Task(id), .. } => task(id),
@@ -160,14 +167,23 @@ impl Broker {
         operator: &OperatorId,
         wanted: &AdminWanted,
         now: Now,
-    ) -> Result<Option<Operation>, Reason> {
+    ) -> Result<Option<Operation>, Vec<Reason>> {
         let mut token = None;
         let event = match wanted {
             AdminWanted::Agents | AdminWanted::Status | AdminWanted::Task { .. } => return Ok(None),
+            AdminWanted::ActivatePolicy { bundle, expect }
+            | AdminWanted::RollbackPolicy { bundle, expect } => {
+                let is_back = matches!(wanted, AdminWanted::RollbackPolicy { .. });
+                if !self.may_become_policy(bundle, *expect, is_back, now)? {
+                    return Ok(None);
+                }
+                ControlEvent::Policy(bundle.clone())
+            }
             AdminWanted::Enroll { agent, life } => {
                 let known = self.policy.as_ref().is_some_and(|p| p.inventory().agents.contains_key(agent));
                 if !known {
-                    return Err(Reason::new(ReasonCode::AgentUnknown).told(format_args!("agent `{agent}`")));
+                    let reason = Reason::new(ReasonCode::AgentUnknown);
+                    return Err(vec![reason.told(format_args!("agent `{agent}`"))]);
                 }
                 let text = hex::encode(draw::<24>(self.entropy.as_mut()));
                 let event = ControlEvent::JoinToken {
@@ -183,13 +199,14 @@ impl Broker {
                 ControlEvent::Quarantine { agent: agent.clone(), on: *on }
             }
             AdminWanted::Revoke { target, .. } => {
-                ControlEvent::Revocation { target: target.clone(), until: self.end_of(target, now.wall)? }
+                let until = self.end_of(target, now.wall).map_err(|reason| vec![reason])?;
+                ControlEvent::Revocation { target: target.clone(), until }
             }
             AdminWanted::WithdrawKey { agent, key } => {
                 let known = self.control.agent_keys(agent).is_some_and(|keys| keys.contains_key(key));
                 if !known {
-                    return Err(Reason::new(ReasonCode::AgentKeyUnknown)
-                        .told(format_args!("`{agent}` has no key `{key}`")));
+                    let reason = Reason::new(ReasonCode::AgentKeyUnknown);
+                    return Err(vec![reason.told(format_args!("`{agent}` has no key `{key}`"))]);
                 }
                 ControlEvent::AgentKeyWithdrawn { agent: agent.clone(), key: key.clone() }
             }
@@ -284,6 +301,7 @@ impl Broker {
         StatusInfo {
             epoch: self.control.epoch(),
             policy: self.policy.as_ref().map(|policy| policy.revision()),
+            configured: Some(self.setup.policy.revision()),
             halted: self.control.is_halted(),
             nodes: nodes
                 .map(|(node, entry)| {
@@ -294,6 +312,8 @@ impl Broker {
                         applied: liveness.map(|liveness| liveness.applied),
                         fault: liveness.and_then(|liveness| liveness.fault),
                         heard: liveness.map(|liveness| now.monotonic.since(liveness.asked.monotonic)),
+                        policy: liveness.and_then(|liveness| liveness.policy),
+                        policy_fault: liveness.and_then(|liveness| liveness.policy_fault),
                     }
                 })
                 .collect(),

@@ -6,7 +6,6 @@ use writ_bus::{Attested, Fence, Store, StoreError, Stored};
 use writ_common::{
     codec::{decode, encode},
     control::{ControlDocument, ControlEvent},
-    policy::PolicySet,
     reason::{Reason, ReasonCode},
     record::{Basis, RecordBody, RecordedDecision, Verdicted, What, Who},
     signed::Signed,
@@ -34,6 +33,8 @@ pub(super) struct InFlight {
     event: ControlEvent,
     payload: Vec<u8>,
     attempts: u32,
+    /// The last message of the stream when it was sent first.
+    after: u64,
 }
 
 /// How often a write is tried again after it lost the race for its place or got no answer.
@@ -70,15 +71,7 @@ impl Broker {
             }
         }
         wanted.extend(self.approver_changes());
-        let in_force = self.control.policy().map(|(_, bundle)| bundle.revision());
-        if in_force != Some(self.setup.policy.revision()) {
-            match PolicySet::load(&self.setup.policy) {
-                Ok(_) => wanted.push_back(ControlEvent::Policy(self.setup.policy.clone())),
-                Err(findings) => {
-                    self.alarm(format!("the configured policy is broken and not activated: {findings}"));
-                }
-            }
-        }
+        wanted.extend(self.first_policy());
         self.control_queue.extend(wanted.into_iter().map(|event| ControlWrite::Own(Box::new(event))));
         self.next_control_write(now);
     }
@@ -104,7 +97,10 @@ impl Broker {
         while self.control_in_flight.is_none() && self.control_read {
             let Some(write) = self.control_queue.pop_front() else { return };
             match self.judge_write(&write, now) {
-                Ok(event) => self.send_control(write, event, 0, Millis(0), now),
+                Ok(event) => {
+                    let after = self.control.last_seen();
+                    self.send_control(write, event, (0, after), Millis(0), now);
+                }
                 Err(reason) => self.refuse_write(&write, reason, now),
             }
         }
@@ -113,7 +109,10 @@ impl Broker {
     fn judge_write(&mut self, write: &ControlWrite, now: Now) -> Result<ControlEvent, Reason> {
         match write {
             ControlWrite::Own(event) => Ok(event.as_ref().clone()),
-            ControlWrite::Admin(_, operation) => Ok(operation.event.clone()),
+            ControlWrite::Admin(_, operation) => {
+                self.check_turn(operation)?;
+                Ok(operation.event.clone())
+            }
             ControlWrite::Enroll(_, request) => self.judge_enrollment(request, now),
         }
     }
@@ -122,7 +121,7 @@ impl Broker {
         &mut self,
         write: ControlWrite,
         event: ControlEvent,
-        attempts: u32,
+        (attempts, after): (u32, u64),
         delay: Millis,
         now: Now,
     ) {
@@ -144,12 +143,12 @@ impl Broker {
         let store = Store { subject, payload: payload.clone(), message_id: None, fence, ttl_secs: None };
         let ticket = self.fresh_ticket();
         self.push(Effect::Publish { ticket, store, delay });
-        self.control_in_flight = Some((ticket, InFlight { write, event, payload, attempts }));
+        self.control_in_flight = Some((ticket, InFlight { write, event, payload, attempts, after }));
     }
 
     pub(super) fn control_written(&mut self, result: Result<Stored, StoreError>, now: Now) {
         let Some((_, in_flight)) = self.control_in_flight.take() else { return };
-        let InFlight { write, event, payload, attempts } = in_flight;
+        let InFlight { write, event, payload, attempts, after } = in_flight;
         match result {
             Ok(stored) => {
                 self.control_event(stored.sequence, &payload);
@@ -157,11 +156,11 @@ impl Broker {
             }
             // Another broker wrote first, or the fate is unknown; the stream's tail brings what we miss, and a
             // write that did get through is found there.
-            Err(_) if self.is_in_force(&event) => self.write_done(write, now),
+            Err(_) if self.is_in_force(&event, after) => self.write_done(write, now),
             Err(_) if attempts < ATTEMPTS_MAX => match self.judge_write(&write, now) {
                 Ok(event) => {
                     let delay = Millis(20 * u64::from(attempts + 1));
-                    return self.send_control(write, event, attempts + 1, delay, now);
+                    return self.send_control(write, event, (attempts + 1, after), delay, now);
                 }
                 Err(reason) => self.refuse_write(&write, reason, now),
             },
@@ -174,13 +173,18 @@ impl Broker {
     }
 
     /// Whether an event whose acknowledgement was lost shows in control state.
-    fn is_in_force(&self, event: &ControlEvent) -> bool {
+    fn is_in_force(&self, event: &ControlEvent, after: u64) -> bool {
         match event {
             ControlEvent::AgentKey { agent, holder, .. } => {
                 self.control.agent_keys(agent).is_some_and(|keys| keys.contains_key(&holder.id()))
             }
             ControlEvent::JoinToken { token, .. } => self.control.join_token(token).is_some(),
             ControlEvent::HaltAll { on } => self.control.is_halted() == *on,
+            // Written twice it could undo what somebody else put in force in between.
+            ControlEvent::Policy(bundle) => {
+                let mut since = self.control.activations().iter().filter(|one| one.sequence > after);
+                since.next_back().is_some_and(|one| one.revision == bundle.revision())
+            }
             ControlEvent::Quarantine { agent, on } => self.control.is_quarantined(agent) == *on,
             // The others can be written twice without harm.
             _ => false,
@@ -292,6 +296,7 @@ impl Broker {
                 let recorded = Verdicted {
                     decision: RecordedDecision::Allow,
                     reasons: Vec::new(),
+                    would_deny: Vec::new(),
                     who,
                     what: what_of("enroll"),
                     basis,

@@ -13,6 +13,7 @@ use writ_common::{
     epoch::Epoch,
     fresh::{FreshAnswer, FreshQuestion},
     ids::NodeId,
+    policy::PolicyRevision,
     reason::ReasonCode,
     signed::Signed,
     subjects::Subject,
@@ -53,6 +54,10 @@ pub(super) struct Liveness {
     answered: Option<Now>,
     /// Why it decides nothing, if it does not.
     pub(super) fault: Option<ReasonCode>,
+    /// The policy it decides by.
+    pub(super) policy: Option<PolicyRevision>,
+    /// Why it did not take a later one.
+    pub(super) policy_fault: Option<ReasonCode>,
 }
 
 /// A revocation whose answer waits until no node can act under it any more.
@@ -96,8 +101,12 @@ impl Broker {
             asked: now,
             answered: None,
             fault: None,
+            policy: None,
+            policy_fault: None,
         });
         liveness.fault = question.fault;
+        liveness.policy = question.policy;
+        liveness.policy_fault = question.policy_fault;
         liveness.applied = question.applied;
         liveness.asked = now;
         let known = self.control.nodes().get(&question.node).and_then(|entry| entry.boot.as_ref());

@@ -9,6 +9,7 @@ mod control;
 mod event;
 mod fresh;
 mod issue;
+mod policy;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -25,7 +26,7 @@ use writ_bus::{Fence, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
     admission::{Admission, quota_of},
     codec::encode,
-    control::{ControlEvent, ControlFault, ControlState},
+    control::{ControlFault, ControlState, claims_policy},
     digest::Digest,
     entropy::Entropy,
     epoch::Epoch,
@@ -353,23 +354,11 @@ impl Broker {
             Ok(document) => self.applied(&document.event),
             // Our own writes are applied when they are acknowledged, and come round again.
             Err(ControlFault::Rollback { .. }) => {}
-            Err(fault) => self.alarm(format!("control stream: {fault}")),
-        }
-    }
-
-    fn applied(&mut self, event: &ControlEvent) {
-        let ControlEvent::Policy(bundle) = event else { return };
-        let loaded = PolicySet::load(bundle).map_err(|findings| findings.to_string());
-        let loaded = loaded.and_then(|(policy, _)| {
-            let delegations = writ_common::decide::delegations(&policy);
-            Ok((policy, delegations.map_err(|reason| reason.to_string())?))
-        });
-        match loaded {
-            Ok((policy, delegations)) => {
-                self.policy = Some(Arc::new(policy));
-                self.delegations = delegations;
+            Err(fault) if claims_policy(payload) => {
+                let code = ReasonCode::PolicyRollback;
+                self.alarm(format!("control stream: {code}: a policy that does not count: {fault}"));
             }
-            Err(why) => self.alarm(format!("the policy of the control stream is broken: {why}")),
+            Err(fault) => self.alarm(format!("control stream: {fault}")),
         }
     }
 

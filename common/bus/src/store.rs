@@ -70,6 +70,13 @@ impl Bus {
     /// # Errors
     /// [`StoreError`]: all but `Unknown` mean that the message is definitely not stored.
     pub async fn store(&self, store: &Store, timeout: Duration) -> Result<Stored, StoreError> {
+        let (bytes, bytes_max) = (store.payload.len(), self.payload_bytes_max());
+        if bytes > bytes_max {
+            // The server would end the connection over it.
+            return Err(StoreError::Refused(format!(
+                "{bytes} bytes are more than the {bytes_max} of the server's max_payload"
+            )));
+        }
         let mut headers = async_nats::HeaderMap::new();
         if let Some(id) = &store.message_id {
             headers.insert("Nats-Msg-Id", id.as_str());

@@ -298,6 +298,7 @@ impl<'a> Analysis<'a> {
             "request" => named.map_or(Requests::EVERY, |(_, kind)| *kind),
             "resource" if constant.starts_with("tool.") => Requests::CALL,
             "resource" if constant.starts_with("agent.") => Requests::CALL.or(Requests::ADMIN),
+            "resource" if constant.starts_with("policy.") => Requests::ADMIN,
             "resource" if constant.starts_with("task.") => {
                 Requests::ISSUE.or(Requests::RENEW).or(Requests::ADMIN)
             }
@@ -422,10 +423,10 @@ impl<'a> Analysis<'a> {
             | ("may_run", 0) => {
                 missing("agent", agents().collect(), "agents are those of agents.toml; add an `[[agent]]`")
             }
-            ("owner", 1) => missing(
+            ("owner" | "tool_owner", 1) | ("team_may", 0) => missing(
                 "team",
-                self.inventory.agents.values().map(|entry| entry.owner.as_str()).collect(),
-                "teams are the `owner`s of agents.toml",
+                super::teams::known(self.inventory, self.contracts).into_iter().collect(),
+                "teams are the `owner`s of agents.toml and of contracts",
             ),
             ("role", 0) | ("role_runs" | "role_right", 0) => {
                 missing("role", roles().collect(), "roles are those of roles.toml; add a `[[role]]`")
@@ -435,7 +436,9 @@ impl<'a> Analysis<'a> {
                 tasks().collect(),
                 "kinds of task are those of roles.toml; add a `[[role.task]]`",
             ),
-            ("resource" | "right" | "grant", 0) | ("role_right", 2) => self.unknown_resource(text, span),
+            ("resource" | "right" | "grant" | "tool_owner" | "may_observe", 0)
+            | ("role_right", 2)
+            | ("team_may", 1) => self.unknown_resource(text, span),
             ("action" | "right" | "grant", _) | ("role_right", 3) => {
                 self.unknown_action(predicate, position, text, span, scope)
             }
@@ -465,11 +468,11 @@ impl<'a> Analysis<'a> {
                     Finding::error(span, format!("there is no agent `{name}`"), help)
                 })
             }
-            Some(("tool" | "agent" | "task", _)) => None,
+            Some(("tool" | "agent" | "task" | "policy", _)) => None,
             _ => Some(Finding::error(
                 span,
                 format!("`{text}` is no resource"),
-                "resources are `tool.<name>`, `agent.<name>` and `task.<kind>`",
+                "resources are `tool.<name>`, `agent.<name>`, `task.<kind>` and `policy.<revision>`",
             )),
         }
     }

@@ -8,7 +8,10 @@ use crate::{
     diagnostic::Diagnostics,
     ids::{AgentId, OperatorId, RoleId, TaskKind},
     settings::{Document, Section},
+    time::Timestamp,
 };
+
+use super::observe::read_observe;
 
 /// What agents.toml, approvers.toml and roles.toml say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub struct AgentEntry {
     pub delegates_to: BTreeSet<AgentId>,
     /// How many calls it may send.
     pub quota: Quota,
+    /// Until when rules about its calls are asked and not obeyed.
+    pub observe_until: Option<Timestamp>,
 }
 
 /// Somebody who may approve. Their key is enrolled by the broker's configuration.
@@ -84,8 +89,9 @@ impl Inventory {
                 description: section.optional_text("description").unwrap_or_default(),
                 delegates_to: section.list("delegates_to").into_iter().collect(),
                 quota: read_quota(section.table("quota")),
+                observe_until: read_observe(&mut section),
             };
-            section.finish(&["name", "owner", "description", "delegates_to", "quota"]);
+            section.finish(&["name", "owner", "description", "delegates_to", "quota", "observe"]);
             let Some(name) = name else { continue };
             if self.agents.contains_key(&name) {
                 document.note(document.at(span, format!("agent `{name}` is declared twice")));

@@ -8,6 +8,7 @@ use super::{
     inventory::ApproverEntry,
     parse,
     schema::{self, Provider, SCHEMA},
+    teams,
 };
 use crate::{
     approval::APPROVERS_MAX,
@@ -32,14 +33,18 @@ impl PolicySet {
         let size: usize = bundle.0.iter().map(|(path, text)| path.len() + text.len()).sum();
         if size > BUNDLE_BYTES_MAX {
             let message = format!("the policy has {size} bytes, more than {BUNDLE_BYTES_MAX}");
-            findings.push(Diagnostic::in_file("policies", message));
+            let help =
+                "one policy has to fit into one message of the bus; take out what is no longer asked about";
+            findings.push(Diagnostic::in_file("policies", message).help(help));
             return Err(findings);
         }
         let mut inventory = Inventory::default();
         let mut contracts = BTreeMap::new();
         let mut sources: Vec<(&str, &str, Vec<Statement>)> = Vec::new();
         for (path, text) in &bundle.0 {
+            let team = teams::of(path);
             match kind_of(path) {
+                Kind::Agents | Kind::Roles if team.is_some() => findings.push(teams::no_inventory(path)),
                 Kind::Rules => {
                     let (statements, found) = parse(path, text);
                     findings.0.extend(found.0);
@@ -50,6 +55,7 @@ impl PolicySet {
                 Kind::Roles => inventory.read_roles(path, text, &mut findings),
                 Kind::Contract => {
                     if let Some(contract) = ToolContract::read(path, text, &mut findings) {
+                        findings.0.extend(team.and_then(|team| teams::check_contract(path, team, &contract)));
                         let resource = contract.resource.clone();
                         if contracts.insert(resource.clone(), contract).is_some() {
                             let message = format!("`{resource}` has a contract already");
@@ -71,6 +77,9 @@ impl PolicySet {
             let checker = Checker { file, text, own: &own };
             statements.iter().for_each(|statement| checker.check(statement, &mut findings));
         }
+        if !findings.has_errors() {
+            teams::confine(&mut sources, &inventory, &contracts, &mut findings);
+        }
         // What does not parse or type cannot be understood any further.
         if !findings.has_errors() {
             analyse(&sources, &inventory, &contracts, &mut findings);
@@ -81,15 +90,24 @@ impl PolicySet {
                     .help("an empty policy denies every request; begin with policies/base.datalog"),
             );
         }
+        let derives = |name: &str| {
+            let derived = |statement: &Statement| matches!(&statement.node, StatementNode::Derive(rule) if rule.head.name == name);
+            sources.iter().any(|(.., statements)| statements.iter().any(derived))
+        };
+        if !derives("may_observe") {
+            findings.0.extend(super::observe::without_permission(&inventory, &contracts));
+        }
         if findings.has_errors() {
             return Err(findings);
         }
         let (rules, infos) = compile(&sources);
+        let mut inventory_facts = inventory.facts();
+        inventory_facts.extend(teams::facts(&contracts));
         let set = Self {
             revision: bundle.revision(),
             program: Program::compile(&rules),
             rules: infos,
-            inventory_facts: inventory.facts(),
+            inventory_facts,
             inventory,
             contracts,
         };

@@ -8,8 +8,10 @@ mod analyse;
 mod inventory;
 mod lex;
 mod load;
+mod observe;
 mod parse;
 pub mod schema;
+mod teams;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -17,6 +19,8 @@ use serde::{Deserialize, Serialize};
 
 pub use inventory::{AgentEntry, Inventory, Quota, RoleTask};
 pub(crate) use load::{ALLOW, DENY};
+pub use observe::OBSERVE_MAX;
+pub(crate) use observe::read_observe;
 pub use parse::{Effect, Statement, StatementNode, parse};
 
 use crate::{
@@ -28,7 +32,8 @@ pub const BUNDLE_BYTES_MAX: usize = 512 * 1024;
 
 /// The files of one policy revision, by path below the policy folder.
 ///
-/// `*.datalog` are rules, `agents.toml` and `roles.toml` the inventory, `tools/*.toml` contracts. Anything else
+/// `*.datalog` are rules, `agents.toml` and `roles.toml` the inventory, `tools/*.toml` contracts; below
+/// `teams/<team>/` stand a team's rules and contracts, confined to what is the team's. Anything else
 /// is refused, so that a misnamed file cannot go unnoticed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -202,6 +202,13 @@ pub const SCHEMA: &[Declared] = {
             "that the first agent may delegate to the second",
         ),
         declared(
+            "may_observe",
+            &[("resource", Text)],
+            Action,
+            Policy,
+            "that a tool or agent (`agent.<name>`) in observe mode is observed, not denied",
+        ),
+        declared(
             "may_run",
             &[("agent", Text), ("kind", Text)],
             Identity,
@@ -250,7 +257,7 @@ pub const SCHEMA: &[Declared] = {
             &[("name", Text)],
             Action,
             Request,
-            "what is acted on: `tool.…`, `agent.…` or `task.…`",
+            "what is acted on: `tool.…`, `agent.…`, `task.…` or `policy.…`",
         ),
         declared(
             "right",
@@ -296,8 +303,22 @@ pub const SCHEMA: &[Declared] = {
             Policy,
             "longest life of a task; the least derived counts",
         ),
+        declared(
+            "team_may",
+            &[("team", Text), ("resource", Text), ("action", Text)],
+            Action,
+            Policy,
+            "that the `allow` rules of a team's folder count for this",
+        ),
         declared("tenant", &[("id", Text)], Identity, Request, "the organisation"),
         declared("time", &[("now", Date)], Action, Request, "when the decision is made"),
+        declared(
+            "tool_owner",
+            &[("resource", Text), ("team", Text)],
+            Action,
+            Contract,
+            "`owner` of a tool's contract",
+        ),
         declared("user", &[("issuer", Text), ("subject", Text)], Identity, Request, "on whose authority"),
         declared(
             "weekday",

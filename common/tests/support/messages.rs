@@ -118,6 +118,8 @@ pub fn all(random: &mut Random) -> Vec<Sample> {
         applied: epoch(random),
         staleness: Millis(random.next()),
         fault: maybe(random, |_| ReasonCode::StateRollback),
+        policy: maybe(random, |random| PolicyRevision(digest(random))),
+        policy_fault: maybe(random, |_| ReasonCode::PolicyInvalid),
     };
     all.push(Sample::signed(random, &question));
     let answer =
@@ -243,11 +245,19 @@ fn issuing(random: &mut Random) -> Vec<Sample> {
 fn administration(random: &mut Random) -> Vec<Sample> {
     let mut all = Vec::new();
     let wanted = [
+        AdminWanted::ActivatePolicy {
+            bundle: PolicyBundle([(text(random), text(random))].into()),
+            expect: maybe(random, |random| PolicyRevision(digest(random))),
+        },
         AdminWanted::Agents,
         AdminWanted::Enroll { agent: agent(random), life: Millis(random.next()) },
         AdminWanted::HaltAll { on: random.chance(50) },
         AdminWanted::Quarantine { agent: agent(random), on: random.chance(50) },
         AdminWanted::Revoke { target: target(random), wait: random.chance(50) },
+        AdminWanted::RollbackPolicy {
+            bundle: PolicyBundle([(text(random), text(random))].into()),
+            expect: maybe(random, |random| PolicyRevision(digest(random))),
+        },
         AdminWanted::Status,
         AdminWanted::Task { task: maybe(random, task) },
         AdminWanted::WithdrawKey { agent: agent(random), key: key_id(random) },
@@ -267,6 +277,7 @@ fn administration(random: &mut Random) -> Vec<Sample> {
     let status = StatusInfo {
         epoch: epoch(random),
         policy: maybe(random, |random| PolicyRevision(digest(random))),
+        configured: maybe(random, |random| PolicyRevision(digest(random))),
         halted: random.chance(50),
         nodes: vec![NodeInfo {
             node: node(random),
@@ -274,6 +285,8 @@ fn administration(random: &mut Random) -> Vec<Sample> {
             applied: maybe(random, epoch),
             heard: maybe(random, |random| Millis(random.next())),
             fault: maybe(random, |_| ReasonCode::PolicyUnavailable),
+            policy: maybe(random, |random| PolicyRevision(digest(random))),
+            policy_fault: maybe(random, |_| ReasonCode::PolicyRollback),
         }],
     };
     let info = TaskInfo {
@@ -337,6 +350,7 @@ pub fn record(random: &mut Random) -> Record {
                 RecordedDecision::Hold,
             ]),
             reasons: (0..random.below(3)).map(|_| recorded_reason(random)).collect(),
+            would_deny: (0..random.below(3)).map(|_| recorded_reason(random)).collect(),
             who: who(random),
             what: what(random),
             basis: basis(random),
@@ -413,6 +427,7 @@ fn what(random: &mut Random) -> What {
 fn basis(random: &mut Random) -> Basis {
     Basis {
         policy: maybe(random, |random| PolicyRevision(digest(random))),
+        policy_fault: maybe(random, |_| ReasonCode::PolicyInvalid),
         rules: (0..random.below(3)).map(|_| text(random)).collect(),
         epoch: maybe(random, epoch),
         age: maybe(random, |random| Millis(random.next())),

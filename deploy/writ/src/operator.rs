@@ -11,18 +11,19 @@ use writ_bus::{Bus, BusConfig, Fence, NatsUser, Store, SystemClock, SystemEntrop
 use writ_common::{
     approval::{Approval, ApprovalAnswer, ApprovalDecision, Approvals},
     codec::{decode, encode},
-    control::{ControlState, RevocationTarget},
+    control::{Activation, ControlState, RevocationTarget},
     entropy::draw,
     epoch::Epoch,
     ids::{AgentId, OperatorId, PartId, TaskId, TenantId},
     keys::{PrivateKey, PublicKey},
+    policy::PolicyBundle,
     reason::ReasonCode,
     record::{Record, RecordKind},
     settings::Document,
     signed::Signed,
     subjects::{Subject, filter, part_stream},
     time::{Millis, Timestamp},
-    wire::{AdminReply, AdminRequest, AdminWanted},
+    wire::{AdminReply, AdminRequest, AdminWanted, StatusInfo},
 };
 
 use crate::{
@@ -141,6 +142,8 @@ pub struct Operator {
 /// How long the broker may take; a revocation that waits takes as long as the longest lease.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
+/// What the broker's signed event may add to what is in the request.
+const EVENT_BYTES: usize = 1_024;
 
 impl Operator {
     /// Connects.
@@ -189,6 +192,13 @@ impl Operator {
             wanted,
         };
         let payload = encode(&Signed::new(&request, &self.key));
+        let bytes = payload.len() + EVENT_BYTES;
+        anyhow::ensure!(
+            bytes <= self.bus.payload_bytes_max(),
+            "the request needs {bytes} bytes in one message and the bus takes {}; raise `max_payload` in nats-server's \
+             configuration (deploy/nats/server.conf has 1MB), or make the policy smaller",
+            self.bus.payload_bytes_max()
+        );
         let subject = Subject::Admin.of(&self.tenant);
         let timeout = if waits { WAIT_TIMEOUT } else { REPLY_TIMEOUT };
         let reply = self.bus.request(subject, payload, None, timeout).await.context("the broker")?;
@@ -196,7 +206,8 @@ impl Operator {
             AdminReply::Refused { reasons } => {
                 let words: Vec<String> =
                     reasons.iter().map(|reason| format!("{}: {}", reason.code, reason.text)).collect();
-                Err(Denied(words.join("; ")).into())
+                let between = if words.len() > 3 { "\n  " } else { "; " };
+                Err(Denied(words.join(between)).into())
             }
             reply => Ok(reply),
         }
@@ -230,6 +241,25 @@ impl Operator {
     /// If the stream cannot be read.
     pub async fn control(&self) -> Result<ControlState> {
         Ok(self.bus.control_state(&self.tenant, self.root).await?)
+    }
+
+    /// Control state, and every policy that was ever put in force, the present one last.
+    ///
+    /// # Errors
+    /// If the stream cannot be read.
+    pub async fn policies(&self) -> Result<(ControlState, Vec<(Activation, PolicyBundle)>)> {
+        Ok(self.bus.policies(&self.tenant, self.root).await?)
+    }
+
+    /// What the broker says of itself and the nodes.
+    ///
+    /// # Errors
+    /// As [`Operator::ask`].
+    pub async fn status(&self) -> Result<StatusInfo> {
+        match self.ask(AdminWanted::Status).await? {
+            AdminReply::Status(status) => Ok(status),
+            other => bail!("an answer to another question: {other:?}"),
+        }
     }
 
     /// Every record of the audit stream so far, or of one task, each with its stream sequence.

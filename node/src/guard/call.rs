@@ -206,9 +206,6 @@ impl Guard {
         }
         self.check_age(call.issued_at, now.wall)?;
         self.check_connection(&arrival.attested, agent)?;
-        let contract = self.policy.as_ref().and_then(|policy| policy.contract(resource));
-        flight.what.contract = contract.map(|contract| contract.digest);
-        let effect = contract.and_then(|contract| contract.action(&call.action)).map(|action| action.effect);
         let min_epoch = call.min_epoch.max(capability.grant().min_epoch);
         let behind = self.control.epoch() < min_epoch;
         flight.waits_until =
@@ -229,7 +226,7 @@ impl Guard {
                 },
             },
             call_id: id,
-            is_read: effect == Some(ToolEffect::Read),
+            is_read: false,
             min_epoch,
             label_attempts: 0,
             busy_attempts: 0,
@@ -285,7 +282,7 @@ impl Guard {
     /// Decides a call, or has its label read first.
     pub(super) fn decide_call(&mut self, call: CallRef, now: Now) {
         let Some(flight) = self.calls.get_mut(&call) else { return };
-        let Some(known) = &flight.known else { return };
+        let Some(known) = &mut flight.known else { return };
         let applied = self.control.epoch();
         let min_epoch = known.min_epoch;
         if let Some(until) = flight.waits_until {
@@ -294,8 +291,14 @@ impl Guard {
             }
             flight.waits_until = None;
         }
+        // Another policy may have come while it waited; contract, effect and rules are all of the same one.
+        let contract = self.policy.as_ref().and_then(|policy| policy.contract(&known.request.resource));
+        flight.what.contract = contract.map(|contract| contract.digest);
+        let action = contract.and_then(|contract| contract.action(&known.request.action));
+        known.is_read = action.is_some_and(|action| action.effect == ToolEffect::Read);
         let mut basis =
             Basis { epoch: Some(applied), age: self.freshness.age(now.monotonic), ..Basis::default() };
+        basis.policy_fault = self.policy_fault;
         if let Some(kept) = self.kept.get(&known.call_id) {
             let answer = Answer::Replayed { first: kept.decision.clone(), outcome: kept.status };
             flight.reply = Some(CallReply { receipt: None, answer });

@@ -37,14 +37,14 @@ use writ_common::{
     admission::Admission,
     approval::{ApprovalClaim, Approvals},
     codec::{decode, encode},
-    control::{ControlEvent, ControlFault, ControlState},
+    control::{ControlEvent, ControlFault, ControlState, claims_policy},
     decide::Gate,
     entropy::{Entropy, draw},
     fresh::{FreshAnswer, FreshBounds, FreshQuestion, Freshness},
     ids::{BootId, FlowDomain, NodeId, PartId, Resource, TenantId},
     keys::{PrivateKey, PublicKey},
     label::{DomainLabel, Label},
-    policy::PolicySet,
+    policy::{PolicyBundle, PolicySet},
     reason::ReasonCode,
     record::Origin,
     recorder::{Prepared, Recorder},
@@ -115,6 +115,8 @@ pub struct Guard {
     recorder: Recorder,
     control: ControlState,
     policy: Option<Arc<PolicySet>>,
+    /// Why a later policy was not taken; the one in force is the last good one.
+    policy_fault: Option<ReasonCode>,
     gates: BTreeMap<Resource, Arc<dyn Gate + Send + Sync>>,
     entropy: Box<dyn Entropy>,
     freshness: Freshness,
@@ -200,6 +202,7 @@ impl Guard {
             recorder,
             control: ControlState::new(config.tenant.clone(), config.root),
             policy: None,
+            policy_fault: None,
             gates,
             entropy,
             freshness: Freshness::new(config.fresh),
@@ -322,6 +325,8 @@ impl Guard {
             applied: self.control.epoch(),
             staleness: self.config.fresh.longest(),
             fault: self.fault(),
+            policy: self.policy.as_ref().map(|policy| policy.revision()),
+            policy_fault: self.policy_fault,
         };
         let payload = encode(&Signed::new(&question, &self.config.key));
         self.push(Effect::AskFresh(payload));
@@ -354,15 +359,38 @@ impl Guard {
             Ok(document) => document,
             // What was applied is delivered again after a reconnect.
             Err(ControlFault::Rollback { .. }) => return,
+            Err(fault) if claims_policy(payload) => {
+                self.policy_fault = Some(ReasonCode::PolicyRollback);
+                let code = ReasonCode::PolicyRollback;
+                return self.alarm(format!("control stream: {code}: a policy that does not count: {fault}"));
+            }
             Err(fault) => return self.alarm(format!("control stream: {fault}")),
         };
         if let ControlEvent::Policy(bundle) = &document.event {
-            match PolicySet::load(bundle) {
-                Ok((policy, _)) => self.policy = Some(Arc::new(policy)),
-                Err(findings) => self.alarm(format!("policy revision {sequence} is broken: {findings}")),
-            }
+            self.take_policy(sequence, bundle);
         }
         self.retry_waiting(now);
+    }
+
+    /// Puts a policy in force between two requests; a broken one leaves the last good one there.
+    fn take_policy(&mut self, sequence: u64, bundle: &PolicyBundle) {
+        match PolicySet::load(bundle) {
+            Ok((policy, _)) => {
+                self.policy = Some(Arc::new(policy));
+                self.policy_fault = None;
+            }
+            Err(findings) => {
+                self.policy_fault = Some(ReasonCode::PolicyInvalid);
+                let kept = self.policy.as_ref().map(|policy| policy.revision());
+                let kept =
+                    kept.map_or("nothing is decided".to_owned(), |kept| format!("{kept} stays in force"));
+                self.alarm(format!(
+                    "policy {} (control event {sequence}) is broken, {kept} ({}): {findings}",
+                    bundle.revision(),
+                    ReasonCode::PolicyInvalid
+                ));
+            }
+        }
     }
 
     /// Puts a record on its way to the stream and keeps at it until the stream has it.

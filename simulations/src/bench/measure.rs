@@ -16,6 +16,8 @@ pub struct Load {
     pub p50_us: f64,
     /// 99th percentile, in microseconds.
     pub p99_us: f64,
+    /// The longest, in microseconds.
+    pub longest_us: f64,
     /// Completed per second.
     pub per_second: f64,
     /// Completed in all, those of the warm-up included.
@@ -59,7 +61,8 @@ where
     }
     let count = u32::try_from(all.len()).map_or(f64::INFINITY, f64::from);
     let per_second = count / during.as_secs_f64();
-    Ok(Load { p50_us: percentile(&mut all, 50), p99_us: percentile(&mut all, 99), per_second, completed })
+    let [p50_us, p99_us, longest_us] = [50, 99, 100].map(|percent| percentile(&mut all, percent));
+    Ok(Load { p50_us, p99_us, longest_us, per_second, completed })
 }
 
 /// The median time of something short that needs no other process, in microseconds.

@@ -6,6 +6,7 @@ mod measure;
 mod process;
 mod report;
 mod setup;
+mod swaps;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -49,12 +50,13 @@ pub async fn run(during: Duration) -> Result<Report> {
         let cpu = bench.cpu().since(&before, governed.completed);
         levels.push(Level::new(in_flight, raw, governed, cpu));
     }
+    let swaps = swaps::measure(&bench.stack, &task, during).await?;
     let (sign_us, verify_us) = baseline::signatures();
     let publish_ack = baseline::publish_ack(&bench.folder, during).await?;
     let request_reply_us = levels.first().map_or(0.0, |level| level.raw.p50_us);
     let parts = Parts { request_reply_us, sign_us, verify_us, publish_ack_us: publish_ack.p50_us };
     bench.stop()?;
-    Ok(Report::new(parts, levels, footprints))
+    Ok(Report::new(parts, levels, footprints, Some(swaps)))
 }
 
 /// The set-up with what runs in it.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{measure::Load, process::Footprint};
+use super::{measure::Load, process::Footprint, swaps::Swaps};
 
 /// A governed call may take so many times what it is made of.
 const CALL_RATIO_MAX: f64 = 1.5;
@@ -119,6 +119,8 @@ pub struct Report {
     pub sum_us: f64,
     /// Calls by number in flight.
     pub levels: Vec<Level>,
+    /// Calls while the policy is exchanged.
+    pub swaps: Option<Swaps>,
     /// Processes.
     pub processes: Vec<Footprint>,
     /// What was aimed at.
@@ -127,7 +129,7 @@ pub struct Report {
 
 impl Report {
     /// Puts the figures beside the goals.
-    pub fn new(parts: Parts, levels: Vec<Level>, processes: Vec<Footprint>) -> Self {
+    pub fn new(parts: Parts, levels: Vec<Level>, processes: Vec<Footprint>, swaps: Option<Swaps>) -> Self {
         let alone = levels.iter().find(|level| level.in_flight == 1);
         let ratio = alone.map(|level| level.governed.p50_us / parts.sum_us());
         let mut goals =
@@ -142,7 +144,7 @@ impl Report {
             ));
         }
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { processors, parts, sum_us: parts.sum_us(), levels, processes, goals }
+        Self { processors, parts, sum_us: parts.sum_us(), levels, swaps, processes, goals }
     }
 
     /// Aligned columns.
@@ -188,6 +190,15 @@ impl Report {
             let [agent, server, node] = [cpu.agent_us, cpu.server_us, cpu.node_us].map(shown);
             writeln!(text, "{in_flight:>4}{:<24} {agent:>10} {server:>10} {node:>12}", "")?;
         }
+        if let Some(Swaps { load_us, calm, swapped, swaps }) = &self.swaps {
+            let (p50, p99, longest) = ("p50 us", "p99 us", "longest us");
+            writeln!(text, "\n{:<28} {p50:>10} {p99:>10} {longest:>12}", "16 calls in flight")?;
+            for (name, load) in [("one policy", calm), ("policies exchanged", swapped)] {
+                let Load { p50_us, p99_us, longest_us, .. } = load;
+                writeln!(text, "{name:<28} {p50_us:>10.1} {p99_us:>10.1} {longest_us:>12.1}")?;
+            }
+            writeln!(text, "{swaps} exchanges, {load_us:.0} us each to check and compile")?;
+        }
         writeln!(text, "\n{:<48} {:>12} {:>10}  met", "goal", "figure", "at most")?;
         for Goal { goal, figure, at_most, met } in &self.goals {
             let figure = shown(*figure);
@@ -212,11 +223,21 @@ mod tests {
 
     #[test]
     fn the_table_says_which_goals_are_met() {
-        let load = |p50_us| Load { p50_us, p99_us: 2.0 * p50_us, per_second: 10.0, completed: 20.0 };
+        let load = |p50_us| Load {
+            p50_us,
+            p99_us: 2.0 * p50_us,
+            longest_us: 3.0 * p50_us,
+            per_second: 10.0,
+            completed: 20.0,
+        };
         let parts = Parts { request_reply_us: 100.0, sign_us: 20.0, verify_us: 30.0, publish_ack_us: 50.0 };
         let process = Footprint { name: "node", ready_ms: 1_200.0, idle_mib: None };
-        let report =
-            Report::new(parts, vec![Level::new(1, load(100.0), load(250.0), Cpu::default())], vec![process]);
+        let report = Report::new(
+            parts,
+            vec![Level::new(1, load(100.0), load(250.0), Cpu::default())],
+            vec![process],
+            None,
+        );
         let met: Vec<Option<bool>> = report.goals.iter().map(|goal| goal.met).collect();
         assert_eq!(met, [Some(true), None, Some(false)]);
         let table = report.table();

@@ -1,13 +1,13 @@
 //! `writ doctor`
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 use writ_common::{
     ids::PartId,
     subjects::{control_stream, part_stream},
     time::Millis,
-    wire::{AdminReply, AdminWanted, StatusInfo},
+    wire::StatusInfo,
 };
 
 use super::Common;
@@ -46,9 +46,8 @@ impl Doctor {
             Ok(operator) => {
                 findings.good(format!("bus {urls}"));
                 streams(&operator, &mut findings).await;
-                match operator.ask(AdminWanted::Status).await {
-                    Ok(AdminReply::Status(status)) => nodes(&status, &mut findings),
-                    Ok(other) => bail!("an answer to another question: {other:?}"),
+                match operator.status().await {
+                    Ok(status) => nodes(&status, &mut findings),
                     Err(error) => findings.bad(format!("{error:#}")),
                 }
             }
@@ -76,6 +75,15 @@ async fn streams(operator: &Operator, findings: &mut Findings) {
 fn nodes(status: &StatusInfo, findings: &mut Findings) {
     let policy = status.policy.map_or("none".to_owned(), |revision| revision.0.short());
     findings.good(format!("broker: epoch {}, policy {policy}", status.epoch));
+    if let (Some(in_force), Some(configured)) = (status.policy, status.configured)
+        && in_force != configured
+    {
+        // Not a fault: what an operator put in force stays, whatever the folder holds.
+        findings.good(format!(
+            "broker: its policy folder holds {}, which is not in force; `writ policy activate <folder>` puts it there",
+            configured.0.short()
+        ));
+    }
     if status.halted {
         findings.bad("everything is halted; `writ halt --end` ends it");
     }
@@ -86,6 +94,13 @@ fn nodes(status: &StatusInfo, findings: &mut Findings) {
         if let Some(fault) = node.fault {
             findings
                 .bad(format!("node {}: refuses everything with {fault}; writ explain {fault}", node.node));
+        }
+        if let Some(fault) = node.policy_fault {
+            findings.bad(format!(
+                "node {}: did not take a policy ({fault}) and goes on with {}; writ explain {fault}",
+                node.node,
+                node.policy.map_or("none".to_owned(), |revision| revision.0.short())
+            ));
         }
         match (node.heard, node.applied) {
             (Some(heard), Some(applied)) if heard <= SILENT_AFTER => {

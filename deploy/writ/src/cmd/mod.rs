@@ -180,7 +180,7 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Tools(tools) => tools.run(&common).await,
         Command::Approval(approval) => approval.run(&common).await,
         Command::Audit(audit) => audit.run(&common).await,
-        Command::Policy(policy) => policy.run(&common),
+        Command::Policy(policy) => policy.run(&common).await,
         Command::Key(key) => key.run(&common),
         Command::Config(config) => config.run(&common),
         Command::Halt(halt) => halt.run(&common).await,

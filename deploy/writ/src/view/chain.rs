@@ -79,6 +79,9 @@ pub struct Entry {
     pub outcome: Option<String>,
     /// Why not.
     pub reasons: Vec<Why>,
+    /// What would have denied it if it were not in observe mode.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub would_deny: Vec<Why>,
     /// The rules that decided.
     pub rules: Vec<String>,
     /// What to do about it.
@@ -235,6 +238,7 @@ fn verdict_entry(
             .collect(),
         outcome: ended,
         reasons: verdicted.reasons.iter().map(Why::from).collect(),
+        would_deny: verdicted.would_deny.iter().map(Why::from).collect(),
         rules: verdicted.basis.rules.clone(),
         help: verdicted.reasons.first().map(help),
         ..entry_of(recorded, record)
@@ -366,6 +370,10 @@ fn render_entry(text: &mut String, entry: &Entry, indent: &str, colour: Colour) 
     for why in &entry.reasons {
         let noted = why.noted.as_ref().map(|noted| format!(" [{noted}]")).unwrap_or_default();
         let _ = writeln!(text, "{indent}      {}: {}{noted}", colour.paint(code, &why.code), why.told);
+    }
+    for why in &entry.would_deny {
+        let told = format!("{}: {}", colour.paint(colour::YELLOW, &why.code), why.told);
+        let _ = writeln!(text, "{indent}      observed, would deny: {told}");
     }
     if let (Some(help), false) = (&entry.help, entry.reasons.is_empty()) {
         let _ = writeln!(text, "{indent}      help: {help}");

@@ -82,7 +82,10 @@ pub fn line(recorded: &Recorded, colour: Colour) -> String {
         }
         RecordBody::Verdict(verdicted) => {
             let count = if verdicted.count > 1 { format!(" x{}", verdicted.count) } else { String::new() };
-            let why = reasons(&verdicted.reasons);
+            let mut why = reasons(&verdicted.reasons);
+            if !verdicted.would_deny.is_empty() {
+                why = format!("observed, would deny: {}", reasons(&verdicted.would_deny));
+            }
             (path(&verdicted.who), format!("{}{count}  {why}", target(&verdicted.what)))
         }
         RecordBody::Void(void) => {

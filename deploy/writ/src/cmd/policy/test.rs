@@ -1,41 +1,14 @@
-//! `writ policy …`
+//! `writ policy test`
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde_json::json;
-use writ_broker::config::read_policies;
-use writ_common::{
-    cases::{Case, Outcome, without_case},
-    datalog::Span,
-    diagnostic::{Diagnostic, Diagnostics},
-    policy::PolicySet,
-};
+use writ_common::cases::{Outcome, without_case};
 
-use super::Common;
-use crate::exit::{Exit, Invalid};
-
-/// The file of cases beside a policy.
-const CASES: &str = "cases.yaml";
-
-/// Policies
-#[derive(Subcommand)]
-pub enum Policy {
-    /// Check a policy folder: every finding with file, line and column
-    Check(Check),
-    /// Decide the cases in `cases.yaml` and say which rules no case fired
-    Test(Test),
-}
-
-#[derive(Args)]
-pub struct Check {
-    /// The folder
-    folder: PathBuf,
-}
+use super::{super::Common, CASES, load, read_cases};
+use crate::exit::Exit;
 
 #[derive(Args)]
 pub struct Test {
@@ -52,38 +25,8 @@ pub struct Test {
     strict: bool,
 }
 
-impl Policy {
-    pub(super) fn run(self, common: &Common) -> Result<Exit> {
-        match self {
-            Self::Check(check) => check.run(common),
-            Self::Test(test) => test.run(common),
-        }
-    }
-}
-
-impl Check {
-    fn run(self, common: &Common) -> Result<Exit> {
-        let (policy, warnings) = load(&self.folder)?;
-        let text = format!(
-            "{warnings}{}{}: {} rules, {} agents, {} tools, revision {}",
-            if warnings.0.is_empty() { "" } else { "\n" },
-            self.folder.display(),
-            policy.rules().len(),
-            policy.inventory().agents.len(),
-            policy.contracts().count(),
-            policy.revision()
-        );
-        let findings: Vec<String> = warnings.0.iter().map(ToString::to_string).collect();
-        common.say(
-            text,
-            &json!({"revision": policy.revision(), "rules": policy.rules().len(), "warnings": findings}),
-        )?;
-        Ok(Exit::Ok)
-    }
-}
-
 impl Test {
-    fn run(self, common: &Common) -> Result<Exit> {
+    pub(super) fn run(self, common: &Common) -> Result<Exit> {
         let (policy, _) = load(&self.folder)?;
         let file = self.cases.unwrap_or_else(|| self.folder.join(CASES));
         let mut cases = read_cases(&file)?;
@@ -125,52 +68,10 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-fn load(folder: &Path) -> Result<(PolicySet, Diagnostics), Invalid> {
-    PolicySet::load(&read_policies(folder).map_err(Invalid)?).map_err(Invalid)
-}
-
-fn read_cases(file: &Path) -> Result<Vec<Case>, Invalid> {
-    let fault = |message: String, help: &str| {
-        let finding = Diagnostic::in_file(&file.display().to_string(), message);
-        Invalid(Diagnostics(vec![finding.help(help)]))
-    };
-    let text = fs::read_to_string(file).map_err(|error| {
-        fault(error.to_string(), "cases stand in a list in `cases.yaml`; see policies/README.md, \"Cases\"")
-    })?;
-    let cases: Vec<Case> = serde_saphyr::from_str(&text).map_err(|error| unreadable(file, &text, &error))?;
-    if cases.is_empty() {
-        return Err(fault("there is no case in it".to_owned(), "a case is an entry of the list"));
-    }
-    Ok(cases)
-}
-
-/// The YAML reader's fault, in the form of every other finding.
-fn unreadable(file: &Path, text: &str, error: &serde_saphyr::Error) -> Invalid {
-    let place = error.location().and_then(|location| {
-        let (line, column) =
-            (usize::try_from(location.line()).ok()?, usize::try_from(location.column()).ok()?);
-        let before: usize = text.split_inclusive('\n').take(line.checked_sub(1)?).map(str::len).sum();
-        let start = before
-            + text.get(before..)?.chars().take(column.checked_sub(1)?).map(char::len_utf8).sum::<usize>();
-        let width = text.get(start..)?.find([':', '\n', ' ']).unwrap_or(1).max(1);
-        Some(Span { start, end: start + width })
-    });
-    let message = error.without_snippet().to_string();
-    // The place stands in front already.
-    let message = message
-        .split_once(": ")
-        .filter(|(head, _)| head.contains("line "))
-        .map_or(&*message, |(_, rest)| rest);
-    let name = file.display().to_string();
-    let finding = match place {
-        Some(span) => Diagnostic::at(&name, text, span, message),
-        None => Diagnostic::in_file(&name, message),
-    };
-    Invalid(Diagnostics(vec![finding.help("policies/README.md, \"Cases\", lists what a case may say")]))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
 
     /// Every policy that comes with Writ keeps what its cases promise, and every rule has a case.

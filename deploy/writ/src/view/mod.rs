@@ -1,6 +1,7 @@
 //! What people read: records as trees and lines. Pure; where it comes from and goes to is decided elsewhere.
 
 pub mod chain;
+pub mod explain;
 pub mod gaps;
 pub mod records;
 

@@ -14,13 +14,13 @@ use writ_tests::{World, WorldOptions, run};
 
 use crate::WRIT;
 
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
-fn writ_in(folder: &Path, arguments: &[&str]) -> Result<Said> {
+pub(crate) fn writ_in(folder: &Path, arguments: &[&str]) -> Result<Said> {
     let mut child = Command::new(WRIT)
         .args(arguments)
         .current_dir(folder)
@@ -38,7 +38,7 @@ fn writ_in(folder: &Path, arguments: &[&str]) -> Result<Said> {
 }
 
 /// Runs `writ` against the shared set-up from another thread, so that the set-up goes on.
-async fn writ(world: &World, arguments: &[&str]) -> Result<Said> {
+pub(crate) async fn writ(world: &World, arguments: &[&str]) -> Result<Said> {
     let folder = world.folder().to_owned();
     let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
     tokio::task::spawn_blocking(move || {

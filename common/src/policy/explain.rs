@@ -339,7 +339,9 @@ impl Explanation {
         let denied = teller.fired(DENY);
         let allowed = teller.fired(ALLOW);
         told.demands = demands.iter().map(|fact| teller.demand(fact)).collect();
-        if decision == "deny" {
+        // What is asked for beside the rules and missing is the nearest thing by itself.
+        let is_missing = told.demands.iter().any(|demand| demand.proof.is_none());
+        if decision == "deny" && !(is_missing && denied.is_empty()) {
             told.nearest = teller
                 .nearest_allow()
                 .map(|nearest| Nearest { overruled_by: denied.iter().map(overruling).collect(), ..nearest });

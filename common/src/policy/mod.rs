@@ -6,6 +6,7 @@
 
 mod analyse;
 pub mod explain;
+pub mod format;
 mod inventory;
 mod lex;
 mod load;

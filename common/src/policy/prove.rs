@@ -153,7 +153,11 @@ impl<'p> Model<'p> {
                     let held = hold(&source.rule.body, bindings);
                     let is_certain = match held {
                         Held::Yes => matched_certainly,
-                        Held::Maybe => false,
+                        // Of some types or sizes, values are not defined for it either.
+                        Held::Maybe => {
+                            doubtful = true;
+                            false
+                        }
                         Held::No => return,
                         Held::Fault(condition, why) => {
                             if matched_certainly {

@@ -118,6 +118,10 @@ impl Common {
         Ok(())
     }
 
+    fn is_for_people(&self) -> bool {
+        self.output == Output::Table
+    }
+
     fn colour(&self) -> Colour {
         match self.output {
             Output::Table => Colour::detect(),
@@ -175,7 +179,7 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Task(task) => task.run(&common).await,
         Command::Tools(tools) => tools.run(&common).await,
         Command::Audit(audit) => audit.run(&common).await,
-        Command::Policy(policy) => policy.run(&common),
+        Command::Policy(policy) => policy.run(&common).await,
         Command::Key(key) => key.run(&common),
         Command::Config(config) => config.run(&common),
         Command::Halt(halt) => halt.run(&common).await,

@@ -28,19 +28,16 @@ pub fn render(title: &str, told: &Explanation, colour: Colour) -> String {
     for fired in &told.rules {
         decided(&mut text, fired, colour);
     }
-    for demand in &told.demands {
-        match (&demand.proof, &demand.nearest) {
-            (Some(proof), _) => {
-                let _ = writeln!(text, "\nasked of the policy, and there:");
-                tree(&mut text, std::slice::from_ref(proof), &[], "", colour);
-            }
-            (None, nearest) => {
-                let _ = writeln!(text, "\nasked of the policy, and missing: {}", demand.fact);
-                match nearest {
-                    Some(found) => nearest_rule(&mut text, found, "  ", colour),
-                    None => text.push_str("  no rule derives it\n"),
-                }
-            }
+    let there: Vec<Proof> = told.demands.iter().filter_map(|demand| demand.proof.clone()).collect();
+    if !there.is_empty() {
+        text.push_str("\nasked of the policy, and there:\n");
+        tree(&mut text, &there, &[], "  ", colour);
+    }
+    for demand in told.demands.iter().filter(|demand| demand.proof.is_none()) {
+        let _ = writeln!(text, "\nasked of the policy, and missing: {}", demand.fact);
+        match &demand.nearest {
+            Some(found) => nearest_rule(&mut text, found, "  ", colour),
+            None => text.push_str("  no rule derives it\n"),
         }
     }
     if let Some(found) = &told.nearest {

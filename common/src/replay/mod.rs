@@ -4,6 +4,9 @@
 //! values: allowed, denied, or depending on something nobody recorded. What is known is decided as [`crate::decide`]
 //! would; what is held fixed is the capability, so that only the policy makes a difference.
 
+pub mod diff;
+pub mod suggest;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
@@ -94,6 +97,8 @@ pub struct Again {
     pub depends: Vec<(String, Vec<String>)>,
     /// For a start or renewal, the rights that would be granted.
     pub grants: Option<BTreeSet<String>>,
+    /// Whether some rule allows it, and whether what else is asked of the policy is there, whatever is unknown.
+    pub settled: (bool, bool),
 }
 
 /// Yes, no, or that it hangs on what nobody recorded.
@@ -115,6 +120,7 @@ impl Again {
             rules: Vec::new(),
             depends: Vec::new(),
             grants: None,
+            settled: (false, false),
         }
     }
 }
@@ -513,15 +519,14 @@ fn conclude(policy: &PolicySet, facts: Vec<Known>, demands: &[Predicate], is_gra
             })
             .collect()
     });
-    let is_certain = !allowed.is_empty()
-        && fired(DENY, false).is_empty()
-        && demands.iter().all(there)
-        && model.doubtful.is_empty();
+    let settled = (!allowed.is_empty(), demands.iter().all(there));
+    let is_certain = settled == (true, true) && fired(DENY, false).is_empty() && model.doubtful.is_empty();
     let answer = match () {
         () if !codes.is_empty() => Answer::Deny,
         () if is_certain => Answer::Allow,
         () => Answer::Depends,
     };
     let depends = if answer == Answer::Depends { explain::unknowns(policy, &model) } else { Vec::new() };
-    Again { answer, codes, rules: if denied.is_empty() { allowed } else { denied }, depends, grants }
+    let rules = if denied.is_empty() { allowed } else { denied };
+    Again { answer, codes, rules, depends, grants, settled }
 }

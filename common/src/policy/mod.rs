@@ -5,6 +5,7 @@
 //! with an error in it does not exist.
 
 mod analyse;
+mod arithmetic;
 pub mod explain;
 pub mod format;
 mod inventory;

@@ -638,7 +638,10 @@ impl Approvals {
         if is_free || crate::red::off("H01") {
             return Ok(*sequence);
         }
-        Err(Reason::new(ReasonCode::ApprovalConsumed).told(format_args!("`{id}`")))
+        let is_own = claim.as_ref().is_some_and(|claim| claim.call_id == *call_id);
+        let by =
+            if is_own { "by this very call; the audit stream has how that ended" } else { "by another call" };
+        Err(Reason::new(ReasonCode::ApprovalConsumed).told(format_args!("`{id}` was used {by}")))
     }
 }
 

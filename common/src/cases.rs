@@ -4,7 +4,10 @@
 //! it comes to is handed along the chain, and only then the call is decided. So a right that no role has cannot be
 //! tested by mistake. Keys are made up, and tools' own gates are not asked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde::Deserialize;
 
@@ -23,7 +26,10 @@ use crate::{
     keys::{PrivateKey, PublicKey},
     keyset::{Keyset, KeysetDocument, KeysetKey},
     label::{Confidentiality, Integrity, Label, Tag},
-    policy::{PolicySet, RuleInfo},
+    policy::{
+        PolicySet, RuleInfo,
+        explain::{Explanation, explain},
+    },
     reason::ReasonCode,
     request::{Arguments, Environment, Principal, Request},
     signed::Signed,
@@ -136,7 +142,7 @@ impl Case {
     #[must_use]
     pub fn run(&self, policy: &PolicySet) -> Outcome {
         let mut outcome = Outcome { answer: String::new(), faults: Vec::new(), rules: BTreeSet::new() };
-        match self.decide(policy, &mut outcome.rules) {
+        match self.decide(policy, &mut outcome.rules, &|_, _, _| {}) {
             Ok(verdict) => self.compare(&verdict, &mut outcome),
             Err(fault) => {
                 fault.as_str().clone_into(&mut outcome.answer);
@@ -144,6 +150,25 @@ impl Case {
             }
         }
         outcome
+    }
+
+    /// Decides the case under a policy, and tells why; `expect` and what goes with it is not looked at. If the task is
+    /// not even started, that is what is told.
+    ///
+    /// # Errors
+    /// Why the case itself makes no sense, or cannot be brought about.
+    pub fn explain(&self, policy: &PolicySet) -> Result<Explanation, String> {
+        let told = RefCell::new(None);
+        let look = |request: &Request, evidence: &Evidence<'_>, now| {
+            told.replace(Some(explain(request, evidence, policy, now)));
+        };
+        let answer = self.decide(policy, &mut BTreeSet::new(), &look);
+        match (told.into_inner(), answer) {
+            (Some(told), Ok(_)) => Ok(told),
+            (Some(told), Err(_)) if told.decision == "deny" => Ok(told),
+            (_, Err(fault)) => Err(fault),
+            (None, Ok(_)) => Err("the case asks for nothing".to_owned()),
+        }
     }
 
     fn compare(&self, verdict: &Verdict, outcome: &mut Outcome) {
@@ -205,7 +230,12 @@ impl Case {
 
     /// # Errors
     /// Why the case itself makes no sense, or cannot be brought about.
-    fn decide(&self, policy: &PolicySet, rules: &mut BTreeSet<String>) -> Result<Verdict, String> {
+    fn decide(
+        &self,
+        policy: &PolicySet,
+        rules: &mut BTreeSet<String>,
+        look: &Look<'_>,
+    ) -> Result<Verdict, String> {
         let asked = [self.call.is_some(), self.start, self.renew, self.admin.is_some()];
         if asked.iter().filter(|asked| **asked).count() != 1 {
             return Err(
@@ -218,7 +248,7 @@ impl Case {
         if self.expect != Expected::Deny && (!self.reasons.is_empty() || self.says.is_some()) {
             return Err("`reasons` and `says` are about a denial, and the case expects none".into());
         }
-        let stage = Stage::set(self, policy)?;
+        let stage = Stage::set(self, policy, look)?;
         if let Some(admin) = &self.admin {
             let operator = self.operator.clone().ok_or("an `admin` case needs an `operator`")?;
             return Ok(stage.ask(Principal::Operator(operator), admin, Arguments::none(), None, None));
@@ -261,10 +291,14 @@ fn bounds(verdict: &Verdict) -> Option<&GrantBounds> {
     verdict.grant_bounds()
 }
 
+/// Called with everything that is decided on the way.
+type Look<'l> = dyn Fn(&Request, &Evidence<'_>, Timestamp) + 'l;
+
 /// Everything a decision needs and a case does not say.
 struct Stage<'a> {
     case: &'a Case,
     policy: &'a PolicySet,
+    look: &'a Look<'a>,
     control: ControlState,
     keyset: Keyset,
     tenant: TenantId,
@@ -286,7 +320,7 @@ fn nonsense(error: impl std::fmt::Display) -> String {
 }
 
 impl<'a> Stage<'a> {
-    fn set(case: &'a Case, policy: &'a PolicySet) -> Result<Self, String> {
+    fn set(case: &'a Case, policy: &'a PolicySet, look: &'a Look<'a>) -> Result<Self, String> {
         let at = case.at.as_deref().unwrap_or(AT);
         let now = Timestamp::parse(at)
             .ok_or_else(|| format!("`at` is `{at}`, not a time like {AT} (UTC, whole seconds)"))?;
@@ -320,7 +354,7 @@ impl<'a> Stage<'a> {
             let bytes = encode(&Signed::new(&document, &broker));
             control.apply(sequence, &bytes).map_err(nonsense)?;
         }
-        Ok(Self { case, policy, control, keyset, tenant, user, label, now })
+        Ok(Self { case, policy, look, control, keyset, tenant, user, label, now })
     }
 
     fn ask(
@@ -344,6 +378,7 @@ impl<'a> Stage<'a> {
         };
         let evidence =
             Evidence { capability, control: &self.control, gate: None, handover, label: &self.label };
+        (self.look)(&request, &evidence, self.now);
         decide(&request, &evidence, self.policy, self.now)
     }
 

@@ -119,30 +119,12 @@ fn decide_call(
             .told("only a call on an agent hands a chain over")
             .into());
     }
-    let described = match request.resource.kind() {
-        ResourceKind::Tool => check_tool(request, evidence, policy),
-        ResourceKind::Agent => check_agent_call(request, capability, evidence, policy),
-        ResourceKind::Node | ResourceKind::Policy | ResourceKind::Task => {
-            return Err(ReasonCode::ToolUnknown.into());
-        }
-    };
-    let (contract_facts, gate_facts) = match (described, &right_missing) {
+    let described = call_facts(request, capability, evidence, policy, now);
+    let facts = match (described, &right_missing) {
         // Whoever has no right learns nothing of the arguments, observed or not.
         (Err(_), Some(reason)) => return Err(reason.clone().into()),
-        (described, _) => described?,
+        (described, _) => described?.joined(policy),
     };
-    let mut facts = request_facts(request, "call", now, evidence.label);
-    facts.push(text("caller", caller.as_str()));
-    facts.push(Predicate::new("depth", [integer(capability.chain().depth())]));
-    facts.extend(capability.chain().hops().map(|hop| {
-        Predicate::new(
-            "hop",
-            [integer(usize::from(hop.depth)), Term::str(hop.from.as_str()), Term::str(hop.to.as_str())],
-        )
-    }));
-    facts.extend(contract_facts);
-    facts.extend(gate_facts);
-    facts.extend_from_slice(&policy.inventory_facts);
     let mut world = World::run(Some(capability), &facts, &policy.program).map_err(Reason::from)?;
 
     let mut reasons: Vec<Reason> = Vec::new();
@@ -219,7 +201,7 @@ fn decide_issue(
     policy: &PolicySet,
     now: Timestamp,
 ) -> Result<Allowed, Refused> {
-    let Principal::User { user, roles, agent } = &request.principal else {
+    let Principal::User { roles, agent, .. } = &request.principal else {
         return Err(ReasonCode::AdminForbidden.into());
     };
     let kind = request.environment.task_kind.as_ref().ok_or(ReasonCode::GrantNotAllowed)?;
@@ -228,13 +210,7 @@ fn decide_issue(
         return Err(ReasonCode::HaltAll.into());
     }
     check_agent(agent, evidence.control, policy)?;
-    let mut facts = request_facts(request, request.action.as_str(), now, evidence.label);
-    facts.push(Predicate::new("user", [Term::str(user.issuer()), Term::str(user.subject())]));
-    facts.push(text("tenant", request.environment.tenant.as_str()));
-    facts.push(text("caller", agent.as_str()));
-    facts.push(text("task_kind", kind.as_str()));
-    facts.extend(roles.iter().map(|role| text("role", role.as_str())));
-    facts.extend_from_slice(&policy.inventory_facts);
+    let facts = RequestFacts::ambient(ambient_facts(request, now, evidence.label)).joined(policy);
     let mut world = World::run(None, &facts, &policy.program).map_err(Reason::from)?;
 
     let mut reasons = Vec::new();
@@ -267,18 +243,128 @@ fn decide_admin(
     policy: &PolicySet,
     now: Timestamp,
 ) -> Result<Allowed, Refused> {
-    let Principal::Operator(operator) = &request.principal else {
-        return Err(ReasonCode::AdminForbidden.into());
-    };
     evidence.control.check_readable()?;
-    let mut facts = request_facts(request, "admin", now, evidence.label);
-    facts.push(text("tenant", request.environment.tenant.as_str()));
-    facts.push(text("operator", operator.as_str()));
-    facts.extend_from_slice(&policy.inventory_facts);
+    let facts = RequestFacts::ambient(ambient_facts(request, now, evidence.label)).joined(policy);
     let mut world = World::run(None, &facts, &policy.program).map_err(Reason::from)?;
     let mut reasons = Vec::new();
     let rules = apply_rules(&mut world, policy, &mut reasons)?;
     conclude(reasons, rules, Vec::new())
+}
+
+/// The facts a request is decided on, by where they come from; those of the capability's authority block are the
+/// engine's to read.
+pub(crate) struct RequestFacts {
+    /// What the verifier says of the request.
+    pub(crate) ambient: Facts,
+    /// Arguments and effect, by the contract.
+    pub(crate) contract: Facts,
+    /// What the tool's own gate states.
+    pub(crate) gate: Facts,
+}
+
+impl RequestFacts {
+    fn ambient(ambient: Facts) -> Self {
+        Self { ambient, contract: Vec::new(), gate: Vec::new() }
+    }
+
+    fn joined(self, policy: &PolicySet) -> Facts {
+        let mut facts = self.ambient;
+        facts.extend(self.contract);
+        facts.extend(self.gate);
+        facts.extend_from_slice(&policy.inventory_facts);
+        facts
+    }
+}
+
+/// The facts [`decide`] hands to the engine for this request; nothing is decided.
+///
+/// # Errors
+/// The reasons for which it would be refused before any rule is asked.
+pub(crate) fn facts_of(
+    request: &Request,
+    evidence: &Evidence<'_>,
+    policy: &PolicySet,
+    now: Timestamp,
+) -> Result<RequestFacts, Vec<Reason>> {
+    let facts = match &request.principal {
+        Principal::Agent(_) => match evidence.capability {
+            Some(capability) => call_facts(request, capability, evidence, policy, now),
+            None => Err(ReasonCode::TokenMissing.into()),
+        },
+        Principal::User { .. } | Principal::Operator(_) => {
+            Ok(RequestFacts::ambient(ambient_facts(request, now, evidence.label)))
+        }
+    };
+    facts.map_err(|refused| refused.reasons)
+}
+
+/// The facts of any request that need no capability: who asks, for what, when, with which label.
+pub(crate) fn ambient_facts(request: &Request, now: Timestamp, label: &Label) -> Facts {
+    let kind = match &request.principal {
+        Principal::Agent(_) => "call",
+        Principal::User { .. } => request.action.as_str(),
+        Principal::Operator(_) => "admin",
+    };
+    let mut facts = request_facts(request, kind, now, label);
+    match &request.principal {
+        Principal::Agent(caller) => facts.push(text("caller", caller.as_str())),
+        Principal::User { user, roles, agent } => {
+            facts.push(Predicate::new("user", [Term::str(user.issuer()), Term::str(user.subject())]));
+            facts.push(text("tenant", request.environment.tenant.as_str()));
+            facts.push(text("caller", agent.as_str()));
+            facts.extend(request.environment.task_kind.iter().map(|kind| text("task_kind", kind.as_str())));
+            facts.extend(roles.iter().map(|role| text("role", role.as_str())));
+        }
+        Principal::Operator(operator) => {
+            facts.push(text("tenant", request.environment.tenant.as_str()));
+            facts.push(text("operator", operator.as_str()));
+        }
+    }
+    facts
+}
+
+/// The facts of arguments: for a tool by its contract, which they must fit, for an agent as they are.
+///
+/// # Errors
+/// A [`Reason`] of the `arg.*` group, or `tool.unknown`.
+pub(crate) fn argument_facts(
+    request: &Request,
+    arguments: &Arguments,
+    policy: &PolicySet,
+) -> Result<Facts, Reason> {
+    if request.resource.kind() == ResourceKind::Agent {
+        return Ok(input_facts(arguments.value()));
+    }
+    let contract = policy.contract(&request.resource);
+    let action = contract.and_then(|contract| contract.action(&request.action));
+    let action = action.ok_or(ReasonCode::ToolUnknown)?;
+    action.check(arguments.value())?;
+    Ok(action.argument_facts(arguments.value()))
+}
+
+fn call_facts(
+    request: &Request,
+    capability: &Capability,
+    evidence: &Evidence<'_>,
+    policy: &PolicySet,
+    now: Timestamp,
+) -> Result<RequestFacts, Refused> {
+    let (contract, gate) = match request.resource.kind() {
+        ResourceKind::Tool => check_tool(request, evidence, policy)?,
+        ResourceKind::Agent => check_agent_call(request, capability, evidence, policy)?,
+        ResourceKind::Node | ResourceKind::Policy | ResourceKind::Task => {
+            return Err(ReasonCode::ToolUnknown.into());
+        }
+    };
+    let mut ambient = ambient_facts(request, now, evidence.label);
+    ambient.push(Predicate::new("depth", [integer(capability.chain().depth())]));
+    ambient.extend(capability.chain().hops().map(|hop| {
+        Predicate::new(
+            "hop",
+            [integer(usize::from(hop.depth)), Term::str(hop.from.as_str()), Term::str(hop.to.as_str())],
+        )
+    }));
+    Ok(RequestFacts { ambient, contract, gate })
 }
 
 fn conclude(
@@ -420,8 +506,21 @@ fn check_agent_call(
     check_handover(request, capability, handover, named)?;
     evidence.control.check_revocation(handover)?;
     check_agents(handover, evidence.control, policy)?;
+    let mut facts = input_facts(request.arguments.value());
+    // A rule that looks at one argument must not be blind to it because there are so many.
+    if facts.len() > crate::contract::ARGUMENT_LEAVES_MAX {
+        return Err(Reason::new(ReasonCode::ArgInvalid)
+            .told(format_args!("more than {} values", crate::contract::ARGUMENT_LEAVES_MAX))
+            .into());
+    }
+    facts.push(text("effect", "internal"));
+    Ok((facts, Vec::new()))
+}
+
+/// What an agent is told, as facts.
+fn input_facts(arguments: &Value) -> Facts {
     let mut facts = Vec::new();
-    request.arguments.value().for_each_leaf(&mut |path, leaf| {
+    arguments.for_each_leaf(&mut |path, leaf| {
         let value = match leaf {
             Value::String(text) => Term::str(text.as_str()),
             Value::Bool(value) => Term::Bool(*value),
@@ -432,14 +531,7 @@ fn check_agent_call(
         };
         facts.push(Predicate::new("arg", [Term::str(path), value]));
     });
-    // A rule that looks at one argument must not be blind to it because there are so many.
-    if facts.len() > crate::contract::ARGUMENT_LEAVES_MAX {
-        return Err(Reason::new(ReasonCode::ArgInvalid)
-            .told(format_args!("more than {} values", crate::contract::ARGUMENT_LEAVES_MAX))
-            .into());
-    }
-    facts.push(text("effect", "internal"));
-    Ok((facts, Vec::new()))
+    facts
 }
 
 /// The chain id an agent call names as handed over.

@@ -35,6 +35,7 @@ pub mod reason;
 pub mod record;
 pub mod recorder;
 pub mod red;
+pub mod replay;
 pub mod request;
 pub mod settings;
 pub mod signed;

@@ -20,7 +20,7 @@ pub(crate) struct Said {
     pub(crate) err: String,
 }
 
-fn writ_in(folder: &Path, arguments: &[&str]) -> Result<Said> {
+pub(crate) fn writ_in(folder: &Path, arguments: &[&str]) -> Result<Said> {
     let mut child = Command::new(WRIT)
         .args(arguments)
         .current_dir(folder)

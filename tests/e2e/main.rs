@@ -9,6 +9,7 @@ mod cli;
 mod delegation;
 mod examples;
 mod faults;
+mod policy;
 mod revocation;
 mod rollout;
 mod shipped;

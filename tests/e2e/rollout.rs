@@ -181,10 +181,10 @@ fn what_may_not_be_in_force_is_refused_with_its_place() -> Result<()> {
         // The command line refuses it, and so does the broker, which trusts no command line.
         write(&world, "\ndeny if resuorce(\"tool.crm\");\n")?;
         let said = writ(&world, &["policy", "activate", ".writ/policies"]).await?;
-        assert!(said.code == 3 && said.err.contains("20-action.datalog:6:9"), "{}", said.err);
+        assert!(said.code == 3 && said.err.contains("20-action.datalog:10:9"), "{}", said.err);
         let error = activate(with(&world, "")?).await.unwrap_err().to_string();
         assert!(
-            error.contains("policy.invalid: planes/20-action.datalog:6:9: there is no predicate `resuorce`"),
+            error.contains("policy.invalid: planes/20-action.datalog:10:9: there is no predicate `resuorce`"),
             "{error}"
         );
         let error = activate(PolicyBundle::default()).await.unwrap_err().to_string();

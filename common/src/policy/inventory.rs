@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     capability::Right,
-    datalog::{Predicate, Term},
+    datalog::{Predicate, Span, Term},
     diagnostic::Diagnostics,
     ids::{AgentId, OperatorId, RoleId, TaskKind},
     settings::{Document, Section},
@@ -22,6 +22,8 @@ pub struct Inventory {
     pub approvers: BTreeMap<OperatorId, ApproverEntry>,
     /// Every known role.
     pub roles: BTreeMap<RoleId, Vec<RoleTask>>,
+    /// Where each fact stands, as `file:line`.
+    places: BTreeMap<String, String>,
 }
 
 /// One agent.
@@ -91,8 +93,17 @@ impl Inventory {
                 quota: read_quota(section.table("quota")),
                 observe_until: read_observe(&mut section),
             };
+            let (owned, delegates) = (section.span_of("owner"), section.span_of("delegates_to"));
             section.finish(&["name", "owner", "description", "delegates_to", "quota", "observe"]);
             let Some(name) = name else { continue };
+            let mut note = |fact: Predicate, span, word: &str| {
+                self.places.insert(fact.to_string(), place(file, text, span, word));
+            };
+            note(fact("registered", &[name.as_str()]), span, "");
+            note(fact("owner", &[name.as_str(), &entry.owner]), owned, "");
+            for to in &entry.delegates_to {
+                note(fact("delegates", &[name.as_str(), to.as_str()]), delegates, to.as_str());
+            }
             if self.agents.contains_key(&name) {
                 document.note(document.at(span, format!("agent `{name}` is declared twice")));
             }
@@ -144,8 +155,17 @@ impl Inventory {
                 let kind: Option<TaskKind> = task.required("kind", "\"customer-answer\"");
                 let agents = task.list("agents").into_iter().collect();
                 let rights = task.list::<RightText>("rights").into_iter().map(|right| right.0).collect();
+                let (running, holding) = (task.span_of("agents"), task.span_of("rights"));
                 task.finish(&["kind", "agents", "rights"]);
-                tasks.extend(kind.map(|kind| RoleTask { kind, agents, rights }));
+                let Some(kind) = kind else { continue };
+                let task = RoleTask { kind, agents, rights };
+                if let Some(name) = &name {
+                    for (fact, word) in task.facts(name) {
+                        let span = if fact.name == "role_runs" { running } else { holding };
+                        self.places.insert(fact.to_string(), place(file, text, span, &word));
+                    }
+                }
+                tasks.push(task);
             }
             section.finish(&["name", "task"]);
             if let Some(name) = name {
@@ -160,29 +180,51 @@ impl Inventory {
     pub(crate) fn facts(&self) -> Vec<Predicate> {
         let mut facts = Vec::new();
         for (name, entry) in &self.agents {
-            facts.push(Predicate::new("registered", [Term::str(name.as_str())]));
+            facts.push(fact("registered", &[name.as_str()]));
             if !entry.owner.is_empty() {
-                facts.push(Predicate::new("owner", [Term::str(name.as_str()), Term::str(&entry.owner)]));
+                facts.push(fact("owner", &[name.as_str(), &entry.owner]));
             }
-            for to in &entry.delegates_to {
-                facts.push(Predicate::new("delegates", [Term::str(name.as_str()), Term::str(to.as_str())]));
-            }
+            facts
+                .extend(entry.delegates_to.iter().map(|to| fact("delegates", &[name.as_str(), to.as_str()])));
         }
         for (role, tasks) in &self.roles {
-            for task in tasks {
-                let role_and = |name: &str, rest: &[&str]| {
-                    let texts = std::iter::once(role.as_str()).chain(rest.iter().copied());
-                    Predicate::new(name, texts.map(Term::str).collect::<Vec<_>>())
-                };
-                let kind = task.kind.as_str();
-                facts.extend(task.agents.iter().map(|agent| role_and("role_runs", &[agent.as_str(), kind])));
-                facts.extend(task.rights.iter().map(|right| {
-                    role_and("role_right", &[kind, right.resource.as_str(), right.action.as_str()])
-                }));
-            }
+            facts.extend(tasks.iter().flat_map(|task| task.facts(role)).map(|(fact, _)| fact));
         }
         facts
     }
+
+    /// Where a fact of the inventory stands, as `file:line`.
+    pub(crate) fn place(&self, fact: &str) -> Option<&str> {
+        self.places.get(fact).map(String::as_str)
+    }
+}
+
+impl RoleTask {
+    /// Its facts, each with the word of the file it comes from.
+    fn facts(&self, role: &RoleId) -> Vec<(Predicate, String)> {
+        let (role, kind) = (role.as_str(), self.kind.as_str());
+        let runs = self
+            .agents
+            .iter()
+            .map(|agent| (fact("role_runs", &[role, agent.as_str(), kind]), agent.to_string()));
+        let holds = self.rights.iter().map(|right| {
+            let terms = [role, kind, right.resource.as_str(), right.action.as_str()];
+            (fact("role_right", &terms), right.to_string())
+        });
+        runs.chain(holds).collect()
+    }
+}
+
+fn fact(name: &str, terms: &[&str]) -> Predicate {
+    Predicate::new(name, terms.iter().copied().map(Term::str).collect::<Vec<_>>())
+}
+
+/// `file:line` of a quoted word within a span, or of the span.
+fn place(file: &str, text: &str, span: Span, word: &str) -> String {
+    let within = text.get(span.start..span.end).unwrap_or("");
+    let offset = if word.is_empty() { 0 } else { within.find(&format!("\"{word}\"")).unwrap_or(0) };
+    let line = text.get(..span.start + offset).unwrap_or("").matches('\n').count() + 1;
+    format!("{file}:{line}")
 }
 
 struct RightText(Right);

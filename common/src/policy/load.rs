@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    BUNDLE_BYTES_MAX, Effect, Inventory, PolicyBundle, PolicySet, RuleInfo, Statement, StatementNode,
+    BUNDLE_BYTES_MAX, Effect, Inventory, PolicyBundle, PolicySet, RuleInfo, SourceRule, Statement,
+    StatementNode,
     analyse::analyse,
     inventory::ApproverEntry,
     parse,
@@ -100,12 +101,13 @@ impl PolicySet {
         if findings.has_errors() {
             return Err(findings);
         }
-        let (rules, infos) = compile(&sources);
+        let (sources, infos) = compile(&sources);
         let mut inventory_facts = inventory.facts();
         inventory_facts.extend(teams::facts(&contracts));
         let set = Self {
             revision: bundle.revision(),
-            program: Program::compile(&rules),
+            program: Program::compile(sources.iter().map(|source| &source.rule)),
+            sources,
             rules: infos,
             inventory_facts,
             inventory,
@@ -340,26 +342,36 @@ fn bound_variables(body: &Body) -> BTreeSet<&str> {
 }
 
 /// Turns deciding rules into rules that derive their own position, so that one evaluation finds all that fire.
-fn compile(sources: &[(&str, &str, Vec<Statement>)]) -> (Vec<Rule>, Vec<RuleInfo>) {
+fn compile(sources: &[(&str, &str, Vec<Statement>)]) -> (Vec<SourceRule>, Vec<RuleInfo>) {
     let (mut rules, mut infos) = (Vec::new(), Vec::new());
     for (file, text, statements) in sources {
         for statement in statements {
+            let info = RuleInfo {
+                file: (*file).to_owned(),
+                line: Diagnostic::at(file, text, statement.span, "").line,
+                effect: Effect::Allow,
+                message: statement.message.clone(),
+                text: text.get(statement.span.start..statement.span.end).unwrap_or("").to_owned(),
+            };
             match &statement.node {
-                StatementNode::Derive(rule) => rules.push(rule.clone()),
+                StatementNode::Derive(rule) => {
+                    rules.push(SourceRule {
+                        rule: rule.clone(),
+                        place: info.place(),
+                        decides: None,
+                        text: info.text,
+                    });
+                }
                 StatementNode::Decide(effect, bodies) => {
                     let position = Term::Integer(i64::try_from(infos.len()).unwrap_or(i64::MAX));
                     let name = if *effect == Effect::Allow { ALLOW } else { DENY };
-                    rules.extend(bodies.iter().map(|body| Rule {
-                        head: Predicate::new(name, [position.clone()]),
-                        body: body.clone(),
+                    rules.extend(bodies.iter().map(|body| SourceRule {
+                        rule: Rule { head: Predicate::new(name, [position.clone()]), body: body.clone() },
+                        place: info.place(),
+                        decides: Some(infos.len()),
+                        text: info.text.clone(),
                     }));
-                    infos.push(RuleInfo {
-                        file: (*file).to_owned(),
-                        line: Diagnostic::at(file, text, statement.span, "").line,
-                        effect: *effect,
-                        message: statement.message.clone(),
-                        text: text.get(statement.span.start..statement.span.end).unwrap_or("").to_owned(),
-                    });
+                    infos.push(RuleInfo { effect: *effect, ..info });
                 }
             }
         }

@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::{
     exit::{Exit, code_of},
     operator::{Operator, OperatorProfile},
-    view::Colour,
+    view::{Colour, findings},
 };
 
 /// The runtime authority layer for AI agents.
@@ -122,6 +122,10 @@ impl Common {
         Ok(())
     }
 
+    fn is_for_people(&self) -> bool {
+        self.output == Output::Table
+    }
+
     fn colour(&self) -> Colour {
         match self.output {
             Output::Table => Colour::detect(),
@@ -161,7 +165,10 @@ fn report(error: &anyhow::Error) -> Exit {
     let mut err = std::io::stderr().lock();
     // Findings have their own form; everything else is one line with its causes.
     let written = match error.downcast_ref::<crate::exit::Invalid>() {
-        Some(invalid) => writeln!(err, "{invalid}"),
+        Some(invalid) => match Colour::of_stderr() {
+            Some(colour) => writeln!(err, "{}", findings::render(&invalid.0, colour)),
+            None => writeln!(err, "{invalid}"),
+        },
         None => writeln!(err, "error: {error:#}"),
     };
     drop(written);

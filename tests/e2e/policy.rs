@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::Result;
-use writ_sdk::{Task, json};
+use writ_sdk::Task;
 use writ_tests::{World, letter, only, read, run};
 
 use crate::cli::{writ, writ_in};

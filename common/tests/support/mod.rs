@@ -7,6 +7,8 @@ pub mod messages;
 pub mod model;
 pub mod programs;
 pub mod random;
+pub mod reference;
+pub mod scenarios;
 
 use std::collections::BTreeMap;
 

@@ -124,7 +124,6 @@ fn decide_call(
     }));
     facts.extend(contract_facts);
     facts.extend(gate_facts);
-    facts.extend_from_slice(&policy.inventory_facts);
     let mut world = World::run(Some(capability), &facts, &policy.program).map_err(Reason::from)?;
 
     let mut reasons: Vec<Reason> = Vec::new();
@@ -179,7 +178,6 @@ fn decide_issue(
     facts.push(text("caller", agent.as_str()));
     facts.push(text("task_kind", kind.as_str()));
     facts.extend(roles.iter().map(|role| text("role", role.as_str())));
-    facts.extend_from_slice(&policy.inventory_facts);
     let mut world = World::run(None, &facts, &policy.program).map_err(Reason::from)?;
 
     let mut reasons = Vec::new();
@@ -219,7 +217,6 @@ fn decide_admin(
     let mut facts = request_facts(request, "admin", now, evidence.label);
     facts.push(text("tenant", request.environment.tenant.as_str()));
     facts.push(text("operator", operator.as_str()));
-    facts.extend_from_slice(&policy.inventory_facts);
     let mut world = World::run(None, &facts, &policy.program).map_err(Reason::from)?;
     let mut reasons = Vec::new();
     let rules = apply_rules(&mut world, policy, &mut reasons)?;
@@ -555,7 +552,7 @@ fn carrier_of(capability: &Capability, block: usize) -> String {
 /// # Errors
 /// The engine's reason, if it could not say.
 pub fn delegations(policy: &PolicySet) -> Result<BTreeSet<(AgentId, AgentId)>, Reason> {
-    let mut world = World::run(None, &policy.inventory_facts, &policy.program)?;
+    let mut world = World::run(None, &[], &policy.program)?;
     let pairs = world.facts("may_delegate", 2)?;
     Ok(pairs
         .iter()

@@ -82,9 +82,8 @@ impl PolicySet {
         let (rules, infos) = compile(&sources);
         let set = Self {
             revision: bundle.revision(),
-            program: Program::compile(&rules),
+            program: Program::compile(&rules, &inventory.facts()),
             rules: infos,
-            inventory_facts: inventory.facts(),
             inventory,
             contracts,
         };

@@ -19,9 +19,7 @@ pub use inventory::{AgentEntry, Inventory, Quota, RoleTask};
 pub(crate) use load::{ALLOW, DENY};
 pub use parse::{Effect, Statement, StatementNode, parse};
 
-use crate::{
-    capability::engine::Program, contract::ToolContract, datalog::Predicate, digest::Digest, ids::Resource,
-};
+use crate::{capability::engine::Program, contract::ToolContract, digest::Digest, ids::Resource};
 
 /// Most bytes all files of a bundle may have together.
 pub const BUNDLE_BYTES_MAX: usize = 512 * 1024;
@@ -82,11 +80,11 @@ impl RuleInfo {
 #[derive(Clone, Debug)]
 pub struct PolicySet {
     pub(crate) revision: PolicyRevision,
+    /// The rules, and the inventory as facts.
     pub(crate) program: Program,
     /// The deciding rules; `writ_allow` and `writ_deny` facts hold positions in this list.
     pub(crate) rules: Vec<RuleInfo>,
     pub(crate) inventory: Inventory,
-    pub(crate) inventory_facts: Vec<Predicate>,
     pub(crate) contracts: BTreeMap<Resource, ToolContract>,
 }
 

@@ -143,10 +143,9 @@ fn decide_call(
     let handed = evidence.handover.into_iter().flat_map(|handover| handover.chain().hops().skip(depth));
     let hops: Vec<_> = capability.chain().hops().chain(handed).collect();
     if !hops.is_empty() && !crate::red::off("D01") {
-        let allowed = world.facts("may_delegate", 2).map_err(Reason::from)?;
         reasons.extend(hops.into_iter().filter_map(|hop| {
             let pair = [Term::str(hop.from.as_str()), Term::str(hop.to.as_str())];
-            let refused = !allowed.iter().any(|tuple| tuple.as_slice() == pair);
+            let refused = !world.has("may_delegate", &pair);
             refused.then(|| {
                 Reason::new(ReasonCode::DelegationNotAllowed)
                     .told(format_args!("`{}` may not delegate to `{}`", hop.from, hop.to))

@@ -10,16 +10,26 @@ mod reference;
 use super::{Capability, block::is_list};
 use crate::{
     datalog::{
-        Check, CheckKind, Predicate, Term,
-        eval::{Fault, Limits, Run, Source},
+        Check, CheckKind, Predicate, Rule, Term,
+        eval::{self, Fault, Limits, Run, Source},
     },
     reason::{Reason, ReasonCode},
 };
 
-pub use crate::datalog::eval::Program;
-
 /// What an evaluation may come to: 20,000 facts, 64 rounds, and a second or so of looking at facts.
 const LIMITS: Limits = Limits { facts: 20_000, rounds: 64, looks: 10_000_000 };
+
+/// Rules and the facts that are always there, compiled.
+#[derive(Clone, Debug, Default)]
+pub struct Program(eval::Program);
+
+impl Program {
+    /// Compiles rules whose variables are known to be bound, and facts that hold for every request.
+    #[must_use]
+    pub fn compile(rules: &[Rule], facts: &[Predicate]) -> Self {
+        Self(eval::Program::compile(rules, facts, LIMITS))
+    }
+}
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,14 +93,14 @@ impl<'p> World<'p> {
         facts: &[Predicate],
         program: &'p Program,
     ) -> Result<Self, EngineFault> {
-        Self::run_within(LIMITS, capability, facts, program)
+        Self::run_within(LIMITS, capability, facts, &program.0)
     }
 
     fn run_within(
         limits: Limits,
         capability: Option<&Capability>,
         facts: &[Predicate],
-        program: &'p Program,
+        program: &'p eval::Program,
     ) -> Result<Self, EngineFault> {
         let mut run = Run::new(program, limits);
         facts.iter().for_each(|fact| run.state(fact, Source::Verifier));
@@ -109,6 +119,12 @@ impl<'p> World<'p> {
     #[must_use]
     pub fn failed_checks(&self) -> &[FailedCheck] {
         &self.failed_checks
+    }
+
+    /// Whether the verifier, the capability's authority or the program know this fact.
+    #[must_use]
+    pub fn has(&self, name: &str, terms: &[Term]) -> bool {
+        self.run.has(name, terms)
     }
 
     /// Every fact `name(_, …)` of this arity that the verifier, the capability's authority and the program know, sorted.
@@ -167,14 +183,15 @@ pub(super) mod to_builder {
 
     use crate::{
         capability::block::is_list,
-        datalog::{Binary, Body, Check, Expression, Node, Predicate, Rule, Term, Unary},
+        datalog::{Binary, Body, Check, Expression, Node, Predicate, Term, Unary},
     };
 
     pub(in crate::capability) fn fact(fact: &Predicate) -> Fact {
         Fact { predicate: predicate(fact), parameters: None }
     }
 
-    pub(in crate::capability) fn rule(rule: &Rule) -> TheirRule {
+    #[cfg(test)]
+    pub(in crate::capability) fn rule(rule: &crate::datalog::Rule) -> TheirRule {
         with_head(predicate(&rule.head), &rule.body)
     }
 

@@ -14,7 +14,7 @@ mod plan;
 mod relation;
 mod symbols;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use plan::{Body as CompiledBody, HeadTerm, Plan, Planner, Step};
 use relation::{Bits, Relation, Rows};
@@ -69,6 +69,10 @@ pub struct Program {
     gates: Vec<Vec<BTreeMap<Value, Vec<usize>>>>,
     /// Rules without a constant to wait for.
     open: Vec<usize>,
+    /// Rules over fixed facts alone. What they derive is among the fixed facts already.
+    settled: Vec<usize>,
+    /// Relations that settled rules ask about, each with whether it is one.
+    settles: Vec<bool>,
 }
 
 #[derive(Clone, Debug)]
@@ -83,25 +87,55 @@ struct CompiledRule {
 }
 
 impl Program {
-    /// Compiles rules, and facts that hold in every run.
+    /// Compiles rules, and facts that hold in every run. What follows from those alone is derived here, once, if that
+    /// stays within the limits.
     #[must_use]
-    pub fn compile<'a>(
-        rules: impl IntoIterator<Item = &'a Rule>,
-        fixed: impl IntoIterator<Item = &'a Predicate>,
-    ) -> Self {
-        let rules: Vec<&Rule> = rules.into_iter().collect();
+    pub fn compile(rules: &[Rule], fixed: &[Predicate], limits: Limits) -> Self {
+        let lasting = lasting(rules, fixed);
+        let settled: Vec<Rule> =
+            rules.iter().filter(|rule| lasting.contains(&key(&rule.head))).cloned().collect();
+        let alone = Self::unsettled(&settled, fixed);
+        let mut run = Run::new(&alone, limits);
+        if settled.is_empty() || run.derive().is_err() {
+            return Self::unsettled(rules, fixed);
+        }
+        let mut known = fixed.to_vec();
+        for (name, arity) in settled.iter().map(|rule| key(&rule.head)).collect::<BTreeSet<_>>() {
+            known.extend(run.facts(name, arity).into_iter().map(|terms| Predicate::new(name, terms)));
+        }
+        Self::new(rules, &known, |rule| lasting.contains(&key(&rule.head)))
+    }
+
+    /// Compiles rules, and facts that hold in every run; all rules are applied in every run.
+    #[must_use]
+    pub fn unsettled(rules: &[Rule], fixed: &[Predicate]) -> Self {
+        Self::new(rules, fixed, |_| false)
+    }
+
+    fn new(rules: &[Rule], fixed: &[Predicate], is_settled: impl Fn(&Rule) -> bool) -> Self {
         let mut program = Self::default();
         for fact in fixed {
             let relation = program.relation(&fact.name, fact.terms.len());
-            let row = fact.terms.iter().filter_map(|term| program.symbols.intern(term)).collect();
+            let row: Vec<Value> = fact.terms.iter().filter_map(|term| program.symbols.intern(term)).collect();
             if let Some(rows) = program.fixed.get_mut(relation) {
-                program.fixed_count += usize::from(rows.insert(row, Bits::VERIFIER).is_some());
+                program.fixed_count += usize::from(rows.insert(&row, Bits::VERIFIER).is_some());
             }
         }
-        let derived: Vec<usize> =
+        let derived: BTreeSet<usize> =
             rules.iter().map(|rule| program.relation(&rule.head.name, rule.head.terms.len())).collect();
         for rule in rules {
+            let before = program.rules.len();
             program.add(rule, &derived);
+            if is_settled(rule) {
+                program.settled.extend(before..program.rules.len());
+            }
+        }
+        program.settles = vec![false; program.fixed.len()];
+        let asked = program.settled.iter().filter_map(|at| program.rules.get(*at));
+        for relation in asked.flat_map(|rule| &rule.whole).map(|step| step.relation) {
+            if let Some(settles) = program.settles.get_mut(relation) {
+                *settles = true;
+            }
         }
         program.place_gates();
         program
@@ -117,7 +151,7 @@ impl Program {
         next
     }
 
-    fn add(&mut self, rule: &Rule, derived: &[usize]) {
+    fn add(&mut self, rule: &Rule, derived: &BTreeSet<usize>) {
         let relations: Vec<usize> = rule
             .body
             .predicates
@@ -151,7 +185,8 @@ impl Program {
             *shared.entry(constant).or_default() += 1;
         }
         self.gates = self.fixed.iter().map(|rows| vec![BTreeMap::new(); rows.arity()]).collect();
-        for (at, rule) in self.rules.iter().enumerate() {
+        let settled: BTreeSet<usize> = self.settled.iter().copied().collect();
+        for (at, rule) in self.rules.iter().enumerate().filter(|(at, _)| !settled.contains(at)) {
             let is_fixed = |(relation, column, value): (usize, usize, Value)| {
                 self.fixed.get(relation).is_some_and(|rows| rows.has(column, value))
             };
@@ -167,6 +202,27 @@ impl Program {
                 None => self.open.push(at),
             }
         }
+    }
+}
+
+fn key(predicate: &Predicate) -> (&str, usize) {
+    (&predicate.name, predicate.terms.len())
+}
+
+/// Relations whose facts are fixed or follow from fixed ones alone.
+fn lasting<'a>(rules: &'a [Rule], fixed: &'a [Predicate]) -> BTreeSet<(&'a str, usize)> {
+    let mut lasting: BTreeSet<(&str, usize)> =
+        fixed.iter().chain(rules.iter().map(|rule| &rule.head)).map(key).collect();
+    loop {
+        let fleeting = rules.iter().filter(|rule| {
+            lasting.contains(&key(&rule.head))
+                && rule.body.predicates.iter().any(|predicate| !lasting.contains(&key(predicate)))
+        });
+        let fleeting: Vec<_> = fleeting.map(|rule| key(&rule.head)).collect();
+        if fleeting.is_empty() {
+            return lasting;
+        }
+        lasting.retain(|relation| !fleeting.contains(relation));
     }
 }
 
@@ -224,13 +280,22 @@ impl<'p> Run<'p> {
     pub fn state(&mut self, fact: &Predicate, source: Source) {
         let relation = self.relation(&fact.name, fact.terms.len());
         let symbols = &mut self.symbols;
-        let row: Option<Box<[Value]>> = fact.terms.iter().map(|term| symbols.intern(term)).collect();
+        let row: Option<Vec<Value>> = fact.terms.iter().map(|term| symbols.intern(term)).collect();
         let bits = match source {
             Source::Capability => Bits::CAPABILITY,
             Source::Verifier => Bits::VERIFIER,
         };
-        if let Some(row) = row {
-            self.insert(relation, row, bits);
+        let is_new = row.and_then(|row| self.insert(relation, &row, bits)).is_some();
+        if is_new && self.program.settles.get(relation) == Some(&true) {
+            // What settled rules ask about is not what it was when they were settled.
+            self.program.settled.iter().for_each(|rule| self.make_ready(*rule));
+        }
+    }
+
+    fn make_ready(&mut self, rule: usize) {
+        if let Some(is_ready @ false) = self.is_ready.get_mut(rule) {
+            *is_ready = true;
+            self.ready.push(rule);
         }
     }
 
@@ -246,14 +311,11 @@ impl<'p> Run<'p> {
     }
 
     /// Inserts a row; its position among the run's own rows if anything about it is new.
-    fn insert(&mut self, relation: usize, row: Box<[Value]>, bits: Bits) -> Option<usize> {
+    fn insert(&mut self, relation: usize, row: &[Value], bits: Bits) -> Option<usize> {
         for (column, value) in row.iter().enumerate() {
             let gate = self.program.gates.get(relation).and_then(|columns| columns.get(column));
             for rule in gate.and_then(|values| values.get(value)).into_iter().flatten() {
-                if let Some(is_ready @ false) = self.is_ready.get_mut(*rule) {
-                    *is_ready = true;
-                    self.ready.push(*rule);
-                }
+                self.make_ready(*rule);
             }
         }
         let (at, added) = self.relations.get_mut(relation)?.insert(row, bits)?;
@@ -276,7 +338,7 @@ impl<'p> Run<'p> {
             let before = self.count;
             let mut deltas: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
             for ((relation, row), bits) in std::mem::take(&mut pending) {
-                if let Some(at) = self.insert(relation, row, bits) {
+                if let Some(at) = self.insert(relation, &row, bits) {
                     deltas.entry(relation).or_default().push(at);
                 }
             }
@@ -368,14 +430,23 @@ impl<'p> Run<'p> {
         Ok(met == held)
     }
 
+    /// Whether a fact is there.
+    #[must_use]
+    pub fn has(&self, name: &str, terms: &[Term]) -> bool {
+        let row: Option<Vec<Value>> = terms.iter().map(|term| self.symbols.find(term)).collect();
+        let relation = self.known_relation(name, terms.len());
+        relation.zip(row).is_some_and(|(relation, row)| relation.has(&row))
+    }
+
+    fn known_relation(&self, name: &str, arity: usize) -> Option<&Relation<'p>> {
+        let known = relation_of(&self.program.names, name, arity);
+        self.relations.get(known.or_else(|| relation_of(&self.names, name, arity))?)
+    }
+
     /// Every fact of a predicate, sorted.
     #[must_use]
     pub fn facts(&self, name: &str, arity: usize) -> Vec<Vec<Term>> {
-        let known = relation_of(&self.program.names, name, arity);
-        let relation = known.or_else(|| relation_of(&self.names, name, arity));
-        let Some(relation) = relation.and_then(|relation| self.relations.get(relation)) else {
-            return Vec::new();
-        };
+        let Some(relation) = self.known_relation(name, arity) else { return Vec::new() };
         let mut tuples: Vec<Vec<Term>> = relation
             .rows()
             .map(|(row, _)| row.iter().filter_map(|value| self.symbols.term(*value)).collect())

@@ -84,19 +84,22 @@ impl Rows {
 
     /// Whether some row has the value in the column.
     pub(super) fn has(&self, column: usize, value: Value) -> bool {
+        if self.is_indexed() {
+            return self.columns.get(column).is_some_and(|values| values.contains_key(&value));
+        }
         self.iter().any(|(row, _)| row.get(column) == Some(&value))
     }
 
     /// Adds a row, or ways it came about; where it is and how many ways are new, if any.
-    pub(super) fn insert(&mut self, row: Box<[Value]>, bits: Bits) -> Option<(usize, usize)> {
-        if let Some(at) = self.place(&row) {
+    pub(super) fn insert(&mut self, row: &[Value], bits: Bits) -> Option<(usize, usize)> {
+        if let Some(at) = self.place(row) {
             let known = self.bits.get_mut(at)?;
             let added = known.or(bits).count() - known.count();
             *known = known.or(bits);
             return (added > 0).then_some((at, added));
         }
         let at = self.len();
-        self.values.extend_from_slice(&row);
+        self.values.extend_from_slice(row);
         self.bits.push(bits);
         if self.len() == INDEXED_FROM {
             self.columns = vec![BTreeMap::new(); self.arity];
@@ -165,10 +168,14 @@ impl<'p> Relation<'p> {
     }
 
     /// Adds a row of this run; where it is and how many ways it came about are new, if any.
-    pub(super) fn insert(&mut self, row: Box<[Value]>, bits: Bits) -> Option<(usize, usize)> {
-        let known = self.fixed.and_then(|fixed| fixed.row(fixed.place(&row)?)).map(|(_, known)| known);
+    pub(super) fn insert(&mut self, row: &[Value], bits: Bits) -> Option<(usize, usize)> {
+        let known = self.fixed.and_then(|fixed| fixed.row(fixed.place(row)?)).map(|(_, known)| known);
         let bits = Bits(bits.0 & !known.unwrap_or_default().0);
         if bits == Bits::default() { None } else { self.own.insert(row, bits) }
+    }
+
+    pub(super) fn has(&self, row: &[Value]) -> bool {
+        self.own.place(row).is_some() || self.fixed.is_some_and(|fixed| fixed.place(row).is_some())
     }
 
     pub(super) fn own(&self, at: usize) -> Option<(&[Value], Bits)> {

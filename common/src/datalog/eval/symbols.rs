@@ -61,6 +61,21 @@ impl<'p> Overlay<'p> {
         Self { program, terms: Vec::new(), sorted: Vec::new() }
     }
 
+    fn place(&self, term: &Term) -> Result<usize, usize> {
+        self.sorted.binary_search_by(|at| self.terms.get(*at).cmp(&Some(term)))
+    }
+
+    fn own(&self, at: usize) -> Option<Value> {
+        u32::try_from(self.program.terms.len() + at).ok().map(Value::Symbol)
+    }
+
+    /// The value of a constant that was met before.
+    pub(super) fn find(&self, term: &Term) -> Option<Value> {
+        let program = || self.program.numbers.get(term).copied().map(Value::Symbol);
+        let own = || self.own(*self.sorted.get(self.place(term).ok()?)?);
+        small(term).or_else(program).or_else(own)
+    }
+
     /// The value of a constant; `None` for a variable.
     pub(super) fn intern(&mut self, term: &Term) -> Option<Value> {
         if let Some(value) = small(term) {
@@ -72,8 +87,7 @@ impl<'p> Overlay<'p> {
         if let Some(number) = self.program.numbers.get(term) {
             return Some(Value::Symbol(*number));
         }
-        let found = self.sorted.binary_search_by(|at| self.terms.get(*at).cmp(&Some(term)));
-        let at = match found {
+        let at = match self.place(term) {
             Ok(place) => *self.sorted.get(place)?,
             Err(place) => {
                 self.sorted.insert(place, self.terms.len());
@@ -81,7 +95,7 @@ impl<'p> Overlay<'p> {
                 self.terms.len() - 1
             }
         };
-        u32::try_from(self.program.terms.len() + at).ok().map(Value::Symbol)
+        self.own(at)
     }
 
     /// The term of a numbered value.

@@ -1,6 +1,6 @@
 //! What deciding costs, beside what it is made of. `cargo bench -p writ-common` takes well under a minute.
 //!
-//! Groups: `baseline` is the bare libraries, `capability` and `decide` are ours. Numbers of hops are the same in all
+//! Groups: `baseline` is the bare libraries, `capability`, `decide` and `policy` are ours. Numbers of hops are the same in all
 //! of them, and `biscuit_auth` reads the very bytes that ours reads, so figures of one run may be divided by each
 //! other. The rules and contracts are those of the policy folder; only agents are added, for longer chains.
 #![allow(
@@ -136,22 +136,63 @@ fn read_folder(folder: &Path, below: &str, files: &mut BTreeMap<String, String>)
         let item = item.unwrap();
         let path = format!("{below}{}", item.file_name().to_str().unwrap());
         if item.file_type().unwrap().is_dir() {
-            read_folder(&item.path(), &format!("{path}/"), files);
-        } else {
+            // The examples are policies of their own.
+            if path != "examples" {
+                read_folder(&item.path(), &format!("{path}/"), files);
+            }
+        } else if path.ends_with(".datalog") || path.ends_with(".toml") {
             files.insert(path, fs::read_to_string(item.path()).unwrap());
         }
     }
 }
 
 fn policy() -> PolicySet {
+    load(files(0, 0))
+}
+
+fn load(files: BTreeMap<String, String>) -> PolicySet {
+    PolicySet::load(&PolicyBundle(files)).unwrap_or_else(|findings| panic!("{findings}")).0
+}
+
+/// The files of the policy folder with the agents of the chains, more rules and more agents.
+///
+/// Four rules of each tool that is added are about its arguments, the user, the time and the agent that calls. Each
+/// agent that is added is three facts.
+fn files(rules: usize, agents: usize) -> BTreeMap<String, String> {
     let mut files = BTreeMap::new();
     read_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies"), "", &mut files);
-    let agents = files.get_mut("agents.toml").unwrap();
+    let table = files.get_mut("agents.toml").unwrap();
     for hop in 0..=HOPS_MAX {
         let to: Vec<String> = (hop < HOPS_MAX).then(|| agent(hop + 1).to_string()).into_iter().collect();
-        writeln!(agents, "\n[[agent]]\nname = \"{}\"\ndelegates_to = {to:?}", agent(hop)).unwrap();
+        writeln!(table, "\n[[agent]]\nname = \"{}\"\ndelegates_to = {to:?}", agent(hop)).unwrap();
     }
-    PolicySet::load(&PolicyBundle(files)).unwrap().0
+    for more in 0..agents {
+        writeln!(
+            table,
+            "\n[[agent]]\nname = \"more-{more}\"\nowner = \"team\"\ndelegates_to = [\"agent-1\"]"
+        )
+        .unwrap();
+    }
+    let mut text = String::new();
+    for tool in 0..rules.div_ceil(4) {
+        let on = format!("resource(\"tool.t{tool}\"), action(\"wire\")");
+        let four = [
+            format!("deny if {on}, user($issuer, \"junior\"), arg(\"/amount\", $cents), $cents > {tool};"),
+            format!("deny if {on}, arg(\"/amount\", $cents), $cents > 1000000;"),
+            format!("deny if {on}, hour($hour), $hour < 8 || $hour >= 18;"),
+            format!("deny if {on}, caller($agent), $agent !== \"agent-0\";"),
+        ];
+        text += &four.get(..4.min(rules - 4 * tool)).unwrap_or_default().join("\n");
+        text += "\n";
+        let contract = format!(
+            "resource = \"tool.t{tool}\"\n[[action]]\nname = \"wire\"\neffect = \"egress\"\n\
+             scales = {{ \"/amount\" = 2 }}\n\
+             schema = {{ type = \"object\", properties = {{ amount = {{ type = \"number\" }} }} }}\n"
+        );
+        files.insert(format!("tools/t{tool}.toml"), contract);
+    }
+    files.insert("more.datalog".to_owned(), text);
+    files
 }
 
 fn request(hops: u8) -> Request {
@@ -269,6 +310,34 @@ fn deciding(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// How a decision grows with the policy: the same call, with more rules and more facts that are not about it.
+fn growing(criterion: &mut Criterion) {
+    let (keyset, control) = (keyset(), control());
+    let (capability, request) = (verify(chain(1).as_bytes(), &keyset), request(1));
+    for (group, sizes) in [
+        ("decide/rules", [10, 100, 1_000].map(|rules| (rules, 0))),
+        ("decide/agents", [10, 100, 1_000].map(|agents| (0, agents))),
+    ] {
+        let mut group = criterion.benchmark_group(group);
+        for (rules, agents) in sizes {
+            let policy = load(files(rules, agents));
+            assert_eq!(ask(&request, &capability, &control, &policy), Decision::Allow);
+            group.bench_function(BenchmarkId::from_parameter(rules + agents), |bencher| {
+                bencher.iter(|| ask(black_box(&request), &capability, &control, &policy));
+            });
+        }
+        group.finish();
+    }
+    let mut group = criterion.benchmark_group("policy/load");
+    for rules in [10, 100, 1_000] {
+        let bundle = PolicyBundle(files(rules, 0));
+        group.bench_function(BenchmarkId::from_parameter(format!("{rules}_rules")), |bencher| {
+            bencher.iter(|| PolicySet::load(black_box(&bundle)).unwrap());
+        });
+    }
+    group.finish();
+}
+
 fn main() {
     let mut criterion = Criterion::default()
         .sample_size(20)
@@ -280,5 +349,6 @@ fn main() {
     biscuit_auth_alone(&mut criterion);
     capability(&mut criterion);
     deciding(&mut criterion);
+    growing(&mut criterion);
     criterion.final_summary();
 }

@@ -123,7 +123,7 @@ fn decide_call(
     let facts = match (described, &right_missing) {
         // Whoever has no right learns nothing of the arguments, observed or not.
         (Err(_), Some(reason)) => return Err(reason.clone().into()),
-        (described, _) => described?.joined(policy),
+        (described, _) => described?.joined(),
     };
     let mut world = World::run(Some(capability), &facts, &policy.program).map_err(Reason::from)?;
 
@@ -144,10 +144,9 @@ fn decide_call(
     let handed = evidence.handover.into_iter().flat_map(|handover| handover.chain().hops().skip(depth));
     let hops: Vec<_> = capability.chain().hops().chain(handed).collect();
     if !hops.is_empty() && !crate::red::off("D01") {
-        let allowed = world.facts("may_delegate", 2).map_err(Reason::from)?;
         reasons.extend(hops.into_iter().filter_map(|hop| {
             let pair = [Term::str(hop.from.as_str()), Term::str(hop.to.as_str())];
-            let refused = !allowed.iter().any(|tuple| tuple.as_slice() == pair);
+            let refused = !world.has("may_delegate", &pair);
             refused.then(|| {
                 Reason::new(ReasonCode::DelegationNotAllowed)
                     .told(format_args!("`{}` may not delegate to `{}`", hop.from, hop.to))
@@ -210,7 +209,7 @@ fn decide_issue(
         return Err(ReasonCode::HaltAll.into());
     }
     check_agent(agent, evidence.control, policy)?;
-    let facts = RequestFacts::ambient(ambient_facts(request, now, evidence.label)).joined(policy);
+    let facts = RequestFacts::ambient(ambient_facts(request, now, evidence.label)).joined();
     let mut world = World::run(None, &facts, &policy.program).map_err(Reason::from)?;
 
     let mut reasons = Vec::new();
@@ -244,7 +243,7 @@ fn decide_admin(
     now: Timestamp,
 ) -> Result<Allowed, Refused> {
     evidence.control.check_readable()?;
-    let facts = RequestFacts::ambient(ambient_facts(request, now, evidence.label)).joined(policy);
+    let facts = RequestFacts::ambient(ambient_facts(request, now, evidence.label)).joined();
     let mut world = World::run(None, &facts, &policy.program).map_err(Reason::from)?;
     let mut reasons = Vec::new();
     let rules = apply_rules(&mut world, policy, &mut reasons)?;
@@ -267,11 +266,10 @@ impl RequestFacts {
         Self { ambient, contract: Vec::new(), gate: Vec::new() }
     }
 
-    fn joined(self, policy: &PolicySet) -> Facts {
+    fn joined(self) -> Facts {
         let mut facts = self.ambient;
         facts.extend(self.contract);
         facts.extend(self.gate);
-        facts.extend_from_slice(&policy.inventory_facts);
         facts
     }
 }
@@ -764,7 +762,7 @@ fn carrier_of(capability: &Capability, block: usize) -> String {
 /// # Errors
 /// The engine's reason, if it could not say.
 pub fn delegations(policy: &PolicySet) -> Result<BTreeSet<(AgentId, AgentId)>, Reason> {
-    let mut world = World::run(None, &policy.inventory_facts, &policy.program)?;
+    let mut world = World::run(None, &[], &policy.program)?;
     let pairs = world.facts("may_delegate", 2)?;
     Ok(pairs
         .iter()

@@ -272,9 +272,9 @@ reason_codes! {
         "A policy that derives too much.",
         "Look for rules that join many facts, and split or narrow them.";
     EngineTimeout = "engine.timeout", Action, CouldNotDecide,
-        "Evaluation took too long.",
-        "A heavily loaded machine, or a policy with a very large join.",
-        "Look at the load first; then at rules with many predicates.";
+        "Evaluation looked at too many facts.",
+        "A policy with a very large join: it is work that is counted, not time.",
+        "Look at rules with many predicates over arguments or agents that share no variable.";
     EnrollToken = "enroll.token", Identity, Denied,
         "The join token is unknown, used up, expired or for another agent.",
         "Each token enrolls one key, once, within its time.",

@@ -1,43 +1,37 @@
-//! Datalog evaluation by biscuit-auth, the reference engine, behind one seam.
+//! Datalog for deciding: the verifier's facts, the capability's, and a compiled [`Program`], asked together.
 //!
-//! A world is built per question from three sources: the capability's own blocks, the verifier's facts and a
-//! compiled [`Program`]. Limits are set on the builder, by counts, since the library's default of one
-//! millisecond denies at random on a loaded machine and `authorize_with_limits` ignores its limits. A limit or
-//! an error is never an answer: it is an [`EngineFault`], which denies with its own reason.
+//! Rules and checks are evaluated by [`crate::datalog::eval`]. biscuit-auth, whose language this is, is the reference:
+//! `reference.rs` has the same world in its engine, and a test holds the two against each other. A limit or an error
+//! is never an answer: it is an [`EngineFault`], which denies with its own reason.
 
-use std::time::Duration;
-
-use biscuit_auth::{
-    Authorizer, AuthorizerBuilder,
-    builder::{Fact, Policy, PolicyKind, Rule},
-    datalog::RunLimits,
-    error,
-};
+#[cfg(test)]
+mod reference;
 
 use super::{Capability, block::is_list};
 use crate::{
-    datalog::{self, Check, CheckKind, Predicate, Term},
+    datalog::{
+        Check, CheckKind, Predicate, Rule, Term,
+        eval::{self, Fault, Limits, Run, Source},
+    },
     reason::{Reason, ReasonCode},
 };
 
+/// What an evaluation may come to: 20,000 facts, 64 rounds, and a second or so of looking at facts.
+const LIMITS: Limits = Limits { facts: FACTS_MAX, rounds: ITERATIONS_MAX, looks: 10_000_000 };
 /// Most facts a world may hold, derived ones included.
-pub const FACTS_MAX: u64 = 20_000;
+pub const FACTS_MAX: usize = 20_000;
 /// Most rounds of applying every rule.
-pub const ITERATIONS_MAX: u64 = 64;
-/// A backstop against the clock, far above what any screened input needs.
-pub const TIME_MAX: Duration = Duration::from_secs(2);
+pub const ITERATIONS_MAX: usize = 64;
 
-/// Rules, translated once for the engine.
+/// Rules and the facts that are always there, compiled.
 #[derive(Clone, Debug, Default)]
-pub struct Program {
-    rules: Vec<Rule>,
-}
+pub struct Program(eval::Program);
 
 impl Program {
-    /// Translates rules. Their variables are already known to be bound.
+    /// Compiles rules whose variables are known to be bound, and facts that hold for every request.
     #[must_use]
-    pub fn compile<'a>(rules: impl IntoIterator<Item = &'a datalog::Rule>) -> Self {
-        Self { rules: rules.into_iter().map(to_builder::rule).collect() }
+    pub fn compile(rules: &[Rule], facts: &[Predicate]) -> Self {
+        Self(eval::Program::compile(rules, facts, LIMITS))
     }
 }
 
@@ -50,18 +44,15 @@ pub enum EngineFault {
     /// Too many facts or rounds.
     #[error("evaluation met its limit on facts or iterations")]
     Limit,
-    /// The backstop on time.
-    #[error("evaluation took longer than {} s", TIME_MAX.as_secs())]
+    /// Too much to look at.
+    #[error("evaluation looked at more than {} facts", LIMITS.looks)]
     Timeout,
-    /// Anything the library was not expected to say.
-    #[error("the engine failed: {0}")]
-    Internal(String),
 }
 
 impl From<EngineFault> for Reason {
     fn from(fault: EngineFault) -> Self {
         let code = match fault {
-            EngineFault::Expression(_) | EngineFault::Internal(_) => ReasonCode::EngineError,
+            EngineFault::Expression(_) => ReasonCode::EngineError,
             EngineFault::Limit => ReasonCode::EngineLimit,
             EngineFault::Timeout => ReasonCode::EngineTimeout,
         };
@@ -69,13 +60,12 @@ impl From<EngineFault> for Reason {
     }
 }
 
-impl From<error::Token> for EngineFault {
-    fn from(error: error::Token) -> Self {
-        match error {
-            error::Token::Execution(error) => Self::Expression(error.to_string()),
-            error::Token::RunLimit(error::RunLimit::Timeout) => Self::Timeout,
-            error::Token::RunLimit(_) => Self::Limit,
-            other => Self::Internal(format!("{other:?}")),
+impl From<Fault> for EngineFault {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Expression(what) => Self::Expression(what.to_owned()),
+            Fault::Limit => Self::Limit,
+            Fault::Work => Self::Timeout,
         }
     }
 }
@@ -90,50 +80,43 @@ pub struct FailedCheck {
 }
 
 /// A world after every rule was applied, ready to be asked.
-pub struct World {
-    authorizer: Authorizer,
+pub struct World<'p> {
+    run: Run<'p>,
     failed_checks: Vec<FailedCheck>,
 }
 
-impl World {
-    /// Builds the world, applies the rules and evaluates the checks of the capability.
+impl<'p> World<'p> {
+    /// States the facts, applies the rules and evaluates the checks of the capability.
+    ///
+    /// The program's own facts need not be among `facts`.
     ///
     /// # Errors
     /// [`EngineFault`] if there is no answer.
     pub fn run(
         capability: Option<&Capability>,
         facts: &[Predicate],
-        program: &Program,
+        program: &'p Program,
     ) -> Result<Self, EngineFault> {
-        let limits = RunLimits { max_facts: FACTS_MAX, max_iterations: ITERATIONS_MAX, max_time: TIME_MAX };
-        let mut builder = AuthorizerBuilder::new().set_limits(limits);
-        for fact in facts {
-            builder = builder.fact(to_builder::fact(fact))?;
-        }
-        for rule in &program.rules {
-            builder = builder.rule(rule.clone())?;
-        }
-        // The verdict is read from derived facts, not from the library's first-match policies; this one only
-        // makes it evaluate the checks.
-        builder = builder.policy(Policy { queries: vec![always()], kind: PolicyKind::Allow })?;
-        let mut authorizer = match capability {
-            Some(capability) => builder.build(capability.biscuit())?,
-            None => builder.build_unauthenticated()?,
-        };
+        Self::run_within(LIMITS, capability, facts, &program.0)
+    }
+
+    fn run_within(
+        limits: Limits,
+        capability: Option<&Capability>,
+        facts: &[Predicate],
+        program: &'p eval::Program,
+    ) -> Result<Self, EngineFault> {
+        let mut run = Run::new(program, limits);
+        facts.iter().for_each(|fact| run.state(fact, Source::Verifier));
         if let Some(capability) = capability {
-            let appended = capability.chain().checks().map(|(_, check)| check);
-            for check in capability.grant().bounds.iter().chain(appended) {
-                try_every_match(&mut authorizer, check)?;
-            }
+            capability.grant().facts().iter().for_each(|fact| run.state(fact, Source::Capability));
+            // Other agents' facts, one in each delegation, are out of scope for rules and checks.
+            run.count_unseen(capability.chain().depth());
         }
-        let failed_checks = match authorizer.authorize() {
-            Ok(_) => Vec::new(),
-            Err(error::Token::FailedLogic(
-                error::Logic::Unauthorized { checks, .. } | error::Logic::NoMatchingPolicy { checks },
-            )) => checks.iter().filter_map(|failed| locate(capability?, failed)).collect(),
-            Err(other) => return Err(other.into()),
-        };
-        Ok(Self { authorizer, failed_checks })
+        run.derive()?;
+        let failed_checks =
+            capability.map_or(Ok(Vec::new()), |capability| failed_checks(&mut run, capability))?;
+        Ok(Self { run, failed_checks })
     }
 
     /// The capability's checks that do not hold.
@@ -142,79 +125,57 @@ impl World {
         &self.failed_checks
     }
 
-    /// Every fact `name(_, …)` of this arity that the verifier and the program know, sorted.
-    ///
-    /// Facts of appended blocks are out of scope.
+    /// Whether the verifier, the capability's authority or the program know this fact.
+    #[must_use]
+    pub fn has(&self, name: &str, terms: &[Term]) -> bool {
+        self.run.has(name, terms)
+    }
+
+    /// Every fact `name(_, …)` of this arity that the verifier, the capability's authority and the program know, sorted.
     ///
     /// # Errors
-    /// [`EngineFault`] if the query itself meets a limit.
+    /// None today; a question could meet a limit.
     pub fn facts(&mut self, name: &str, arity: usize) -> Result<Vec<Vec<Term>>, EngineFault> {
-        let terms: Vec<Term> = (0..arity).map(|index| Term::var(format!("v{index}"))).collect();
-        let predicate = Predicate::new(name, terms);
-        let rule = datalog::Rule {
-            head: predicate.clone(),
-            body: datalog::Body { predicates: vec![predicate], expressions: Vec::new() },
-        };
-        let found: Vec<Fact> = self.authorizer.query(to_builder::rule(&rule))?;
-        let mut tuples: Vec<Vec<Term>> = found
-            .into_iter()
-            .map(|fact| fact.predicate.terms.into_iter().filter_map(from_builder).collect())
-            .collect();
-        tuples.sort();
-        tuples.dedup();
-        Ok(tuples)
+        Ok(self.run.facts(name, arity))
     }
 }
 
-/// Evaluates a check on all of its matches, where the library would stop at the first.
-///
-/// It meets them in an order that differs from run to run, so that a check which cannot be evaluated on one match
-/// and holds on another would be an answer at one time and an error at the next. Now it is always the error. Only
-/// bodies over several facts with an expression can differ so; alternatives are tried in their order anyway.
-fn try_every_match(authorizer: &mut Authorizer, check: &Check) -> Result<(), EngineFault> {
+fn failed_checks(run: &mut Run<'_>, capability: &Capability) -> Result<Vec<FailedCheck>, EngineFault> {
+    let bounds = capability.grant().bounds.iter().map(|check| (0, check));
+    let checks: Vec<(usize, &Check)> = bounds.chain(capability.chain().checks()).collect();
+    for (_, check) in &checks {
+        try_every_match(run, check)?;
+    }
+    let mut failed = Vec::new();
+    for (block, check) in checks {
+        if !holds(run, check)? {
+            failed.push(FailedCheck { block, check: check.clone() });
+        }
+    }
+    Ok(failed)
+}
+
+/// Evaluates what a check says about lists, so that one match that cannot be evaluated is an error whatever else
+/// there is. Alternatives are tried in their order.
+fn try_every_match(run: &mut Run<'_>, check: &Check) -> Result<(), EngineFault> {
     for body in &check.alternatives {
         if !body.predicates.iter().any(is_list) || body.expressions.is_empty() {
             continue;
         }
-        let rule = datalog::Rule { head: Predicate::new("writ_match", []), body: body.clone() };
-        let found: Vec<Fact> = authorizer.query(to_builder::rule(&rule))?;
-        if check.kind == CheckKind::One && !found.is_empty() {
+        if run.ask(body, false)? && check.kind == CheckKind::One {
             break;
         }
     }
     Ok(())
 }
 
-fn always() -> Rule {
-    to_builder::rule(&datalog::Rule {
-        head: Predicate::new("writ_asked", []),
-        body: datalog::Body { predicates: Vec::new(), expressions: vec![Term::Bool(true).into()] },
-    })
-}
-
-fn locate(capability: &Capability, failed: &error::FailedCheck) -> Option<FailedCheck> {
-    let error::FailedCheck::Block(failed) = failed else { return None };
-    let (block, position) = (usize::try_from(failed.block_id).ok()?, usize::try_from(failed.check_id).ok()?);
-    let check = match block {
-        0 => capability.grant().bounds.get(position)?.clone(),
-        _ => capability.chain().checks().filter(|(index, _)| *index == block).nth(position)?.1.clone(),
-    };
-    Some(FailedCheck { block, check })
-}
-
-fn from_builder(term: biscuit_auth::builder::Term) -> Option<Term> {
-    use biscuit_auth::builder::Term as Their;
-    Some(match term {
-        Their::Bool(value) => Term::Bool(value),
-        Their::Bytes(bytes) => Term::Bytes(bytes),
-        Their::Date(secs) => Term::Date(secs),
-        Their::Integer(value) => Term::Integer(value),
-        Their::Set(members) => Term::Set(members.into_iter().filter_map(from_builder).collect()),
-        Their::Str(text) => Term::Str(text),
-        Their::Variable(_) | Their::Null | Their::Array(_) | Their::Map(_) | Their::Parameter(_) => {
-            return None;
+fn holds(run: &mut Run<'_>, check: &Check) -> Result<bool, EngineFault> {
+    for body in &check.alternatives {
+        if run.ask(body, check.kind == CheckKind::All)? {
+            return Ok(true);
         }
-    })
+    }
+    Ok(false)
 }
 
 /// Our syntax tree to biscuit-auth's builders, without going through text.
@@ -226,14 +187,15 @@ pub(super) mod to_builder {
 
     use crate::{
         capability::block::is_list,
-        datalog::{Binary, Body, Check, Expression, Node, Predicate, Rule, Term, Unary},
+        datalog::{Binary, Body, Check, Expression, Node, Predicate, Term, Unary},
     };
 
     pub(in crate::capability) fn fact(fact: &Predicate) -> Fact {
         Fact { predicate: predicate(fact), parameters: None }
     }
 
-    pub(in crate::capability) fn rule(rule: &Rule) -> TheirRule {
+    #[cfg(test)]
+    pub(in crate::capability) fn rule(rule: &crate::datalog::Rule) -> TheirRule {
         with_head(predicate(&rule.head), &rule.body)
     }
 

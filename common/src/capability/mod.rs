@@ -53,7 +53,6 @@ pub struct UnverifiedCapability {
 /// ```
 #[derive(Clone)]
 pub struct Capability {
-    biscuit: biscuit_auth::Biscuit,
     bytes: Vec<u8>,
     contents: Contents,
     issuer: PublicKey,
@@ -139,9 +138,5 @@ impl Capability {
     #[must_use]
     pub fn issuer(&self) -> &PublicKey {
         &self.issuer
-    }
-
-    pub(crate) fn biscuit(&self) -> &biscuit_auth::Biscuit {
-        &self.biscuit
     }
 }

@@ -6,6 +6,7 @@
 //! biscuit-auth's own it escapes quotes.
 
 mod display;
+pub(crate) mod eval;
 
 use std::collections::BTreeSet;
 

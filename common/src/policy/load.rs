@@ -104,9 +104,10 @@ impl PolicySet {
         let (sources, infos) = compile(&sources);
         let mut inventory_facts = inventory.facts();
         inventory_facts.extend(teams::facts(&contracts));
+        let rules: Vec<Rule> = sources.iter().map(|source| source.rule.clone()).collect();
         let set = Self {
             revision: bundle.revision(),
-            program: Program::compile(sources.iter().map(|source| &source.rule)),
+            program: Program::compile(&rules, &inventory_facts),
             sources,
             rules: infos,
             inventory_facts,

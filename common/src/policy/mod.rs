@@ -108,12 +108,14 @@ pub(crate) struct SourceRule {
 #[derive(Clone, Debug)]
 pub struct PolicySet {
     pub(crate) revision: PolicyRevision,
+    /// The rules, and the inventory as facts.
     pub(crate) program: Program,
     /// What the program was made from.
     pub(crate) sources: Vec<SourceRule>,
     /// The deciding rules; `writ_allow` and `writ_deny` facts hold positions in this list.
     pub(crate) rules: Vec<RuleInfo>,
     pub(crate) inventory: Inventory,
+    /// What the tables state, for those who tell where a fact comes from.
     pub(crate) inventory_facts: Vec<Predicate>,
     pub(crate) contracts: BTreeMap<Resource, ToolContract>,
 }

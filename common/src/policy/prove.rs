@@ -188,7 +188,7 @@ impl<'p> Model<'p> {
             for fact in found {
                 has_grown |= self.add(fact);
             }
-            if self.facts.len() as u64 > FACTS_MAX {
+            if self.facts.len() > FACTS_MAX {
                 return Err(Fault::Limit);
             }
             if !has_grown {

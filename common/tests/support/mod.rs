@@ -8,6 +8,8 @@ pub mod model;
 pub mod policies;
 pub mod programs;
 pub mod random;
+pub mod reference;
+pub mod scenarios;
 
 use std::collections::BTreeMap;
 

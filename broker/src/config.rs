@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -44,6 +45,8 @@ pub struct BrokerConfig {
     pub bus_user_file: PathBuf,
     /// Root certificate for TLS.
     pub bus_ca_file: Option<PathBuf>,
+    /// Where it answers probes and shows its numbers, if anywhere.
+    pub http: Option<SocketAddr>,
     /// Most bytes of the audit stream.
     pub stream_bytes_max: u64,
     /// On how many servers streams live.
@@ -110,6 +113,9 @@ impl BrokerConfig {
         let bus_user_file = bus.text("user_file", "\"broker.nkey\"").map(path);
         let bus_ca_file = bus.optional_text("ca_file").map(path);
         bus.finish(&["urls", "user_file", "ca_file"]);
+        let mut http_section = root.table("http");
+        let http = http_section.optional("listen");
+        http_section.finish(&["listen"]);
         let mut stream = root.table("stream");
         let mebibytes = stream.optional_integer("mebibytes_max", 1..=1_048_576).unwrap_or(1_024);
         let replicas = stream.optional_integer("replicas", 1..=5).unwrap_or(1);
@@ -136,7 +142,7 @@ impl BrokerConfig {
             section.finish(&["name", "key"]);
             operators.extend(name.zip(key).map(|(name, key)| (name, key.0)));
         }
-        let known = ["tenant", "broker", "bus", "stream", "issuer", "node", "operator"];
+        let known = ["tenant", "broker", "bus", "http", "stream", "issuer", "node", "operator"];
         root.finish(&known);
         let findings = document.into_findings();
         if findings.has_errors() {
@@ -155,6 +161,7 @@ impl BrokerConfig {
                 bus_urls,
                 bus_user_file: bus_user_file?,
                 bus_ca_file,
+                http,
                 stream_bytes_max: mebibytes * 1024 * 1024,
                 replicas: usize::try_from(replicas).unwrap_or(1),
                 issuers,

@@ -6,5 +6,6 @@
 pub mod config;
 pub mod core;
 pub mod jwt;
+mod meter;
 pub mod serve;
 pub mod store;

@@ -7,6 +7,7 @@ mod cli;
 mod delegation;
 mod examples;
 mod faults;
+mod health;
 mod revocation;
 mod shipped;
 mod story;

@@ -9,6 +9,7 @@ mod control;
 mod event;
 mod fresh;
 mod issue;
+mod status;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

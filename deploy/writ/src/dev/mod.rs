@@ -8,6 +8,7 @@ pub mod sample;
 use std::{
     collections::BTreeMap,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -231,6 +232,18 @@ impl DevStack {
         broker.ready().await;
         self.broker = Some(broker);
         Ok(())
+    }
+
+    /// Where the broker of this process answers probes and shows its numbers.
+    #[must_use]
+    pub fn broker_http(&self) -> Option<SocketAddr> {
+        self.broker.as_ref().and_then(BrokerHandle::http_address)
+    }
+
+    /// Where a node of this process answers probes and shows its numbers.
+    #[must_use]
+    pub fn node_http(&self, name: &str) -> Option<SocketAddr> {
+        self.nodes.get(name).and_then(NodeHandle::http_address)
     }
 
     /// Stops the broker of this process.
@@ -458,6 +471,9 @@ policies = "policies"
 urls = ["nats://127.0.0.1:{port}"]
 user_file = "keys/broker.nkey"
 
+[http]
+listen = "127.0.0.1:0"
+
 [[issuer]]
 issuer = "http://127.0.0.1:{idp_port}"
 audience = "{audience}"
@@ -491,6 +507,9 @@ journal = "{name}"
 [bus]
 urls = ["nats://127.0.0.1:{port}"]
 user_file = "keys/{name}.nkey"
+
+[http]
+listen = "127.0.0.1:0"
 
 [[tool]]
 resource = "tool.crm"

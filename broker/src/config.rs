@@ -19,7 +19,12 @@ use writ_common::{
     time::Millis,
 };
 
-use crate::jwt::{Issuer, parse_algorithms, parse_keys};
+use crate::{
+    jwks::KeySet,
+    jwt::{Issuer, Keys, Service, parse_algorithms},
+    key_cache::{KeyBounds, KeyCache},
+    oidc::{KeyLocation, KeySource, parse_address},
+};
 
 /// A broker's configuration.
 pub struct BrokerConfig {
@@ -181,8 +186,8 @@ fn read_issuer(document: &Document<'_>, mut section: Section<'_, '_>, base: &Pat
     let algorithms_span = section.span_of("algorithms");
     let names: Vec<String> = section.list("algorithms");
     let algorithms: Option<Vec<Algorithm>> = note(document, algorithms_span, parse_algorithms(&names));
-    let keys_span = section.span_of("jwks_file");
-    let jwks_file = section.text("jwks_file", "\"jwks.json\"").map(|file| base.join(file));
+    let issuer_span = section.span_of("issuer");
+    let origin = read_key_origin(document, &mut section, base);
     let role_claim = section.optional_text("role_claim").unwrap_or_else(|| "/roles".to_owned());
     let mut roles = BTreeMap::new();
     for (value, span, role) in section.free_table("roles") {
@@ -193,25 +198,117 @@ fn read_issuer(document: &Document<'_>, mut section: Section<'_, '_>, base: &Pat
             _ => document.note(document.at(span, "a role is a text")),
         }
     }
-    section.finish(&["issuer", "audience", "typ", "algorithms", "jwks_file", "role_claim", "roles"]);
-    let jwks_file = jwks_file?;
-    let jwks = match fs::read_to_string(&jwks_file) {
-        Ok(jwks) => jwks,
-        Err(error) => {
-            document.note(document.at(keys_span, format!("{}: {error}", jwks_file.display())));
-            return None;
+    let mut service_marks = Vec::new();
+    for (pointer, span, value) in section.free_table("service_marks") {
+        match value {
+            Value::String(value) if pointer.starts_with('/') => service_marks.push((pointer, value)),
+            _ => document.note(
+                document
+                    .at(span, format!("`{pointer}` is no mark of a service's token"))
+                    .help("write a JSON Pointer and a text, such as `\"/idtyp\" = \"app\"`"),
+            ),
+        }
+    }
+    let services = section.tables("service").into_iter().filter_map(read_service).collect();
+    section.finish(&[
+        "issuer",
+        "audience",
+        "typ",
+        "algorithms",
+        "discovery",
+        "jwks_file",
+        "jwks_url",
+        "ca_file",
+        "refresh_seconds",
+        "keys_seconds_max",
+        "role_claim",
+        "roles",
+        "service",
+        "service_marks",
+    ]);
+    let (issuer, origin) = (issuer?, origin?);
+    let keys = match origin {
+        KeyOrigin::File(keys) => Keys::Fixed(keys),
+        KeyOrigin::Issuer { location, ca, bounds } => {
+            let source = note(document, issuer_span, KeySource::new(&issuer, location, ca.as_deref()))?;
+            Keys::Fetched { cache: KeyCache::new(bounds), source }
         }
     };
-    let keys = note(document, keys_span, parse_keys(&jwks))?;
     Some(Issuer {
-        issuer: issuer?,
+        issuer,
         audience: audience?,
         typ,
         algorithms: algorithms?,
         role_claim,
         roles,
         keys,
+        services,
+        service_marks,
     })
+}
+
+/// Where an issuer's keys come from, as the file says it.
+enum KeyOrigin {
+    File(KeySet),
+    Issuer { location: KeyLocation, ca: Option<Vec<u8>>, bounds: KeyBounds },
+}
+
+/// One of `discovery`, `jwks_url` and `jwks_file`; the other keys make sense with the first two only.
+fn read_key_origin(document: &Document<'_>, section: &mut Section<'_, '_>, base: &Path) -> Option<KeyOrigin> {
+    let (section_span, file_span) = (section.span(), section.span_of("jwks_file"));
+    let (url_span, ca_span) = (section.span_of("jwks_url"), section.span_of("ca_file"));
+    let age_span = section.span_of("keys_seconds_max");
+    let is_discovered = section.optional_bool("discovery").unwrap_or(false);
+    let url = section.optional_text("jwks_url");
+    let file = section.optional_text("jwks_file").map(|file| base.join(file));
+    let ca = section.optional_text("ca_file").map(|file| base.join(file));
+    let refresh = section.optional_integer("refresh_seconds", 1..=86_400);
+    let age_max = section.optional_integer("keys_seconds_max", 1..=604_800);
+    if usize::from(is_discovered) + usize::from(url.is_some()) + usize::from(file.is_some()) != 1 {
+        let finding =
+            document.at(section_span, "an issuer needs one of `discovery`, `jwks_url` and `jwks_file`");
+        document.note(finding.help("`discovery = true` takes the keys from where the issuer says they are"));
+        return None;
+    }
+    if let Some(file) = file {
+        let keys = note(document, file_span, read_file(&file).and_then(text_of))?;
+        return note(document, file_span, KeySet::parse(&keys)).map(KeyOrigin::File);
+    }
+    let bounds = KeyBounds {
+        refresh: Millis::from_secs(refresh.unwrap_or(300)),
+        age_max: Millis::from_secs(age_max.unwrap_or(3_600)),
+    };
+    if bounds.age_max <= bounds.refresh {
+        let message = "`keys_seconds_max` has to be more than `refresh_seconds`";
+        document
+            .note(document.at(age_span, message).help("else keys are too old before they are fetched again"));
+    }
+    let ca = match ca {
+        Some(file) => Some(note(document, ca_span, read_file(&file))?),
+        None => None,
+    };
+    let location = match url {
+        Some(url) => KeyLocation::Url(note(document, url_span, parse_address(&url))?),
+        None => KeyLocation::Discovery,
+    };
+    Some(KeyOrigin::Issuer { location, ca, bounds })
+}
+
+fn read_file(file: &Path) -> Result<Vec<u8>, String> {
+    fs::read(file).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+fn text_of(bytes: Vec<u8>) -> Result<String, String> {
+    String::from_utf8(bytes).map_err(|error| error.to_string())
+}
+
+fn read_service(mut section: Section<'_, '_>) -> Option<Service> {
+    let client = section.text("client", "\"nightly-report\"");
+    let subject = section.optional_text("subject");
+    let roles = section.list("roles");
+    section.finish(&["client", "subject", "roles"]);
+    let client = client?;
+    Some(Service { subject: subject.unwrap_or_else(|| client.clone()), client, roles })
 }
 
 fn note<T, E: std::fmt::Display>(document: &Document<'_>, span: Span, result: Result<T, E>) -> Option<T> {
@@ -301,6 +398,28 @@ mod tests {
             audience = "writ"
             algorithms = ["HS256"]
             jwks_file = "/nowhere/jwks.json"
+            [[issuer]]
+            issuer = "https://two.example"
+            audience = "writ"
+            algorithms = ["RS256"]
+            discovery = true
+            jwks_url = "https://two.example/keys"
+            [[issuer]]
+            issuer = "https://three.example"
+            audience = "writ"
+            algorithms = ["RS256"]
+            jwks_url = "http://idp.example/keys"
+            [[issuer]]
+            issuer = "https://idp.example?tenant=x"
+            audience = "writ"
+            algorithms = ["RS256"]
+            discovery = true
+            refresh_seconds = 60
+            keys_seconds_max = 60
+            [issuer.service_marks]
+            idtyp = "app"
+            [[issuer.service]]
+            roles = ["reporter"]
             [[operator]]
             name = "Ops"
             kee = "x"
@@ -313,6 +432,12 @@ mod tests {
             "`broker.root_key`: the Ed25519 public key is not 32 bytes",
             "`HS256` would let the broker's public keys sign tokens",
             "/nowhere/jwks.json",
+            "an issuer needs one of `discovery`, `jwks_url` and `jwks_file`",
+            "`http://idp.example/keys` is plain HTTP, which is for loopback only",
+            "`https://idp.example?tenant=x` has a query",
+            "`idtyp` is no mark of a service's token",
+            "`keys_seconds_max` has to be more than `refresh_seconds`",
+            "`issuer.service.client` is missing",
             "operator name `Ops` may only hold",
             "unknown key `operator.kee`",
             "`operator.key` is missing",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use writ_bus::ConnectionState;
-use writ_common::record::RecordKind;
+use writ_common::{record::RecordKind, time::Now};
 use writ_journal::Entry;
 use writ_telemetry::{
     Snapshots,
@@ -22,6 +22,8 @@ pub(crate) struct Meter {
     records: RecordCounts,
     /// Capabilities of new tasks, and renewed ones.
     issued: [u64; 2],
+    /// Fetches of issuers' keys that worked, and that did not.
+    fetches: [u64; 2],
     snapshots: Option<Snapshots>,
     published: Option<Instant>,
 }
@@ -33,6 +35,7 @@ impl Meter {
             decisions: Histogram::new(DECISION_SECONDS),
             records: RecordCounts::default(),
             issued: [0; 2],
+            fetches: [0; 2],
             snapshots,
             published: None,
         }
@@ -58,8 +61,14 @@ impl Meter {
         *(if serial == 1 { first } else { renewed }) += 1;
     }
 
+    /// Counts a fetch of an issuer's keys.
+    pub(crate) fn keys_fetched(&mut self, is_ok: bool) {
+        let [worked, failed] = &mut self.fetches;
+        *(if is_ok { worked } else { failed }) += 1;
+    }
+
     /// Publishes, if it is time to. `index` says why the index cannot be written, if it cannot.
-    pub(crate) fn publish(&mut self, broker: &Broker, bus: ConnectionState, index: Option<&str>) {
+    pub(crate) fn publish(&mut self, broker: &Broker, bus: ConnectionState, index: Option<&str>, now: Now) {
         let Some(snapshots) = &self.snapshots else { return };
         let at = Instant::now();
         if self.published.is_some_and(|last| at.duration_since(last) < PUBLISH_EVERY) {
@@ -71,10 +80,10 @@ impl Meter {
         if bus == ConnectionState::Disconnected {
             missing.insert(0, "bus: not connected".to_owned());
         }
-        snapshots.publish(missing, self.text(broker, bus));
+        snapshots.publish(missing, self.text(broker, bus, now));
     }
 
-    fn text(&self, broker: &Broker, bus: ConnectionState) -> String {
+    fn text(&self, broker: &Broker, bus: ConnectionState, now: Now) -> String {
         let mut text = Exposition::default();
         text.counts(broker.counts());
         let help = "Time the broker took for what led to a verdict, without waiting for others.";
@@ -83,6 +92,18 @@ impl Meter {
         text.family(name, Kind::Counter, "Capabilities issued, for new tasks and renewed.");
         for (kind, count) in ["issue", "renew"].into_iter().zip(self.issued) {
             text.sample(name, &[("kind", kind)], as_f64(count));
+        }
+        let name = "writ_issuer_key_fetches_total";
+        text.family(name, Kind::Counter, "Attempts to fetch the keys of users' issuers.");
+        for (outcome, count) in ["ok", "failed"].into_iter().zip(self.fetches) {
+            text.sample(name, &[("outcome", outcome)], as_f64(count));
+        }
+        let name = "writ_issuer_keys_age_seconds";
+        text.family(name, Kind::Gauge, "Age of an issuer's keys; absent if there are none yet.");
+        for (issuer, age) in broker.key_ages(now) {
+            if let Some(age) = age {
+                text.sample(name, &[("issuer", &issuer)], age.to_duration().as_secs_f64());
+            }
         }
         text.records(&self.records.all(), broker.unacknowledged());
         let generation = broker.control().policy().map_or(0, |(sequence, _)| sequence);

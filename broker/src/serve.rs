@@ -388,7 +388,7 @@ impl Driver {
             self.round(&mut broker, std::mem::take(&mut batch));
             self.anchor_control(&broker);
             let connection = *self.connection.borrow();
-            self.meter.publish(&broker, connection, self.index_fault.as_deref());
+            self.meter.publish(&broker, connection, self.index_fault.as_deref(), self.clock.now());
             ready.send_if_modified(|ready| std::mem::replace(ready, broker.is_ready()) != broker.is_ready());
             // What a stream that cannot be reached did not take is in the journal, for the next run.
             let has_waited = *stopping.borrow()
@@ -411,8 +411,10 @@ impl Driver {
             let (mut entries, mut tickets, mut others) = (Vec::new(), Vec::new(), Vec::new());
             let mut settled = Vec::new();
             for event in events.drain(..) {
-                if let Event::Published(ticket, _) = &event {
-                    settled.push(*ticket);
+                match &event {
+                    Event::Published(ticket, _) => settled.push(*ticket),
+                    Event::KeysFetched(_, fetched) => self.meter.keys_fetched(fetched.is_ok()),
+                    _ => {}
                 }
                 let begun = Instant::now();
                 let effects = broker.handle(event, self.clock.now());
@@ -487,6 +489,13 @@ impl Driver {
                 if let Err(error) = self.journal.append(&[entry]) {
                     tracing::error!("{error}");
                 }
+            }
+            Effect::FetchKeys(issuer, source) => {
+                let events = self.events.clone();
+                tokio::spawn(async move {
+                    let fetched = source.fetch().await.map_err(|error| error.to_string());
+                    drop(events.send(Wake::Event(Event::KeysFetched(issuer, fetched))).await);
+                });
             }
             Effect::Forget(boot) => {
                 if let Err(error) = self.dir.remove(&boot) {

@@ -115,6 +115,7 @@ fn decide_call(
     };
     let mut facts = request_facts(request, "call", now, evidence.label);
     facts.push(text("caller", caller.as_str()));
+    facts.push(text("user_kind", capability.grant().user.kind().as_str()));
     facts.push(Predicate::new("depth", [integer(capability.chain().depth())]));
     facts.extend(capability.chain().hops().map(|hop| {
         Predicate::new(
@@ -175,6 +176,7 @@ fn decide_issue(
     check_agent(agent, evidence.control, policy)?;
     let mut facts = request_facts(request, request.action.as_str(), now, evidence.label);
     facts.push(Predicate::new("user", [Term::str(user.issuer()), Term::str(user.subject())]));
+    facts.push(text("user_kind", user.kind().as_str()));
     facts.push(text("tenant", request.environment.tenant.as_str()));
     facts.push(text("caller", agent.as_str()));
     facts.push(text("task_kind", kind.as_str()));

@@ -13,6 +13,7 @@ mod shipped;
 mod story;
 mod theft;
 mod tools;
+mod users;
 
 /// The program under test.
 const WRIT: &str = env!("CARGO_BIN_EXE_writ-under-test");

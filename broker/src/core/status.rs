@@ -1,6 +1,9 @@
 //! What a broker says of itself to probes and metrics.
 
-use writ_common::counts::Counts;
+use writ_common::{
+    counts::Counts,
+    time::{Millis, Now},
+};
 
 use super::Broker;
 
@@ -25,6 +28,12 @@ impl Broker {
     #[must_use]
     pub fn counts(&self) -> &Counts {
         self.recorder.counts()
+    }
+
+    /// Issuers whose keys are fetched, with the age of those held.
+    #[must_use]
+    pub fn key_ages(&self, now: Now) -> Vec<(String, Option<Millis>)> {
+        self.identity.key_ages(now)
     }
 
     /// Records the stream has not acknowledged yet.

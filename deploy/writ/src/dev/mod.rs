@@ -196,7 +196,6 @@ impl DevStack {
         let idp_port = fixed_port(&layout.at("idp/port"), None)?;
         let secrets = Secrets::load(&layout, &options.nodes)?;
         let tokens = TokenMaker::new(format!("http://127.0.0.1:{idp_port}"), &key_at(&layout.idp_key())?);
-        fs::write(layout.at("idp/jwks.json"), tokens.jwks().to_string())?;
         let accounts = secrets.accounts(&known_agents(&layout)?)?;
         fs::write(layout.at("nats/accounts.conf"), accounts.render())?;
         let store = layout.at("nats/jetstream");
@@ -478,18 +477,24 @@ listen = "127.0.0.1:0"
 issuer = "http://127.0.0.1:{idp_port}"
 audience = "{audience}"
 algorithms = ["EdDSA"]
-jwks_file = "idp/jwks.json"
+discovery = true
 role_claim = "/groups"
 
 [issuer.roles]
 analysts = "analyst"
 approvers = "approver"
 
+[[issuer.service]]
+client = "{service}"
+roles = ["{service_role}"]
+
 [[operator]]
 name = "operator"
 key = "{operator}"
 {nodes}"#,
             audience = idp::AUDIENCE,
+            service = idp::SERVICE.0,
+            service_role = idp::SERVICE.1,
             operator = self.operator.public(),
         );
         fs::write(layout.broker_config(), broker)?;

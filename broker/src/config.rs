@@ -447,6 +447,20 @@ mod tests {
     }
 
     #[test]
+    fn the_shipped_issuers_are_read() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/issuers.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        let read = BrokerConfig::read("issuers.toml", &text, Path::new("."), &BTreeMap::new());
+        let config = read.unwrap_or_else(|findings| panic!("{findings}"));
+        assert_eq!(config.issuers.len(), 4);
+        for issuer in &config.issuers {
+            assert!(matches!(issuer.keys, Keys::Fetched { .. }), "{}", issuer.issuer);
+            assert_eq!((issuer.services.len(), issuer.roles.len()), (1, 1), "{}", issuer.issuer);
+        }
+        assert!(config.http.is_some());
+    }
+
+    #[test]
     fn the_policies_of_this_repository_load() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
         let bundle = read_policies(&folder).unwrap();

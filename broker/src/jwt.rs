@@ -102,7 +102,7 @@ pub struct Issuer {
     pub keys: Keys,
     /// Its clients that may speak for themselves.
     pub services: Vec<Service>,
-    /// Claims that only tokens of clients have: JSON Pointer, and the value, which may end in `*`.
+    /// Claims that only tokens of clients have: JSON Pointer, and the value, which may begin or end with `*`.
     pub service_marks: Vec<(String, String)>,
 }
 
@@ -399,11 +399,14 @@ impl Issuer {
     }
 }
 
-/// Whether a claim is what a mark says: the same text, or one that begins like it.
+/// Whether a claim is what a mark says: the same text, or one that begins or ends like it.
 fn is_marked(claims: &Value, (pointer, value): &(String, String)) -> bool {
-    texts_at(claims, pointer).into_iter().any(|text| match value.strip_suffix('*') {
-        Some(start) => text.starts_with(start),
-        None => text == value,
+    texts_at(claims, pointer).into_iter().any(|text| {
+        match (value.strip_prefix('*'), value.strip_suffix('*')) {
+            (Some(end), _) => text.ends_with(end),
+            (_, Some(start)) => text.starts_with(start),
+            _ => text == value,
+        }
     })
 }
 
@@ -489,6 +492,7 @@ mod tests {
             service_marks: vec![
                 ("/idtyp".into(), "app".into()),
                 ("/preferred_username".into(), "service-account-*".into()),
+                ("/sub".into(), "*@clients".into()),
             ],
         }])
     }
@@ -554,6 +558,7 @@ mod tests {
             // Listed, under another subject or client.
             json!({"sub": "0b6d-uuid", "client_id": "nightly"}),
             json!({"sub": "nightly"}),
+            json!({"sub": "x@clients", "client_id": "x"}),
             json!({"sub": "9c1e-uuid", "azp": "x", "idtyp": "app"}),
             json!({"sub": "9c1e-uuid", "azp": "x", "preferred_username": "service-account-x"}),
         ] {

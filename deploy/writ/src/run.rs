@@ -115,7 +115,7 @@ pub async fn start_broker(path: &Path, rebuild: bool) -> Result<BrokerHandle> {
         http: config.http,
         is_recovered: rebuild,
     };
-    Ok(writ_broker::serve::start(setup).await?)
+    Ok(Box::pin(writ_broker::serve::start(setup)).await?)
 }
 
 /// A broker whose key counts for nobody would write what nobody believes.
@@ -187,5 +187,5 @@ pub async fn start_node(path: &Path, accept_streams: bool) -> Result<NodeHandle>
         tools: built,
         http: config.http,
     };
-    Ok(writ_node::serve::start(setup).await?)
+    Ok(Box::pin(writ_node::serve::start(setup)).await?)
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -18,7 +19,12 @@ use writ_common::{
     time::Millis,
 };
 
-use crate::jwt::{Issuer, parse_algorithms, parse_keys};
+use crate::{
+    jwks::KeySet,
+    jwt::{Issuer, Keys, Service, parse_algorithms},
+    key_cache::{KeyBounds, KeyCache},
+    oidc::{KeyLocation, KeySource, parse_address},
+};
 
 /// A broker's configuration.
 pub struct BrokerConfig {
@@ -44,6 +50,8 @@ pub struct BrokerConfig {
     pub bus_user_file: PathBuf,
     /// Root certificate for TLS.
     pub bus_ca_file: Option<PathBuf>,
+    /// Where it answers probes and shows its numbers, if anywhere.
+    pub http: Option<SocketAddr>,
     /// Most bytes of the audit stream.
     pub stream_bytes_max: u64,
     /// On how many servers streams live.
@@ -112,6 +120,9 @@ impl BrokerConfig {
         let bus_user_file = bus.text("user_file", "\"broker.nkey\"").map(path);
         let bus_ca_file = bus.optional_text("ca_file").map(path);
         bus.finish(&["urls", "user_file", "ca_file"]);
+        let mut http_section = root.table("http");
+        let http = http_section.optional("listen");
+        http_section.finish(&["listen"]);
         let mut stream = root.table("stream");
         let mebibytes = stream.optional_integer("mebibytes_max", 1..=1_048_576).unwrap_or(1_024);
         let replicas = stream.optional_integer("replicas", 1..=5).unwrap_or(1);
@@ -133,7 +144,7 @@ impl BrokerConfig {
         }
         let operators = read_people(root.tables("operator"));
         let approvers = read_people(root.tables("approver"));
-        let known = ["tenant", "broker", "bus", "stream", "issuer", "node", "operator", "approver"];
+        let known = ["tenant", "broker", "bus", "http", "stream", "issuer", "node", "operator", "approver"];
         root.finish(&known);
         let findings = document.into_findings();
         if findings.has_errors() {
@@ -152,6 +163,7 @@ impl BrokerConfig {
                 bus_urls,
                 bus_user_file: bus_user_file?,
                 bus_ca_file,
+                http,
                 stream_bytes_max: mebibytes * 1024 * 1024,
                 replicas: usize::try_from(replicas).unwrap_or(1),
                 issuers,
@@ -184,8 +196,8 @@ fn read_issuer(document: &Document<'_>, mut section: Section<'_, '_>, base: &Pat
     let algorithms_span = section.span_of("algorithms");
     let names: Vec<String> = section.list("algorithms");
     let algorithms: Option<Vec<Algorithm>> = note(document, algorithms_span, parse_algorithms(&names));
-    let keys_span = section.span_of("jwks_file");
-    let jwks_file = section.text("jwks_file", "\"jwks.json\"").map(|file| base.join(file));
+    let issuer_span = section.span_of("issuer");
+    let origin = read_key_origin(document, &mut section, base);
     let role_claim = section.optional_text("role_claim").unwrap_or_else(|| "/roles".to_owned());
     let mut roles = BTreeMap::new();
     for (value, span, role) in section.free_table("roles") {
@@ -196,25 +208,117 @@ fn read_issuer(document: &Document<'_>, mut section: Section<'_, '_>, base: &Pat
             _ => document.note(document.at(span, "a role is a text")),
         }
     }
-    section.finish(&["issuer", "audience", "typ", "algorithms", "jwks_file", "role_claim", "roles"]);
-    let jwks_file = jwks_file?;
-    let jwks = match fs::read_to_string(&jwks_file) {
-        Ok(jwks) => jwks,
-        Err(error) => {
-            document.note(document.at(keys_span, format!("{}: {error}", jwks_file.display())));
-            return None;
+    let mut service_marks = Vec::new();
+    for (pointer, span, value) in section.free_table("service_marks") {
+        match value {
+            Value::String(value) if pointer.starts_with('/') => service_marks.push((pointer, value)),
+            _ => document.note(
+                document
+                    .at(span, format!("`{pointer}` is no mark of a service's token"))
+                    .help("write a JSON Pointer and a text, such as `\"/idtyp\" = \"app\"`"),
+            ),
+        }
+    }
+    let services = section.tables("service").into_iter().filter_map(read_service).collect();
+    section.finish(&[
+        "issuer",
+        "audience",
+        "typ",
+        "algorithms",
+        "discovery",
+        "jwks_file",
+        "jwks_url",
+        "ca_file",
+        "refresh_seconds",
+        "keys_seconds_max",
+        "role_claim",
+        "roles",
+        "service",
+        "service_marks",
+    ]);
+    let (issuer, origin) = (issuer?, origin?);
+    let keys = match origin {
+        KeyOrigin::File(keys) => Keys::Fixed(keys),
+        KeyOrigin::Issuer { location, ca, bounds } => {
+            let source = note(document, issuer_span, KeySource::new(&issuer, location, ca.as_deref()))?;
+            Keys::Fetched { cache: KeyCache::new(bounds), source }
         }
     };
-    let keys = note(document, keys_span, parse_keys(&jwks))?;
     Some(Issuer {
-        issuer: issuer?,
+        issuer,
         audience: audience?,
         typ,
         algorithms: algorithms?,
         role_claim,
         roles,
         keys,
+        services,
+        service_marks,
     })
+}
+
+/// Where an issuer's keys come from, as the file says it.
+enum KeyOrigin {
+    File(KeySet),
+    Issuer { location: KeyLocation, ca: Option<Vec<u8>>, bounds: KeyBounds },
+}
+
+/// One of `discovery`, `jwks_url` and `jwks_file`; the other keys make sense with the first two only.
+fn read_key_origin(document: &Document<'_>, section: &mut Section<'_, '_>, base: &Path) -> Option<KeyOrigin> {
+    let (section_span, file_span) = (section.span(), section.span_of("jwks_file"));
+    let (url_span, ca_span) = (section.span_of("jwks_url"), section.span_of("ca_file"));
+    let age_span = section.span_of("keys_seconds_max");
+    let is_discovered = section.optional_bool("discovery").unwrap_or(false);
+    let url = section.optional_text("jwks_url");
+    let file = section.optional_text("jwks_file").map(|file| base.join(file));
+    let ca = section.optional_text("ca_file").map(|file| base.join(file));
+    let refresh = section.optional_integer("refresh_seconds", 1..=86_400);
+    let age_max = section.optional_integer("keys_seconds_max", 1..=604_800);
+    if usize::from(is_discovered) + usize::from(url.is_some()) + usize::from(file.is_some()) != 1 {
+        let finding =
+            document.at(section_span, "an issuer needs one of `discovery`, `jwks_url` and `jwks_file`");
+        document.note(finding.help("`discovery = true` takes the keys from where the issuer says they are"));
+        return None;
+    }
+    if let Some(file) = file {
+        let keys = note(document, file_span, read_file(&file).and_then(text_of))?;
+        return note(document, file_span, KeySet::parse(&keys)).map(KeyOrigin::File);
+    }
+    let bounds = KeyBounds {
+        refresh: Millis::from_secs(refresh.unwrap_or(300)),
+        age_max: Millis::from_secs(age_max.unwrap_or(3_600)),
+    };
+    if bounds.age_max <= bounds.refresh {
+        let message = "`keys_seconds_max` has to be more than `refresh_seconds`";
+        document
+            .note(document.at(age_span, message).help("else keys are too old before they are fetched again"));
+    }
+    let ca = match ca {
+        Some(file) => Some(note(document, ca_span, read_file(&file))?),
+        None => None,
+    };
+    let location = match url {
+        Some(url) => KeyLocation::Url(note(document, url_span, parse_address(&url))?),
+        None => KeyLocation::Discovery,
+    };
+    Some(KeyOrigin::Issuer { location, ca, bounds })
+}
+
+fn read_file(file: &Path) -> Result<Vec<u8>, String> {
+    fs::read(file).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+fn text_of(bytes: Vec<u8>) -> Result<String, String> {
+    String::from_utf8(bytes).map_err(|error| error.to_string())
+}
+
+fn read_service(mut section: Section<'_, '_>) -> Option<Service> {
+    let client = section.text("client", "\"nightly-report\"");
+    let subject = section.optional_text("subject");
+    let roles = section.list("roles");
+    section.finish(&["client", "subject", "roles"]);
+    let client = client?;
+    Some(Service { subject: subject.unwrap_or_else(|| client.clone()), client, roles })
 }
 
 fn note<T, E: std::fmt::Display>(document: &Document<'_>, span: Span, result: Result<T, E>) -> Option<T> {
@@ -304,6 +408,28 @@ mod tests {
             audience = "writ"
             algorithms = ["HS256"]
             jwks_file = "/nowhere/jwks.json"
+            [[issuer]]
+            issuer = "https://two.example"
+            audience = "writ"
+            algorithms = ["RS256"]
+            discovery = true
+            jwks_url = "https://two.example/keys"
+            [[issuer]]
+            issuer = "https://three.example"
+            audience = "writ"
+            algorithms = ["RS256"]
+            jwks_url = "http://idp.example/keys"
+            [[issuer]]
+            issuer = "https://idp.example?tenant=x"
+            audience = "writ"
+            algorithms = ["RS256"]
+            discovery = true
+            refresh_seconds = 60
+            keys_seconds_max = 60
+            [issuer.service_marks]
+            idtyp = "app"
+            [[issuer.service]]
+            roles = ["reporter"]
             [[operator]]
             name = "Ops"
             kee = "x"
@@ -316,12 +442,32 @@ mod tests {
             "`broker.root_key`: the Ed25519 public key is not 32 bytes",
             "`HS256` would let the broker's public keys sign tokens",
             "/nowhere/jwks.json",
+            "an issuer needs one of `discovery`, `jwks_url` and `jwks_file`",
+            "`http://idp.example/keys` is plain HTTP, which is for loopback only",
+            "`https://idp.example?tenant=x` has a query",
+            "`idtyp` is no mark of a service's token",
+            "`keys_seconds_max` has to be more than `refresh_seconds`",
+            "`issuer.service.client` is missing",
             "operator name `Ops` may only hold",
             "unknown key `operator.kee`",
             "`operator.key` is missing",
         ] {
             assert!(findings.contains(expected), "{expected} not in\n{findings}");
         }
+    }
+
+    #[test]
+    fn the_shipped_issuers_are_read() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/issuers.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        let read = BrokerConfig::read("issuers.toml", &text, Path::new("."), &BTreeMap::new());
+        let config = read.unwrap_or_else(|findings| panic!("{findings}"));
+        assert_eq!(config.issuers.len(), 4);
+        for issuer in &config.issuers {
+            assert!(matches!(issuer.keys, Keys::Fetched { .. }), "{}", issuer.issuer);
+            assert_eq!((issuer.services.len(), issuer.roles.len()), (1, 1), "{}", issuer.issuer);
+        }
+        assert!(config.http.is_some());
     }
 
     #[test]

@@ -1,22 +1,27 @@
 //! Users' tokens: JWTs (RFC 7519) verified by the rules of RFC 8725 and 9068.
 //!
-//! The library checks the signature, with keys that come from configuration only. What a claim has to be is checked
+//! The library checks the signature, with keys that come from the configuration or, by its word, from the issuer. What a claim has to be is checked
 //! here, against the time that is passed in: by default the library accepts tokens without `aud` or `iss`, ignores
 //! `nbf`, `typ` and `crit`, and reads the clock itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{
-    Algorithm, DecodingKey, Validation,
-    errors::ErrorKind,
-    jwk::{AlgorithmParameters, JwkSet},
-};
+use jsonwebtoken::{Algorithm, Validation, errors::ErrorKind};
 use writ_common::{
-    ids::{RoleId, UserId},
+    ids::{RoleId, UserId, UserKind},
     json::Value,
     reason::{Reason, ReasonCode},
-    time::{Millis, Timestamp},
+    time::{Millis, Monotonic, Now, Timestamp},
+};
+
+use crate::{
+    jwks::{KeySet, VerifyingKey},
+    key_cache::{KeyCache, NoKey},
+    oidc::KeySource,
 };
 
 /// How far clocks of issuer and broker may be apart.
@@ -24,7 +29,7 @@ pub const LEEWAY: Millis = Millis(5_000);
 /// Longest token, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
-/// A user the identity provider vouches for.
+/// A user the identity provider vouches for; [`UserId::kind`] says whether it is a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedUser {
     /// Who.
@@ -40,8 +45,43 @@ pub trait IdentityProvider: Send {
     /// The user a token speaks for.
     ///
     /// # Errors
-    /// A [`Reason`] of the `jwt.*` group.
-    fn verify(&self, token: &str, now: Timestamp) -> Result<VerifiedUser, Reason>;
+    /// [`Unverified`].
+    fn verify(&mut self, token: &str, now: Now) -> Result<VerifiedUser, Unverified>;
+
+    /// The issuers whose keys are to be fetched now; each counts as being fetched until
+    /// [`IdentityProvider::fetched`].
+    fn due(&mut self, now: Now) -> Vec<(IssuerRef, Arc<KeySource>)>;
+
+    /// Keys came, or not.
+    fn fetched(&mut self, issuer: IssuerRef, keys: Option<KeySet>);
+
+    /// Issuers whose keys are fetched, with the age of those held.
+    fn key_ages(&self, now: Now) -> Vec<(String, Option<Millis>)>;
+}
+
+/// Names an issuer: its place in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IssuerRef(pub usize);
+
+/// A token that speaks for nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unverified {
+    /// Why: of the `jwt.*` group.
+    pub reason: Reason,
+    /// The issuer whose next keys may make a difference.
+    pub awaits: Option<IssuerRef>,
+}
+
+impl From<Reason> for Unverified {
+    fn from(reason: Reason) -> Self {
+        Self { reason, awaits: None }
+    }
+}
+
+impl From<ReasonCode> for Unverified {
+    fn from(code: ReasonCode) -> Self {
+        Reason::from(code).into()
+    }
 }
 
 /// One configured issuer with its keys.
@@ -58,9 +98,40 @@ pub struct Issuer {
     pub role_claim: String,
     /// Values of that claim, and the roles they mean.
     pub roles: BTreeMap<String, RoleId>,
-    /// Its keys by key id.
-    pub keys: BTreeMap<String, DecodingKey>,
+    /// Its keys.
+    pub keys: Keys,
+    /// Its clients that may speak for themselves.
+    pub services: Vec<Service>,
+    /// Claims that only tokens of clients have: JSON Pointer, and the value, which may begin or end with `*`.
+    pub service_marks: Vec<(String, String)>,
 }
+
+/// Where an issuer's keys are.
+pub enum Keys {
+    /// In the configuration: the same until the next start.
+    Fixed(KeySet),
+    /// With the issuer.
+    Fetched {
+        /// Those known now.
+        cache: KeyCache,
+        /// Where they come from.
+        source: Arc<KeySource>,
+    },
+}
+
+/// A client of the issuer's that may start tasks by itself (grant type `client_credentials`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name: `client_id` or whatever else the issuer calls it.
+    pub client: String,
+    /// `sub` of its tokens.
+    pub subject: String,
+    /// Its roles; claims give it none.
+    pub roles: Vec<RoleId>,
+}
+
+/// Claims that name the client a token was given to: RFC 9068, OpenID Connect, and two of widespread issuers.
+const CLIENT_CLAIMS: [&str; 4] = ["appid", "azp", "cid", "client_id"];
 
 /// Why an issuer cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -112,43 +183,20 @@ pub fn parse_algorithms(names: &[String]) -> Result<Vec<Algorithm>, IssuerError>
     }
 }
 
-/// Reads a JWK set (RFC 7517 section 5): only public keys that are named, once each.
-///
-/// # Errors
-/// [`IssuerError::Keys`].
-pub fn parse_keys(jwks: &str) -> Result<BTreeMap<String, DecodingKey>, IssuerError> {
-    let bad = |why: String| IssuerError::Keys(why);
-    let set: JwkSet = serde_json::from_str(jwks).map_err(|error| bad(format!("is no JWK set: {error}")))?;
-    let mut keys = BTreeMap::new();
-    for jwk in &set.keys {
-        // Symmetric keys and keys of unknown types may stand beside ours; they are never used.
-        if matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_)) || !jwk.is_supported() {
-            continue;
-        }
-        let kid = jwk.common.key_id.clone().ok_or_else(|| bad("holds a key without `kid`".to_owned()))?;
-        let key = DecodingKey::from_jwk(jwk)
-            .map_err(|error| bad(format!("holds a broken key `{kid}`: {error}")))?;
-        if keys.insert(kid.clone(), key).is_some() {
-            return Err(bad(format!("names the key `{kid}` twice")));
-        }
-    }
-    if keys.is_empty() { Err(bad("holds no key that can be used".to_owned())) } else { Ok(keys) }
-}
-
 /// The configured issuers.
 pub struct Issuers(pub Vec<Issuer>);
 
 impl IdentityProvider for Issuers {
-    fn verify(&self, token: &str, now: Timestamp) -> Result<VerifiedUser, Reason> {
+    fn verify(&mut self, token: &str, now: Now) -> Result<VerifiedUser, Unverified> {
         let format = |why: &str| Reason::new(ReasonCode::JwtFormat).told(why);
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(format("the token is longer than 16 KiB"));
+            return Err(format("the token is longer than 16 KiB").into());
         }
         let mut parts = token.split('.');
         let (Some(header), Some(payload), Some(_), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(format("the token does not have three parts"));
+            return Err(format("the token does not have three parts").into());
         };
         let header = json_part(header).ok_or_else(|| format("the header is not readable"))?;
         let claims = json_part(payload).ok_or_else(|| {
@@ -157,14 +205,44 @@ impl IdentityProvider for Issuers {
         check_header(&header)?;
         // The issuer is only looked up by what the token claims; its keys then have to agree.
         let issuer = match claims.get("iss") {
-            Some(Value::String(iss)) => self.0.iter().find(|issuer| issuer.issuer == *iss),
-            None if writ_common::red::off("J10") => self.0.first(),
+            Some(Value::String(iss)) => {
+                self.0.iter_mut().enumerate().find(|(_, issuer)| issuer.issuer == *iss)
+            }
+            None if writ_common::red::off("J10") => self.0.iter_mut().enumerate().next(),
             _ => None,
         };
-        let issuer = issuer.ok_or(ReasonCode::JwtIssuer)?;
-        issuer.check_signature(token, &header)?;
-        let expires = issuer.check_claims(&claims, now)?;
-        issuer.user(&claims, expires)
+        let (position, issuer) = issuer.ok_or(ReasonCode::JwtIssuer)?;
+        // Claims are cheap, and what they rule out does not make us ask the issuer for keys.
+        let expires = issuer.check_claims(&claims, now.wall)?;
+        issuer.check_signature(token, &header, now.monotonic).map_err(|reason| {
+            let no_key = matches!(reason.code(), ReasonCode::JwtKeysStale | ReasonCode::JwtUnknownKey);
+            let awaits = (no_key && issuer.may_learn(now.monotonic)).then_some(IssuerRef(position));
+            Unverified { reason, awaits }
+        })?;
+        Ok(issuer.user(&claims, expires)?)
+    }
+
+    fn due(&mut self, now: Now) -> Vec<(IssuerRef, Arc<KeySource>)> {
+        let issuers = self.0.iter_mut().enumerate();
+        let due = issuers.filter_map(|(position, issuer)| {
+            let Keys::Fetched { cache, source } = &mut issuer.keys else { return None };
+            cache.begin(now.monotonic).then(|| (IssuerRef(position), Arc::clone(source)))
+        });
+        due.collect()
+    }
+
+    fn fetched(&mut self, issuer: IssuerRef, keys: Option<KeySet>) {
+        if let Some(Issuer { keys: Keys::Fetched { cache, .. }, .. }) = self.0.get_mut(issuer.0) {
+            cache.fetched(keys);
+        }
+    }
+
+    fn key_ages(&self, now: Now) -> Vec<(String, Option<Millis>)> {
+        let ages = self.0.iter().filter_map(|issuer| match &issuer.keys {
+            Keys::Fetched { cache, .. } => Some((issuer.issuer.clone(), cache.age(now.monotonic))),
+            Keys::Fixed(_) => None,
+        });
+        ages.collect()
     }
 }
 
@@ -189,7 +267,26 @@ fn check_header(header: &Value) -> Result<(), Reason> {
 }
 
 impl Issuer {
-    fn check_signature(&self, token: &str, header: &Value) -> Result<(), Reason> {
+    /// Whether its keys may be others in a moment.
+    fn may_learn(&self, now: Monotonic) -> bool {
+        matches!(&self.keys, Keys::Fetched { cache, .. } if cache.may_learn(now))
+    }
+
+    fn key(&mut self, kid: Option<&str>, now: Monotonic) -> Result<&VerifyingKey, Reason> {
+        match &mut self.keys {
+            Keys::Fixed(keys) => {
+                let found = keys.find(kid);
+                let found = if writ_common::red::off("J05") { found.or(keys.any()) } else { found };
+                found.ok_or(ReasonCode::JwtUnknownKey.into())
+            }
+            Keys::Fetched { cache, .. } => cache.find(kid, now).map_err(|no_key| match no_key {
+                NoKey::Stale => ReasonCode::JwtKeysStale.into(),
+                NoKey::Unknown => ReasonCode::JwtUnknownKey.into(),
+            }),
+        }
+    }
+
+    fn check_signature(&mut self, token: &str, header: &Value, now: Monotonic) -> Result<(), Reason> {
         let alg = header.get("alg").and_then(Value::as_str).unwrap_or_default();
         let known = self.algorithms.iter().any(|algorithm| format!("{algorithm:?}") == alg);
         if !known {
@@ -201,21 +298,14 @@ impl Issuer {
             return Err(Reason::new(ReasonCode::JwtType).told(format_args!("expected `{}`", self.typ)));
         }
         let kid = header.get("kid").and_then(Value::as_str);
-        let key = match kid {
-            Some(kid) => self.keys.get(kid),
-            // An issuer with a single key may leave the name out.
-            None if self.keys.len() == 1 => self.keys.values().next(),
-            None => None,
-        };
-        let key = match key {
-            Some(key) => key,
-            None if writ_common::red::off("J05") => {
-                self.keys.values().next().ok_or(ReasonCode::JwtUnknownKey)?
-            }
-            None => return Err(ReasonCode::JwtUnknownKey.into()),
-        };
-        let mut validation = Validation::new(self.algorithms.first().copied().unwrap_or(Algorithm::EdDSA));
-        validation.algorithms.clone_from(&self.algorithms);
+        let algorithms = self.algorithms.clone();
+        let VerifyingKey { key, algorithm } = self.key(kid, now)?;
+        // A key is for the algorithm it was published for and no other (RFC 8725 section 3.1).
+        if algorithm.as_ref().is_some_and(|of_key| of_key != alg) {
+            return Err(Reason::new(ReasonCode::JwtAlgorithm).told("the key is for another algorithm"));
+        }
+        let mut validation = Validation::new(algorithms.first().copied().unwrap_or(Algorithm::EdDSA));
+        validation.algorithms = algorithms;
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_nbf = false;
@@ -231,6 +321,18 @@ impl Issuer {
                 _ => Reason::new(ReasonCode::JwtFormat).noted(error),
             }),
         }
+    }
+
+    /// Whether a token was given to a client for itself. RFC 9068 section 2.2 has `sub` name the client then; what
+    /// other issuers do stands in the configuration.
+    fn speaks_for_a_client(&self, claims: &Value, subject: Option<&str>, clients: &[&str]) -> bool {
+        let names_itself = match subject {
+            Some(subject) => {
+                clients.contains(&subject) || self.services.iter().any(|service| service.subject == subject)
+            }
+            None => !clients.is_empty(),
+        };
+        names_itself || self.service_marks.iter().any(|mark| is_marked(claims, mark))
     }
 
     fn check_claims(&self, claims: &Value, now: Timestamp) -> Result<Timestamp, Reason> {
@@ -269,16 +371,43 @@ impl Issuer {
 
     fn user(&self, claims: &Value, expires: Timestamp) -> Result<VerifiedUser, Reason> {
         let malformed = |why: String| Reason::new(ReasonCode::JwtClaims).told(why);
-        let subject =
-            claims.get("sub").and_then(Value::as_str).ok_or_else(|| malformed("`sub` is absent".into()))?;
+        let subject = claims.get("sub").and_then(Value::as_str);
+        let clients: Vec<&str> =
+            CLIENT_CLAIMS.iter().filter_map(|name| claims.get(name).and_then(Value::as_str)).collect();
+        let is_of = |service: &&Service| {
+            clients.contains(&service.client.as_str()) && subject == Some(service.subject.as_str())
+        };
+        if let Some(service) = self.services.iter().find(is_of) {
+            let user = UserId::service(self.issuer.as_str(), &service.client)
+                .map_err(|error| malformed(error.to_string()))?;
+            return Ok(VerifiedUser { user, roles: service.roles.clone(), expires });
+        }
+        if self.speaks_for_a_client(claims, subject, &clients) && !writ_common::red::off("J08-service") {
+            return Err(ReasonCode::JwtService.into());
+        }
+        let subject = subject.ok_or_else(|| malformed("`sub` is absent".into()))?;
         let user =
             UserId::parse(self.issuer.as_str(), subject).map_err(|error| malformed(error.to_string()))?;
+        if user.kind() != UserKind::Human {
+            return Err(malformed(format!("`sub` `{subject}` is the form of a service's id")));
+        }
         let mut roles = BTreeSet::new();
         for value in texts_at(claims, &self.role_claim) {
             roles.extend(self.roles.get(value).cloned());
         }
         Ok(VerifiedUser { user, roles: roles.into_iter().collect(), expires })
     }
+}
+
+/// Whether a claim is what a mark says: the same text, or one that begins or ends like it.
+fn is_marked(claims: &Value, (pointer, value): &(String, String)) -> bool {
+    texts_at(claims, pointer).into_iter().any(|text| {
+        match (value.strip_prefix('*'), value.strip_suffix('*')) {
+            (Some(end), _) => text.ends_with(end),
+            (_, Some(start)) => text.starts_with(start),
+            _ => text == value,
+        }
+    })
 }
 
 /// A `NumericDate` (RFC 7519 section 2); fractions of a second are dropped.
@@ -351,8 +480,25 @@ mod tests {
             algorithms: vec![Algorithm::EdDSA],
             role_claim: "/groups".into(),
             roles: [("sg-analysts".to_owned(), RoleId::parse("analyst").unwrap())].into(),
-            keys: parse_keys(&jwks.to_string()).unwrap(),
+            keys: Keys::Fixed(KeySet::parse(&jwks.to_string()).unwrap()),
+            services: vec![
+                Service {
+                    client: "nightly".into(),
+                    subject: "nightly".into(),
+                    roles: vec![RoleId::parse("reporter").unwrap()],
+                },
+                Service { client: "weekly".into(), subject: "0b6d-uuid".into(), roles: vec![] },
+            ],
+            service_marks: vec![
+                ("/idtyp".into(), "app".into()),
+                ("/preferred_username".into(), "service-account-*".into()),
+                ("/sub".into(), "*@clients".into()),
+            ],
         }])
+    }
+
+    fn moment() -> Now {
+        Now { wall: now(), monotonic: Monotonic::from_millis(0) }
     }
 
     fn claims() -> serde_json::Value {
@@ -382,7 +528,83 @@ mod tests {
     }
 
     fn verify_text(token: &str) -> Result<VerifiedUser, ReasonCode> {
-        issuers().verify(token, now()).map_err(|reason| reason.code())
+        issuers().verify(token, moment()).map_err(|unverified| unverified.reason.code())
+    }
+
+    #[test]
+    fn j08_a_service_is_its_client_and_subject_together_and_never_a_person() {
+        let of = |changes: serde_json::Value| {
+            let mut token = claims();
+            for (name, value) in changes.as_object().unwrap() {
+                token = with(token, name, value.clone());
+            }
+            verify(&header(), &token)
+        };
+        // RFC 9068: `sub` is the client. Roles come from the configuration, whatever the claims say.
+        let nightly = of(json!({"sub": "nightly", "client_id": "nightly"})).unwrap();
+        assert_eq!(nightly.user, UserId::service("https://idp.example", "nightly").unwrap());
+        assert_eq!(nightly.roles, [RoleId::parse("reporter").unwrap()]);
+        assert!(!nightly.user.may_approve());
+        let weekly =
+            of(json!({"sub": "0b6d-uuid", "azp": "weekly", "preferred_username": "service-account-weekly"}));
+        assert_eq!(weekly.unwrap().user.subject(), "service:weekly");
+        // A person who logged in through the same client is a person.
+        let alice = of(json!({"client_id": "nightly", "azp": "nightly"})).unwrap();
+        assert_eq!((alice.user.subject(), alice.roles.len()), ("alice", 1));
+        for unlisted in [
+            json!({"sub": "other", "client_id": "other"}),
+            json!({"sub": "other", "cid": "other"}),
+            json!({"sub": null, "azp": "nightly"}),
+            // Listed, under another subject or client.
+            json!({"sub": "0b6d-uuid", "client_id": "nightly"}),
+            json!({"sub": "nightly"}),
+            json!({"sub": "x@clients", "client_id": "x"}),
+            json!({"sub": "9c1e-uuid", "azp": "x", "idtyp": "app"}),
+            json!({"sub": "9c1e-uuid", "azp": "x", "preferred_username": "service-account-x"}),
+        ] {
+            assert_eq!(of(unlisted.clone()), Err(ReasonCode::JwtService), "{unlisted}");
+        }
+        // Nobody can be called what services are called.
+        assert_eq!(of(json!({"sub": "service:nightly"})), Err(ReasonCode::JwtClaims));
+    }
+
+    #[test]
+    fn j17_keys_that_may_come_are_awaited_and_others_are_not() {
+        let source = KeySource::new("http://127.0.0.1:1", crate::oidc::KeyLocation::Discovery, None).unwrap();
+        let bounds = crate::key_cache::KeyBounds {
+            refresh: Millis::from_secs(300),
+            age_max: Millis::from_secs(3_600),
+        };
+        let mut issuers = issuers();
+        let fixed =
+            std::mem::replace(&mut issuers.0[0].keys, Keys::Fetched { cache: KeyCache::new(bounds), source });
+        let Keys::Fixed(keys) = fixed else { panic!("keys of a file") };
+        let token = signed(&header().to_string(), &claims().to_string());
+        let later = |secs: u64| Now { monotonic: Monotonic::from_millis(secs * 1_000), ..moment() };
+        let refused = |refused: Result<VerifiedUser, Unverified>| {
+            let refused = refused.unwrap_err();
+            (refused.reason.code(), refused.awaits)
+        };
+        let awaited = Some(IssuerRef(0));
+        assert_eq!(refused(issuers.verify(&token, later(0))), (ReasonCode::JwtKeysStale, awaited));
+        assert_eq!(issuers.due(later(0)).len(), 1);
+        assert_eq!(issuers.due(later(0)).len(), 0, "it is under way");
+        issuers.fetched(IssuerRef(0), Some(keys));
+        assert!(issuers.verify(&token, later(1)).is_ok());
+        let strange = signed(&with(header(), "kid", json!("k2")).to_string(), &claims().to_string());
+        assert_eq!(
+            refused(issuers.verify(&strange, later(1))),
+            (ReasonCode::JwtUnknownKey, None),
+            "just fetched"
+        );
+        assert_eq!(refused(issuers.verify(&strange, later(11))), (ReasonCode::JwtUnknownKey, awaited));
+        // What is refused for another reason asks for no keys.
+        issuers.due(later(11));
+        issuers.fetched(IssuerRef(0), None);
+        let expired = with(claims(), "exp", json!(NOW - 60)).to_string();
+        let expired = signed(&with(header(), "kid", json!("k2")).to_string(), &expired);
+        assert_eq!(refused(issuers.verify(&expired, later(30))), (ReasonCode::JwtExpired, None));
+        assert_eq!(refused(issuers.verify(&token, later(3_602))), (ReasonCode::JwtKeysStale, awaited));
     }
 
     fn with(mut value: serde_json::Value, key: &str, new: serde_json::Value) -> serde_json::Value {
@@ -446,7 +668,7 @@ mod tests {
             );
         }
         let key = json!({"kty": "OKP", "crv": "Ed25519", "x": ED_X, "kid": "k1"});
-        assert!(parse_keys(&json!({"keys": [key, key]}).to_string()).is_err());
+        assert!(KeySet::parse(&json!({"keys": [key, key]}).to_string()).is_err());
     }
 
     #[test]

@@ -2,13 +2,18 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use writ_bus::{
-    Bus, BusError, Endpoint, Incoming, Service, StreamFacts, StreamSpec, SystemClock, SystemEntropy,
+    Bus, BusError, ConnectionState, Endpoint, Incoming, Service, StreamFacts, StreamSpec, SystemClock,
+    SystemEntropy,
 };
 use writ_common::{
     codec::decode,
@@ -23,11 +28,12 @@ use writ_common::{
     time::Millis,
 };
 use writ_journal::{JournalDir, JournalError, JournalFile, Sync, Unpublished, unsettled};
-use writ_telemetry::Spans;
+use writ_telemetry::{HttpError, HttpHandle, Spans, serve_http};
 
 use crate::{
     core::{Arrival, Broker, BrokerSetup, CallRef, Effect, Event, TaskEntry, Ticket},
     jwt::IdentityProvider,
+    meter::Meter,
     store::{Position, StoreError, TaskStore},
 };
 
@@ -80,6 +86,8 @@ pub struct ServeSetup {
     pub replicas: usize,
     /// Longest staleness any node may be set to.
     pub staleness_max: Millis,
+    /// Where it answers probes and shows its numbers, if anywhere.
+    pub http: Option<SocketAddr>,
     /// Whether an operator said to go on from the streams as they are; see [`forget_index`].
     pub is_recovered: bool,
 }
@@ -90,6 +98,9 @@ pub enum BrokerError {
     /// The bus.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// The listener for probes.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -106,9 +117,16 @@ pub struct BrokerHandle {
     stop: watch::Sender<bool>,
     ready: watch::Receiver<bool>,
     done: tokio::task::JoinHandle<()>,
+    http: Option<HttpHandle>,
 }
 
 impl BrokerHandle {
+    /// Where it answers probes and shows its numbers, if anywhere.
+    #[must_use]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(HttpHandle::address)
+    }
+
     /// Waits until the broker has read the control stream and written what its configuration adds.
     pub async fn ready(&mut self) {
         drop(self.ready.wait_for(|ready| *ready).await);
@@ -197,7 +215,14 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
     };
     let mut broker =
         Broker::new(core, setup.identity, Box::new(entropy), tasks.into_values().collect(), clock.now());
+    let (http, snapshots) = match setup.http {
+        Some(address) => serve_http(address).await.map(|(http, snapshots)| (Some(http), Some(snapshots)))?,
+        None => (None, None),
+    };
     let mut driver = Driver {
+        meter: Meter::new(snapshots),
+        connection: setup.bus.state(),
+        index_fault: None,
         bus: setup.bus,
         spans: Spans::new(),
         events: events.clone(),
@@ -221,7 +246,7 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         workers.shutdown().await;
         drop(service);
     });
-    Ok(BrokerHandle { stop, ready, done })
+    Ok(BrokerHandle { stop, ready, done, http })
 }
 
 async fn ensure_streams(setup: &ServeSetup, part: &PartId) -> Result<(StreamFacts, StreamFacts), BusError> {
@@ -320,6 +345,10 @@ enum Wake {
 }
 
 struct Driver {
+    meter: Meter,
+    connection: watch::Receiver<ConnectionState>,
+    /// Why the index could not be written the last time, if it could not.
+    index_fault: Option<String>,
     bus: Bus,
     spans: Spans,
     events: mpsc::Sender<Wake>,
@@ -361,11 +390,12 @@ impl Driver {
             }
             self.round(&mut broker, std::mem::take(&mut batch));
             self.anchor_control(&broker);
+            let connection = *self.connection.borrow();
+            self.meter.publish(&broker, connection, self.index_fault.as_deref(), self.clock.now());
             ready.send_if_modified(|ready| std::mem::replace(ready, broker.is_ready()) != broker.is_ready());
             // What a stream that cannot be reached did not take is in the journal, for the next run.
             let has_waited = *stopping.borrow()
-                && *asked_to_stop.get_or_insert_with(tokio::time::Instant::now) + STOP_TIMEOUT
-                    < tokio::time::Instant::now();
+                && *asked_to_stop.get_or_insert_with(Instant::now) + STOP_TIMEOUT < Instant::now();
             if has_waited || (*stopping.borrow() && broker.is_idle() && queue.is_empty()) {
                 return;
             }
@@ -384,10 +414,15 @@ impl Driver {
             let (mut entries, mut tickets, mut others) = (Vec::new(), Vec::new(), Vec::new());
             let mut settled = Vec::new();
             for event in events.drain(..) {
-                if let Event::Published(ticket, _) = &event {
-                    settled.push(*ticket);
+                match &event {
+                    Event::Published(ticket, _) => settled.push(*ticket),
+                    Event::KeysFetched(_, fetched) => self.meter.keys_fetched(fetched.is_ok()),
+                    _ => {}
                 }
-                for effect in broker.handle(event, self.clock.now()) {
+                let begun = Instant::now();
+                let effects = broker.handle(event, self.clock.now());
+                self.meter.handled(&effects, begun.elapsed());
+                for effect in effects {
                     match effect {
                         Effect::Journal(ticket, entry) => {
                             entries.push(entry);
@@ -423,10 +458,16 @@ impl Driver {
         if sequence > self.control_sequence {
             self.control_sequence = sequence;
             let position = Position { control_sequence: sequence, ..self.store.position().clone() };
-            if let Err(error) = self.store.write(&[], position) {
-                tracing::error!("{error}");
+            if let Err(why) = self.write_index(&[], position) {
+                tracing::error!("{why}");
             }
         }
+    }
+
+    fn write_index(&mut self, tasks: &[TaskEntry], position: Position) -> Result<(), String> {
+        let written = self.store.write(tasks, position).map_err(|error| error.to_string());
+        self.index_fault = written.clone().err();
+        written
     }
 
     fn admit(&mut self, incoming: Incoming) -> Event {
@@ -452,6 +493,13 @@ impl Driver {
                     tracing::error!("{error}");
                 }
             }
+            Effect::FetchKeys(issuer, source) => {
+                let events = self.events.clone();
+                tokio::spawn(async move {
+                    let fetched = source.fetch().await.map_err(|error| error.to_string());
+                    drop(events.send(Wake::Event(Event::KeysFetched(issuer, fetched))).await);
+                });
+            }
             Effect::Forget(boot) => {
                 if let Err(error) = self.dir.remove(&boot) {
                     tracing::warn!("{error}");
@@ -462,8 +510,11 @@ impl Driver {
                 let slowest = self.on_their_way.values().min().copied();
                 let sequence = slowest.unwrap_or(self.acknowledged).max(self.store.position().sequence);
                 let position = Position { sequence, ..self.store.position().clone() };
-                let written = self.store.write(&[*task], position);
-                return Some(Event::Indexed(ticket, written.map_err(|error| error.to_string())));
+                let written = self.write_index(std::slice::from_ref(&*task), position);
+                if written.is_ok() {
+                    self.meter.issued(task.serial);
+                }
+                return Some(Event::Indexed(ticket, written));
             }
             Effect::Reply(call, payload) => {
                 if let Some(incoming) = self.waiting.remove(&call) {

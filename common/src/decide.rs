@@ -308,6 +308,7 @@ pub(crate) fn ambient_facts(request: &Request, now: Timestamp, label: &Label) ->
         Principal::Agent(caller) => facts.push(text("caller", caller.as_str())),
         Principal::User { user, roles, agent } => {
             facts.push(Predicate::new("user", [Term::str(user.issuer()), Term::str(user.subject())]));
+            facts.push(text("user_kind", user.kind().as_str()));
             facts.push(text("tenant", request.environment.tenant.as_str()));
             facts.push(text("caller", agent.as_str()));
             facts.extend(request.environment.task_kind.iter().map(|kind| text("task_kind", kind.as_str())));
@@ -355,6 +356,7 @@ fn call_facts(
         }
     };
     let mut ambient = ambient_facts(request, now, evidence.label);
+    ambient.push(text("user_kind", capability.grant().user.kind().as_str()));
     ambient.push(Predicate::new("depth", [integer(capability.chain().depth())]));
     ambient.extend(capability.chain().hops().map(|hop| {
         Predicate::new(

@@ -385,6 +385,29 @@ impl From<Resource> for String {
     }
 }
 
+/// What the subject of a service begins with; the subject of no human does.
+const SERVICE_PREFIX: &str = "service:";
+
+/// What stands behind a [`UserId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserKind {
+    /// A person.
+    Human,
+    /// A program that logs in as itself, such as one that starts tasks by the clock.
+    Service,
+}
+
+impl UserKind {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Service => "service",
+        }
+    }
+}
+
 /// A user as the token names them: issuer and subject (RFC 7519 sections 4.1.1 and 4.1.2).
 ///
 /// Both are opaque texts of the issuer's; they never stand in a subject.
@@ -415,6 +438,28 @@ impl UserId {
             return Err(InvalidId::new(what, part, why));
         }
         Ok(Self { issuer, subject })
+    }
+
+    /// A client of the issuer's that speaks for itself. Its subject is `service:` and the client's name, in
+    /// capabilities, records and revocations alike.
+    ///
+    /// # Errors
+    /// As [`UserId::parse`].
+    pub fn service(issuer: impl Into<String>, client: &str) -> Result<Self, InvalidId> {
+        Self::parse(issuer, format!("{SERVICE_PREFIX}{client}"))
+    }
+
+    /// Person or program.
+    #[must_use]
+    pub fn kind(&self) -> UserKind {
+        if self.subject.starts_with(SERVICE_PREFIX) { UserKind::Service } else { UserKind::Human }
+    }
+
+    /// Whether this user may ever approve what others asked for. A program may not: a scheduled agent would
+    /// otherwise be its own second pair of eyes.
+    #[must_use]
+    pub fn may_approve(&self) -> bool {
+        self.kind() == UserKind::Human || crate::red::off("H04-service")
     }
 
     /// The `iss` of the user's tokens.
@@ -461,6 +506,18 @@ mod tests {
         for good in ["a", "planner", "a_b-9", &"x".repeat(64)] {
             assert_eq!(AgentId::parse(good).unwrap().as_str(), good);
         }
+    }
+
+    #[test]
+    fn h04_services_are_told_from_people_and_approve_nothing() {
+        let service = UserId::service("https://idp.example", "nightly-report").unwrap();
+        assert_eq!((service.subject(), service.kind()), ("service:nightly-report", UserKind::Service));
+        let human = UserId::parse("https://idp.example", "nightly-report").unwrap();
+        assert_eq!(human.kind(), UserKind::Human);
+        assert!(human.may_approve() && !service.may_approve());
+        // Read back from a record or a capability it is the same.
+        let (issuer, subject) = service.clone().into();
+        assert_eq!(UserId::parse(issuer, subject), Ok(service));
     }
 
     #[test]

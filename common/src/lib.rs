@@ -18,6 +18,7 @@ pub mod cases;
 pub mod codec;
 pub mod contract;
 pub mod control;
+pub mod counts;
 pub mod datalog;
 pub mod decide;
 pub mod diagnostic;

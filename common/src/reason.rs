@@ -327,6 +327,10 @@ reason_codes! {
         "The token's issuer is not configured, or absent.",
         "Another realm or environment than the broker's.",
         "Check `[[issuer]]` in writ.toml.";
+    JwtKeysStale = "jwt.keys_stale", Identity, CouldNotDecide,
+        "The issuer's keys could not be fetched for too long, or not at all yet.",
+        "The issuer or the way to it is down, or it answers something that is no key set.",
+        "The broker's log and `writ_issuer_key_fetches_total` in /metrics say what fails; tokens work again by themselves.";
     JwtNotBefore = "jwt.nbf", Identity, Denied,
         "The token is not valid yet.",
         "`nbf` lies in the future.",
@@ -335,10 +339,14 @@ reason_codes! {
         "The idempotency key was used before, for another request.",
         "A client reuses one key for two tasks.",
         "Use a fresh idempotency key per task.";
+    JwtService = "jwt.service", Identity, Denied,
+        "The token speaks for a client and not for a user, and the client is not listed as a service.",
+        "A `client_credentials` token of a client nobody listed, or of a listed one under another subject.",
+        "List it under `[[issuer.service]]` in the broker's writ.toml, if it may start tasks by itself.";
     JwtSignature = "jwt.signature", Identity, Denied,
         "The token's signature does not verify.",
         "Changed content, or a key of the same name with other bytes.",
-        "Refresh the issuer's JWKS file; see deploy/README.md.";
+        "If the keys come from a file, refresh it; see deploy/README.md.";
     JwtType = "jwt.typ", Identity, Denied,
         "The token is of another class than this issuer's access tokens.",
         "An ID token, logout token or security event was sent instead (RFC 8725 section 3.11).",
@@ -346,7 +354,7 @@ reason_codes! {
     JwtUnknownKey = "jwt.unknown_key", Identity, Denied,
         "The token names a key that is not in the issuer's key set.",
         "The issuer rotated its keys, or the token is from another environment.",
-        "Refresh the JWKS file named in writ.toml.";
+        "With `discovery` or `jwks_url` the keys were fetched again, try once more in ten seconds; a `jwks_file` has to be refreshed.";
     KeysetExpired = "keyset.expired", Identity, CouldNotDecide,
         "The keyset that says which broker keys count has expired or is absent.",
         "The offline root did not sign a new one in time.",

@@ -3,6 +3,7 @@
 
 use crate::{
     codec::encode,
+    counts::Counts,
     digest::Digest,
     ids::{BootId, PartId, TenantId},
     keys::PrivateKey,
@@ -22,6 +23,7 @@ pub struct Recorder {
     key: PrivateKey,
     next_seq: u64,
     prev: Digest,
+    counts: Counts,
 }
 
 /// A record, ready to be journalled and then published.
@@ -47,7 +49,8 @@ impl Recorder {
     /// Starts a run.
     #[must_use]
     pub fn new(tenant: TenantId, origin: Origin, boot: BootId, part: PartId, key: PrivateKey) -> Self {
-        Self { tenant, origin, boot, part, key, next_seq: 0, prev: Digest::from_bytes([0; 32]) }
+        let (prev, counts) = (Digest::from_bytes([0; 32]), Counts::default());
+        Self { tenant, origin, boot, part, key, next_seq: 0, prev, counts }
     }
 
     /// The run.
@@ -62,6 +65,12 @@ impl Recorder {
         &self.origin
     }
 
+    /// What this run's records came to.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
     /// The name the next record will have.
     #[must_use]
     pub fn next_id(&self) -> DecisionId {
@@ -70,6 +79,7 @@ impl Recorder {
 
     /// Prepares the next record of the run.
     pub fn prepare(&mut self, body: RecordBody, at: Timestamp) -> Prepared {
+        self.counts.count(&body);
         let id = self.next_id();
         let record =
             Record { tenant: self.tenant.clone(), id, prev: self.prev, at, part: self.part.clone(), body };

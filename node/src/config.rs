@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -39,6 +40,8 @@ pub struct NodeConfig {
     pub bus_user_file: PathBuf,
     /// Root certificate for TLS.
     pub bus_ca_file: Option<PathBuf>,
+    /// Where it answers probes and shows its numbers, if anywhere.
+    pub http: Option<SocketAddr>,
     /// Bounds on staleness and clocks.
     pub fresh: FreshBounds,
     /// What it serves.
@@ -77,6 +80,9 @@ impl NodeConfig {
         let bus_user_file = bus.text("user_file", "\"node.nkey\"").map(path);
         let bus_ca_file = bus.optional_text("ca_file").map(path);
         bus.finish(&["urls", "user_file", "ca_file"]);
+        let mut http_section = root.table("http");
+        let http = http_section.optional("listen");
+        http_section.finish(&["listen"]);
         let mut tools = BTreeMap::new();
         for mut section in root.tables("tool") {
             let span = section.span();
@@ -85,7 +91,7 @@ impl NodeConfig {
             check_resource(&document, span, &resource, &tools);
             tools.insert(resource, kind);
         }
-        root.finish(&["tenant", "node", "bus", "tool"]);
+        root.finish(&["tenant", "node", "bus", "http", "tool"]);
         let findings = document.into_findings();
         if findings.has_errors() {
             return Err(findings);
@@ -101,6 +107,7 @@ impl NodeConfig {
                 bus_urls,
                 bus_user_file: bus_user_file?,
                 bus_ca_file,
+                http,
                 fresh,
                 tools,
             })

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod guard;
+mod meter;
 pub mod pin_file;
 pub mod serve;
 pub mod tools;

@@ -3,10 +3,13 @@
 //! The loop alone touches guard and journal. Requests, acknowledgements, answers and ticks arrive as events; what
 //! the guard wants done beyond the journal runs in tasks of its own and reports back as an event.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, watch};
-use writ_bus::{Bus, BusError, Endpoint, Incoming, Service, SystemClock, SystemEntropy};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use writ_bus::{Bus, BusError, ConnectionState, Endpoint, Incoming, Service, SystemClock, SystemEntropy};
 use writ_common::{
     decide::Gate,
     fresh::FreshBounds,
@@ -18,10 +21,11 @@ use writ_common::{
     subjects::{Subject, audit_part, control_stream, filter, part_stream},
 };
 use writ_journal::{JournalDir, JournalError, JournalFile, Sync, unsettled};
-use writ_telemetry::Spans;
+use writ_telemetry::{HttpError, HttpHandle, Spans, serve_http};
 
 use crate::{
     guard::{Arrival, CallRef, Effect, Event, Guard, GuardConfig, ToolFailure},
+    meter::Meter,
     pin_file::{self, PinError},
     tools::Tool,
 };
@@ -59,6 +63,8 @@ pub struct NodeSetup {
     pub fresh: FreshBounds,
     /// What it serves.
     pub tools: BTreeMap<Resource, Arc<dyn Tool>>,
+    /// Where it answers probes and shows its numbers, if anywhere.
+    pub http: Option<SocketAddr>,
 }
 
 /// Why a node cannot start or go on.
@@ -67,6 +73,9 @@ pub enum NodeError {
     /// The bus.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// The listener for probes.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -81,6 +90,7 @@ pub struct NodeHandle {
     ready: watch::Receiver<bool>,
     done: tokio::task::JoinHandle<()>,
     boot: BootId,
+    http: Option<HttpHandle>,
 }
 
 impl NodeHandle {
@@ -88,6 +98,12 @@ impl NodeHandle {
     #[must_use]
     pub fn boot(&self) -> &BootId {
         &self.boot
+    }
+
+    /// Where it answers probes and shows its numbers, if anywhere.
+    #[must_use]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(HttpHandle::address)
     }
 
     /// Waits until the node can decide: it has a policy and has heard from the broker.
@@ -157,7 +173,13 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
     }
     tasks.spawn(follow_control(setup.bus.clone(), setup.tenant.clone(), events.clone()));
     tasks.spawn(follow_approvals(setup.bus.clone(), setup.tenant.clone(), events.clone()));
+    let (http, snapshots) = match setup.http {
+        Some(address) => serve_http(address).await.map(|(http, snapshots)| (Some(http), Some(snapshots)))?,
+        None => (None, None),
+    };
     let driver = Driver {
+        meter: Meter::new(snapshots, clock.now().wall),
+        connection: setup.bus.state(),
         bus: setup.bus,
         tenant: setup.tenant,
         tools: setup.tools,
@@ -175,7 +197,7 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
         tasks.shutdown().await;
         drop(service);
     });
-    Ok(NodeHandle { stop, ready, done, boot })
+    Ok(NodeHandle { stop, ready, done, boot, http })
 }
 
 /// What wakes the loop.
@@ -187,6 +209,8 @@ enum Wake {
 }
 
 struct Driver {
+    meter: Meter,
+    connection: watch::Receiver<ConnectionState>,
     bus: Bus,
     tenant: TenantId,
     tools: BTreeMap<Resource, Arc<dyn Tool>>,
@@ -229,11 +253,12 @@ impl Driver {
                 let is_ready = guard.is_ready(self.clock.now());
                 std::mem::replace(ready, is_ready) != is_ready
             });
+            let connection = *self.connection.borrow();
+            self.meter.publish(&guard, connection, self.clock.now());
             let drained = guard.calls_in_flight() == 0 && guard.unacknowledged() == 0;
             // What a stream that cannot be reached did not take is in the journal, for the next run.
             let has_waited = *stopping.borrow()
-                && *asked_to_stop.get_or_insert_with(tokio::time::Instant::now) + STOP_TIMEOUT
-                    < tokio::time::Instant::now();
+                && *asked_to_stop.get_or_insert_with(Instant::now) + STOP_TIMEOUT < Instant::now();
             if has_waited || (*stopping.borrow() && drained && queue.is_empty()) {
                 return;
             }
@@ -257,7 +282,7 @@ impl Driver {
             let mut tickets = Vec::new();
             let mut others = Vec::new();
             for event in events.drain(..) {
-                for effect in guard.handle(event, self.clock.now()) {
+                for effect in self.handle(guard, event) {
                     match effect {
                         Effect::Journal(ticket, entry) => {
                             entries.push(entry);
@@ -289,6 +314,23 @@ impl Driver {
                 self.perform(effect);
             }
         }
+    }
+
+    /// Hands an event to the guard, and counts what comes of it.
+    fn handle(&mut self, guard: &mut Guard, event: Event) -> Vec<Effect> {
+        let revocation = match &event {
+            Event::Control { payload, .. } => Some((payload.clone(), guard.control().epoch())),
+            _ => None,
+        };
+        let begun = Instant::now();
+        let effects = guard.handle(event, self.clock.now());
+        self.meter.handled(&effects, begun.elapsed());
+        if let Some((payload, before)) = revocation
+            && guard.control().epoch() > before
+        {
+            self.meter.control_event(&payload, self.clock.now());
+        }
+        effects
     }
 
     fn admit(&mut self, incoming: Incoming) -> Event {

@@ -9,6 +9,7 @@ mod cli;
 mod delegation;
 mod examples;
 mod faults;
+mod health;
 mod policy;
 mod revocation;
 mod rollout;
@@ -16,6 +17,7 @@ mod shipped;
 mod story;
 mod theft;
 mod tools;
+mod users;
 
 /// The program under test.
 const WRIT: &str = env!("CARGO_BIN_EXE_writ-under-test");

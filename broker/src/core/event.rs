@@ -1,5 +1,7 @@
 //! What can happen to a broker, and what it wants done.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use writ_bus::{Attested, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
@@ -10,6 +12,7 @@ use writ_common::{
 use writ_journal::Entry;
 
 use super::TaskEntry;
+use crate::{jwks::KeySet, jwt::IssuerRef, oidc::KeySource};
 
 /// Names a request while it is here; the driver's own choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +54,8 @@ pub enum Event {
         /// Its bytes.
         payload: Bytes,
     },
+    /// An issuer's keys were fetched, or why not.
+    KeysFetched(IssuerRef, Result<KeySet, String>),
     /// What the audit stream is now.
     AuditStream(StreamFacts),
     /// A journal write is done.
@@ -70,6 +75,8 @@ pub enum Event {
 pub enum Effect {
     /// Report to the operator's log.
     Alarm(String),
+    /// Fetch an issuer's keys and say what came of it.
+    FetchKeys(IssuerRef, Arc<KeySource>),
     /// Forget the journal of an earlier run.
     Forget(BootId),
     /// Append to the journal, in the order of the effects.

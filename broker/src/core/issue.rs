@@ -28,6 +28,11 @@ use writ_common::{
     },
 };
 
+use crate::{
+    jwks::KeySet,
+    jwt::{IssuerRef, Unverified, VerifiedUser},
+};
+
 use super::{Arrival, Broker, CallRef, Effect, Pending, TaskEntry, control::connection_of, told};
 
 /// An issue or renewal on its way.
@@ -49,6 +54,25 @@ struct Back {
     arrived: Now,
 }
 
+/// Most starts that wait for keys; further ones are refused at once.
+const AWAITING_KEYS_MAX: usize = 256;
+
+/// A start that waits for the next keys of the user's issuer.
+pub(super) struct AwaitingKeys {
+    issuer: IssuerRef,
+    asking: Asking,
+    new: NewTask,
+}
+
+/// Whether a start may wait for keys.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// It has waited.
+    None,
+    /// It may.
+    Some,
+}
+
 /// A request of an agent whose signature and key are sound.
 struct Asking {
     back: Back,
@@ -66,7 +90,7 @@ impl Broker {
                 self.answer(asking.back, answer);
             }
             Ok((asking, Wanted::Renewal { task })) => self.renew(&asking, &task, now),
-            Ok((asking, Wanted::Task(new))) => self.start(&asking, &new, now),
+            Ok((asking, Wanted::Task(new))) => self.start(asking, new, Patience::Some, now),
             Err((nonce, reason)) => {
                 let who =
                     Who { caller: Some(agent.clone()), connection: connection_of(arrival), ..Who::default() };
@@ -130,7 +154,48 @@ impl Broker {
         Ok((asking, request.wanted))
     }
 
-    fn start(&mut self, asking: &Asking, new: &NewTask, now: Now) {
+    /// Has the issuers asked whose keys are due.
+    pub(super) fn fetch_keys(&mut self, now: Now) {
+        for (issuer, source) in self.identity.due(now) {
+            self.push(Effect::FetchKeys(issuer, source));
+        }
+    }
+
+    /// Keys came or did not; either way nobody waits for them any longer.
+    pub(super) fn keys_fetched(&mut self, issuer: IssuerRef, keys: Result<KeySet, String>, now: Now) {
+        if let Err(why) = &keys {
+            self.alarm(format!("the keys of an issuer of users could not be fetched: {why}"));
+        }
+        self.identity.fetched(issuer, keys.ok());
+        let (waited, others) =
+            std::mem::take(&mut self.awaiting_keys).into_iter().partition(|one| one.issuer == issuer);
+        self.awaiting_keys = others;
+        let waited: Vec<AwaitingKeys> = waited;
+        for AwaitingKeys { asking, new, .. } in waited {
+            self.start(asking, new, Patience::None, now);
+        }
+    }
+
+    fn start(&mut self, asking: Asking, new: NewTask, patience: Patience, now: Now) {
+        let verified = self.identity.verify(&new.user_token, now);
+        // Right after a rotation the first token with the new key would be refused otherwise.
+        if let Err(Unverified { awaits: Some(issuer), .. }) = verified
+            && patience == Patience::Some
+            && self.awaiting_keys.len() < AWAITING_KEYS_MAX
+        {
+            self.awaiting_keys.push(AwaitingKeys { issuer, asking, new });
+            return self.fetch_keys(now);
+        }
+        self.start_verified(&asking, &new, verified, now);
+    }
+
+    fn start_verified(
+        &mut self,
+        asking: &Asking,
+        new: &NewTask,
+        verified: Result<VerifiedUser, Unverified>,
+        now: Now,
+    ) {
         let mut who = Who {
             agent: Some(asking.agent.clone()),
             caller: Some(asking.agent.clone()),
@@ -140,9 +205,9 @@ impl Broker {
         };
         let resource = Resource::task(&new.kind);
         let what = What { resource: Some(resource), ..super::control::what_of("issue") };
-        let verified = match self.identity.verify(&new.user_token, now.wall) {
+        let verified = match verified {
             Ok(verified) => verified,
-            Err(reason) => {
+            Err(Unverified { reason, .. }) => {
                 let verdict = Verdict::deny(reason, None);
                 return self.refuse(asking.back, &verdict, who, what, now);
             }

@@ -10,6 +10,7 @@ mod event;
 mod fresh;
 mod issue;
 mod policy;
+mod status;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -163,6 +164,8 @@ pub struct Broker {
     by_idempotency: BTreeMap<Digest, TaskId>,
     /// Starts under way, so that the same idempotency key cannot start two.
     starting: BTreeSet<Digest>,
+    /// Starts that wait for the next keys of the user's issuer.
+    awaiting_keys: Vec<issue::AwaitingKeys>,
     freshness: Freshness,
     admission: Admission,
     control_read: bool,
@@ -227,6 +230,7 @@ impl Broker {
             tasks: BTreeMap::new(),
             by_idempotency: BTreeMap::new(),
             starting: BTreeSet::new(),
+            awaiting_keys: Vec::new(),
             freshness: Freshness::new(now),
             admission: Admission::default(),
             control_read: false,
@@ -264,7 +268,10 @@ impl Broker {
     /// Whether nothing is under way.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.unacknowledged.is_empty() && self.control_in_flight.is_none()
+        self.pending.is_empty()
+            && self.unacknowledged.is_empty()
+            && self.control_in_flight.is_none()
+            && self.awaiting_keys.is_empty()
     }
 
     fn know_task(&mut self, task: TaskEntry) {
@@ -279,6 +286,7 @@ impl Broker {
             Event::Control { sequence, payload } => self.control_event(sequence, &payload),
             Event::ControlRead => self.control_was_read(now),
             Event::Ticked { payload } => self.ticked(&payload, now),
+            Event::KeysFetched(issuer, keys) => self.keys_fetched(issuer, keys, now),
             Event::AuditStream(facts) => self.audit_stream = Some(facts),
             Event::Journalled(ticket) => self.journalled(ticket),
             Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why),
@@ -344,6 +352,7 @@ impl Broker {
     fn tick(&mut self, now: Now) {
         self.record_refused(now);
         self.nonces.retain(|_, until| *until > now.wall);
+        self.fetch_keys(now);
         self.fresh_tick(now);
         self.finish_revocations(now);
         self.next_control_write(now);

@@ -24,7 +24,7 @@ use crate::{
 fn is_single(name: &str) -> bool {
     let of_the_request =
         ["action", "caller", "depth", "effect", "integrity", "operator", "request", "resource", "task_kind"];
-    let others = ["hour", "tenant", "time", "user", "weekday"];
+    let others = ["hour", "tenant", "time", "user", "user_kind", "weekday"];
     of_the_request.contains(&name)
         || others.contains(&name)
         || schema::find(name).is_some_and(|declared| declared.provider == Provider::Capability)

@@ -321,6 +321,13 @@ pub const SCHEMA: &[Declared] = {
         ),
         declared("user", &[("issuer", Text), ("subject", Text)], Identity, Request, "on whose authority"),
         declared(
+            "user_kind",
+            &[("kind", Text)],
+            Identity,
+            Request,
+            "`human` or `service`: a program that logs in as itself",
+        ),
+        declared(
             "weekday",
             &[("number", Integer)],
             Action,
@@ -376,7 +383,7 @@ impl Declared {
     #[must_use]
     pub fn requests(&self) -> Requests {
         match (self.name, self.provider) {
-            ("user" | "caller", _) => Requests::CALL.or(Requests::ISSUE).or(Requests::RENEW),
+            ("user" | "user_kind" | "caller", _) => Requests::CALL.or(Requests::ISSUE).or(Requests::RENEW),
             ("role" | "task_kind", _) => Requests::ISSUE.or(Requests::RENEW),
             ("operator", _) => Requests::ADMIN,
             ("depth" | "hop" | "arg" | "effect", _) | (_, Provider::Capability) => Requests::CALL,

@@ -113,9 +113,10 @@ pub async fn start_broker(path: &Path, rebuild: bool) -> Result<BrokerHandle> {
         stream_bytes_max: config.stream_bytes_max,
         replicas: config.replicas,
         staleness_max: config.staleness_max,
+        http: config.http,
         is_recovered: rebuild,
     };
-    Ok(writ_broker::serve::start(setup).await?)
+    Ok(Box::pin(writ_broker::serve::start(setup)).await?)
 }
 
 /// A broker whose key counts for nobody would write what nobody believes.
@@ -185,6 +186,7 @@ pub async fn start_node(path: &Path, accept_streams: bool) -> Result<NodeHandle>
         sync: config.sync,
         fresh: config.fresh,
         tools: built,
+        http: config.http,
     };
-    Ok(writ_node::serve::start(setup).await?)
+    Ok(Box::pin(writ_node::serve::start(setup)).await?)
 }

@@ -17,6 +17,7 @@ mod intent;
 mod kept;
 mod pins;
 mod recovery;
+mod status;
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -1,6 +1,6 @@
 //! `writ dev`, `writ broker`, `writ node`: what stays running.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -60,6 +60,13 @@ async fn until_asked_to_end() -> Result<()> {
     }
 }
 
+/// A port of 0 in the configuration is one of the system's choice.
+fn say_where(http: Option<SocketAddr>) {
+    if let Some(address) = http {
+        tracing::info!("probes and metrics on http://{address}");
+    }
+}
+
 impl Dev {
     pub(super) async fn run(self, common: &Common) -> Result<Exit> {
         let telemetry = writ_telemetry::init("writ-dev", LogFormat::Lines)?;
@@ -67,6 +74,12 @@ impl Dev {
         let options = DevOptions { folder: self.dir.clone(), port: self.port, nodes, start_core: true };
         let stack = DevStack::start(options).await?;
         let (dir, url, idp) = (self.dir.display().to_string(), stack.nats.url(), stack.idp.url());
+        let probes = |address: Option<SocketAddr>| {
+            address.map_or_else(|| "nowhere".to_owned(), |address| format!("http://{address}"))
+        };
+        let broker_http = probes(stack.broker_http());
+        let node_names = (1..=self.nodes).map(|number| format!("node-{number}"));
+        let node_http: Vec<String> = node_names.map(|name| probes(stack.node_http(&name))).collect();
         let profile = if dir == ".writ" { String::new() } else { format!(" --profile {dir}/operator.toml") };
         let text = format!(
             "writ dev: everything is running on this machine, on loopback only\n\n\
@@ -74,6 +87,7 @@ impl Dev {
              broker     broker-1   (config {dir}/broker.toml)\n\
              node       {nodes}   (config {dir}/node-1.toml)\n\
              tools      tool.crm:read on {dir}/data/crm.db, tool.mail:draft into {dir}/data/drafts\n\
+             metrics    {broker_http} (broker), {nodes_http} (nodes); /metrics, /healthz, /readyz\n\
              identity   {idp}      users alice (analyst), bob (approver)\n\
              agents     planner, researcher, mailer   (keys in {dir}/agents)\n\
              policies   {dir}/policies\n\n\
@@ -82,9 +96,11 @@ impl Dev {
              writ capability inspect {dir}/task.cap\n  \
              writ audit tail{profile}\n\n\
              Ctrl-C stops everything; `rm -r {dir}` forgets it.",
+            nodes_http = node_http.join(", "),
             nodes = (1..=self.nodes).map(|number| format!("node-{number}")).collect::<Vec<_>>().join(", "),
         );
-        let answer = json!({"bus": url, "idp": idp, "dir": dir});
+        let answer =
+            json!({"bus": url, "idp": idp, "dir": dir, "http": {"broker": broker_http, "nodes": node_http}});
         common.say(text, &answer)?;
         until_asked_to_end().await?;
         stack.stop().await;
@@ -97,6 +113,7 @@ impl Broker {
     pub(super) async fn run(self) -> Result<Exit> {
         let telemetry = writ_telemetry::init("writ-broker", LogFormat::Lines)?;
         let mut broker = run::start_broker(&self.config, self.rebuild).await?;
+        say_where(broker.http_address());
         broker.ready().await;
         tracing::info!("ready");
         until_asked_to_end().await?;
@@ -110,6 +127,7 @@ impl Node {
     pub(super) async fn run(self) -> Result<Exit> {
         let telemetry = writ_telemetry::init("writ-node", LogFormat::Lines)?;
         let mut node = run::start_node(&self.config, self.accept_streams).await?;
+        say_where(node.http_address());
         // A node without a broker serves denials; that is no reason not to be stopped.
         tokio::select! {
             () = node.ready() => tracing::info!("ready"),

@@ -1,6 +1,14 @@
-//! A loopback identity provider for development: it gives a token to whoever asks for a name it knows.
+//! A loopback identity provider for development: it gives a token to whoever asks for a name it knows, and publishes
+//! its keys as real ones do.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use anyhow::{Context as _, Result};
 use axum::{
@@ -13,11 +21,13 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use writ_bus::SystemClock;
 use writ_common::keys::PrivateKey;
 
 /// `aud` of the tokens.
 pub const AUDIENCE: &str = "writ";
+/// The key id of a new provider.
 const KEY_ID: &str = "dev-1";
 /// How long a token is good for, in seconds.
 const TOKEN_SECS: u64 = 3_600;
@@ -25,37 +35,73 @@ const TOKEN_SECS: u64 = 3_600;
 /// The development users and their groups.
 pub const USERS: [(&str, &str); 2] = [("alice", "analysts"), ("bob", "approvers")];
 
-/// Makes tokens for the development users.
+/// The client of the development set-up that speaks for itself, with its role.
+pub const SERVICE: (&str, &str) = ("nightly-report", "analyst");
+
+/// Makes tokens for the development users. Clones share the keys.
 #[derive(Clone)]
 pub struct TokenMaker {
     issuer: String,
-    key: Arc<EncodingKey>,
-    public: [u8; 32],
+    keys: Arc<RwLock<Keys>>,
+    /// How often the keys were asked for.
+    fetches: Arc<AtomicUsize>,
+}
+
+struct Keys {
+    id: String,
+    signing: Arc<EncodingKey>,
+    /// What is published, by id.
+    published: BTreeMap<String, [u8; 32]>,
 }
 
 impl TokenMaker {
     /// For an issuer name and a key.
     #[must_use]
     pub fn new(issuer: impl Into<String>, key: &PrivateKey) -> Self {
-        // PKCS#8 (RFC 8410 section 7) around the seed.
-        let mut der = vec![
-            0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
-        ];
-        der.extend_from_slice(key.seed().as_slice());
-        Self {
-            issuer: issuer.into(),
-            key: Arc::new(EncodingKey::from_ed_der(&der)),
-            public: *key.public().as_bytes(),
-        }
+        let keys = Keys {
+            id: KEY_ID.to_owned(),
+            signing: signing_key(key),
+            published: BTreeMap::from([(KEY_ID.to_owned(), *key.public().as_bytes())]),
+        };
+        Self { issuer: issuer.into(), keys: Arc::new(RwLock::new(keys)), fetches: Arc::default() }
+    }
+
+    /// Signs with another key from now on, and publishes it beside those there are.
+    pub fn rotate(&self, id: &str, key: &PrivateKey) {
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        (keys.id, keys.signing) = (id.to_owned(), signing_key(key));
+        keys.published.insert(id.to_owned(), *key.public().as_bytes());
+    }
+
+    /// Publishes a key no longer.
+    pub fn withdraw(&self, id: &str) {
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).published.remove(id);
+    }
+
+    /// How often the keys were asked for.
+    #[must_use]
+    pub fn fetches(&self) -> usize {
+        self.fetches.load(Ordering::Relaxed)
+    }
+
+    /// The discovery document.
+    fn document(&self) -> Value {
+        let issuer = &self.issuer;
+        json!({
+            "issuer": issuer, "jwks_uri": format!("{issuer}/jwks.json"), "token_endpoint": format!("{issuer}/token"),
+            "id_token_signing_alg_values_supported": ["EdDSA"],
+        })
     }
 
     /// The public keys as a JWK set.
     #[must_use]
     pub fn jwks(&self) -> Value {
-        let x = URL_SAFE_NO_PAD.encode(self.public);
-        json!({"keys": [
-            {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": KEY_ID, "use": "sig", "alg": "EdDSA"},
-        ]})
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let published = keys.published.iter().map(|(id, public)| {
+            let x = URL_SAFE_NO_PAD.encode(public);
+            json!({"kty": "OKP", "crv": "Ed25519", "x": x, "kid": id, "use": "sig", "alg": "EdDSA"})
+        });
+        json!({"keys": published.collect::<Vec<_>>()})
     }
 
     /// A token for any subject, with any groups.
@@ -71,15 +117,28 @@ impl TokenMaker {
         self.sign(&claims)
     }
 
+    /// A token of a client's own, as grant type `client_credentials` gives (RFC 9068 section 2.2).
+    ///
+    /// # Errors
+    /// If it cannot be signed.
+    pub fn service_token(&self, client: &str) -> Result<String> {
+        let now = SystemClock::new().now().wall.as_secs();
+        self.sign(&json!({
+            "iss": self.issuer, "aud": AUDIENCE, "sub": client, "client_id": client,
+            "iat": now, "nbf": now, "exp": now + TOKEN_SECS,
+        }))
+    }
+
     /// Signs claims as they are.
     ///
     /// # Errors
     /// If they cannot be signed.
     pub fn sign(&self, claims: &Value) -> Result<String> {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let mut header = Header::new(Algorithm::EdDSA);
-        header.kid = Some(KEY_ID.to_owned());
+        header.kid = Some(keys.id.clone());
         header.typ = Some("at+jwt".to_owned());
-        jsonwebtoken::encode(&header, claims, &self.key).context("the token cannot be signed")
+        jsonwebtoken::encode(&header, claims, &keys.signing).context("the token cannot be signed")
     }
 
     /// A token for a development user.
@@ -95,6 +154,14 @@ impl TokenMaker {
     }
 }
 
+fn signing_key(key: &PrivateKey) -> Arc<EncodingKey> {
+    // PKCS#8 (RFC 8410 section 7) around the seed.
+    let mut der =
+        vec![0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+    der.extend_from_slice(key.seed().as_slice());
+    Arc::new(EncodingKey::from_ed_der(&der))
+}
+
 #[derive(Deserialize)]
 struct TokenRequest {
     user: String,
@@ -103,6 +170,7 @@ struct TokenRequest {
 /// A running provider; it ends when dropped.
 pub struct Idp {
     address: SocketAddr,
+    stop: watch::Sender<bool>,
     worker: tokio::task::JoinHandle<()>,
 }
 
@@ -123,14 +191,33 @@ impl Idp {
             .with_context(|| format!("port {port} on 127.0.0.1 cannot be used for the identity provider"))?;
         let address = listener.local_addr()?;
         let app = Router::new()
-            .route("/jwks.json", get(async |State(maker): State<TokenMaker>| Json(maker.jwks())))
+            .route("/jwks.json", get(give_keys))
+            .route(
+                "/.well-known/openid-configuration",
+                get(async |State(maker): State<TokenMaker>| Json(maker.document())),
+            )
             .route("/token", post(give_token))
             .with_state(maker);
+        let (stop, mut stopping) = watch::channel(false);
         let worker = tokio::spawn(async move {
-            // Ends only with the task.
-            drop(axum::serve(listener, app).await);
+            let stopped = async move { drop(stopping.wait_for(|stop| *stop).await) };
+            // It cannot fail once it listens.
+            drop(axum::serve(listener, app).with_graceful_shutdown(stopped).await);
         });
-        Ok(Self { address, worker })
+        Ok(Self { address, stop, worker })
+    }
+
+    /// Its port on loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Ends it, and the connections it has.
+    pub async fn stop(&mut self) {
+        self.stop.send_replace(true);
+        // It may have ended already.
+        drop((&mut self.worker).await);
     }
 
     /// Where it listens.
@@ -138,6 +225,11 @@ impl Idp {
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
+}
+
+async fn give_keys(State(maker): State<TokenMaker>) -> Json<Value> {
+    maker.fetches.fetch_add(1, Ordering::Relaxed);
+    Json(maker.jwks())
 }
 
 async fn give_token(

@@ -8,6 +8,7 @@ pub mod sample;
 use std::{
     collections::BTreeMap,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -210,7 +211,6 @@ impl DevStack {
         let idp_port = fixed_port(&layout.at("idp/port"), None)?;
         let secrets = Secrets::load(&layout, &options.nodes)?;
         let tokens = TokenMaker::new(format!("http://127.0.0.1:{idp_port}"), &key_at(&layout.idp_key())?);
-        fs::write(layout.at("idp/jwks.json"), tokens.jwks().to_string())?;
         let accounts = secrets.accounts(&known_agents(&layout)?)?;
         fs::write(layout.at("nats/accounts.conf"), accounts.render())?;
         let store = layout.at("nats/jetstream");
@@ -246,6 +246,18 @@ impl DevStack {
         broker.ready().await;
         self.broker = Some(broker);
         Ok(())
+    }
+
+    /// Where the broker of this process answers probes and shows its numbers.
+    #[must_use]
+    pub fn broker_http(&self) -> Option<SocketAddr> {
+        self.broker.as_ref().and_then(BrokerHandle::http_address)
+    }
+
+    /// Where a node of this process answers probes and shows its numbers.
+    #[must_use]
+    pub fn node_http(&self, name: &str) -> Option<SocketAddr> {
+        self.nodes.get(name).and_then(NodeHandle::http_address)
     }
 
     /// Stops the broker of this process.
@@ -495,22 +507,31 @@ policies = "policies"
 urls = ["nats://127.0.0.1:{port}"]
 user_file = "keys/broker.nkey"
 
+[http]
+listen = "127.0.0.1:0"
+
 [[issuer]]
 issuer = "http://127.0.0.1:{idp_port}"
 audience = "{audience}"
 algorithms = ["EdDSA"]
-jwks_file = "idp/jwks.json"
+discovery = true
 role_claim = "/groups"
 
 [issuer.roles]
 analysts = "analyst"
 approvers = "approver"
 
+[[issuer.service]]
+client = "{service}"
+roles = ["{service_role}"]
+
 [[operator]]
 name = "operator"
 key = "{operator}"
 {approvers}{nodes}"#,
             audience = idp::AUDIENCE,
+            service = idp::SERVICE.0,
+            service_role = idp::SERVICE.1,
             operator = self.operator.public(),
         );
         fs::write(layout.broker_config(), broker)?;
@@ -528,6 +549,9 @@ journal = "{name}"
 [bus]
 urls = ["nats://127.0.0.1:{port}"]
 user_file = "keys/{name}.nkey"
+
+[http]
+listen = "127.0.0.1:0"
 
 [[tool]]
 resource = "tool.crm"

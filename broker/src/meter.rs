@@ -1,0 +1,118 @@
+//! What a broker counts and shows: numbers of the event loop, published for whoever asks over HTTP.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use writ_bus::ConnectionState;
+use writ_common::{record::RecordKind, time::Now};
+use writ_journal::Entry;
+use writ_telemetry::{
+    Snapshots,
+    metrics::{DECISION_SECONDS, Exposition, Histogram, Kind, RecordCounts, as_f64},
+};
+
+use crate::core::{Broker, Effect};
+
+/// How often numbers are published.
+const PUBLISH_EVERY: Duration = Duration::from_millis(100);
+
+/// The numbers of one run; the event loop owns them.
+pub(crate) struct Meter {
+    decisions: Histogram,
+    records: RecordCounts,
+    /// Capabilities of new tasks, and renewed ones.
+    issued: [u64; 2],
+    /// Fetches of issuers' keys that worked, and that did not.
+    fetches: [u64; 2],
+    snapshots: Option<Snapshots>,
+    published: Option<Instant>,
+}
+
+impl Meter {
+    /// Begins to count; without `snapshots` nobody is shown.
+    pub(crate) fn new(snapshots: Option<Snapshots>) -> Self {
+        Self {
+            decisions: Histogram::new(DECISION_SECONDS),
+            records: RecordCounts::default(),
+            issued: [0; 2],
+            fetches: [0; 2],
+            snapshots,
+            published: None,
+        }
+    }
+
+    /// Counts what one event led to, and how long the core took for it.
+    pub(crate) fn handled(&mut self, effects: &[Effect], took: Duration) {
+        let mut decided: u32 = 0;
+        for effect in effects {
+            if let Effect::Journal(_, Entry::Prepared { kind, .. }) = effect {
+                self.records.count(*kind);
+                decided += u32::from(matches!(kind, RecordKind::Allow | RecordKind::Deny | RecordKind::Hold));
+            }
+        }
+        for _ in 0..decided {
+            self.decisions.observe_time(took / decided);
+        }
+    }
+
+    /// Counts a capability whose task is in the index.
+    pub(crate) fn issued(&mut self, serial: u64) {
+        let [first, renewed] = &mut self.issued;
+        *(if serial == 1 { first } else { renewed }) += 1;
+    }
+
+    /// Counts a fetch of an issuer's keys.
+    pub(crate) fn keys_fetched(&mut self, is_ok: bool) {
+        let [worked, failed] = &mut self.fetches;
+        *(if is_ok { worked } else { failed }) += 1;
+    }
+
+    /// Publishes, if it is time to. `index` says why the index cannot be written, if it cannot.
+    pub(crate) fn publish(&mut self, broker: &Broker, bus: ConnectionState, index: Option<&str>, now: Now) {
+        let Some(snapshots) = &self.snapshots else { return };
+        let at = Instant::now();
+        if self.published.is_some_and(|last| at.duration_since(last) < PUBLISH_EVERY) {
+            return;
+        }
+        self.published = Some(at);
+        let mut missing = broker.missing();
+        missing.extend(index.map(|why| format!("index: {why}")));
+        if bus == ConnectionState::Disconnected {
+            missing.insert(0, "bus: not connected".to_owned());
+        }
+        snapshots.publish(missing, self.text(broker, bus, now));
+    }
+
+    fn text(&self, broker: &Broker, bus: ConnectionState, now: Now) -> String {
+        let mut text = Exposition::default();
+        text.counts(broker.counts());
+        let help = "Time the broker took for what led to a verdict, without waiting for others.";
+        text.histogram("writ_decision_duration_seconds", help, &self.decisions);
+        let name = "writ_tokens_issued_total";
+        text.family(name, Kind::Counter, "Capabilities issued, for new tasks and renewed.");
+        for (kind, count) in ["issue", "renew"].into_iter().zip(self.issued) {
+            text.sample(name, &[("kind", kind)], as_f64(count));
+        }
+        let name = "writ_issuer_key_fetches_total";
+        text.family(name, Kind::Counter, "Attempts to fetch the keys of users' issuers.");
+        for (outcome, count) in ["ok", "failed"].into_iter().zip(self.fetches) {
+            text.sample(name, &[("outcome", outcome)], as_f64(count));
+        }
+        let name = "writ_issuer_keys_age_seconds";
+        text.family(name, Kind::Gauge, "Age of an issuer's keys; absent if there are none yet.");
+        for (issuer, age) in broker.key_ages(now) {
+            if let Some(age) = age {
+                text.sample(name, &[("issuer", &issuer)], age.to_duration().as_secs_f64());
+            }
+        }
+        text.records(&self.records.all(), broker.unacknowledged());
+        let generation = broker.control().policy().map_or(0, |(sequence, _)| sequence);
+        let help = "Control stream sequence of the policy in force; 0 without one.";
+        text.single("writ_policy_generation", Kind::Gauge, help, as_f64(generation));
+        let help = "Control stream sequence applied last.";
+        text.single("writ_control_sequence", Kind::Gauge, help, as_f64(broker.control().epoch().sequence));
+        let connected = u64::from(bus == ConnectionState::Connected);
+        text.single("writ_bus_connected", Kind::Gauge, "Whether there is a connection.", as_f64(connected));
+        text.into_text()
+    }
+}

@@ -1,0 +1,235 @@
+//! Numbers in the Prometheus text format (version 0.0.4), built by hand: a dozen families need no registry.
+//!
+//! What an event loop counts, it owns; nothing here is shared or locked. Labels come from closed lists (verdicts,
+//! planes, reason codes, issuers of the configuration), never from a request.
+
+use std::{fmt::Write as _, time::Duration};
+
+use writ_common::{
+    counts::Counts,
+    reason::{Class, ReasonCode},
+    record::RecordKind,
+};
+
+/// The content type of the text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Upper bounds of decision times in seconds: 10 µs to 100 ms.
+pub const DECISION_SECONDS: &[f64] =
+    &[1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 1e-1];
+/// Upper bounds of how many times a capability was handed on.
+pub const CHAIN_DEPTHS: &[f64] = &[0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0];
+
+/// Whether a number only grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows, until the process ends.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// The text, as it is built.
+#[derive(Debug, Default)]
+pub struct Exposition(String);
+
+impl Exposition {
+    /// Begins a family; its samples follow.
+    pub fn family(&mut self, name: &str, kind: Kind, help: &str) {
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        self.head(name, kind, help);
+    }
+
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let help = help.replace('\\', "\\\\").replace('\n', "\\n");
+        // Writing to a string cannot fail.
+        let _written = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    /// One number of a family.
+    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        self.0.push_str(name);
+        if !labels.is_empty() {
+            let labels = labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escaped(value)));
+            let _written = write!(self.0, "{{{}}}", labels.collect::<Vec<_>>().join(","));
+        }
+        let _written = writeln!(self.0, " {value}");
+    }
+
+    /// A family with one sample.
+    pub fn single(&mut self, name: &str, kind: Kind, help: &str, value: f64) {
+        self.family(name, kind, help);
+        self.sample(name, &[], value);
+    }
+
+    /// A histogram, with its head.
+    pub fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        self.head(name, "histogram", help);
+        let mut total = 0;
+        for (bound, count) in histogram.bounds.iter().zip(&histogram.counts) {
+            total += count;
+            self.sample(&format!("{name}_bucket"), &[("le", &bound.to_string())], as_f64(total));
+        }
+        total += histogram.above;
+        self.sample(&format!("{name}_bucket"), &[("le", "+Inf")], as_f64(total));
+        self.sample(&format!("{name}_sum"), &[], histogram.sum);
+        self.sample(&format!("{name}_count"), &[], as_f64(total));
+    }
+
+    /// What a recorder counted: decisions, chain depths.
+    pub fn counts(&mut self, counts: &Counts) {
+        let name = "writ_decisions_total";
+        self.family(name, Kind::Counter, "Verdicts on record, by verdict, plane and reason code.");
+        for ((kind, code), count) in counts.decisions() {
+            let plane = code.map_or("", |code| code.plane().as_str());
+            let labels = [
+                ("verdict", kind.as_str()),
+                ("plane", plane),
+                ("reason", code.map_or("", ReasonCode::as_str)),
+                ("error_type", code.map_or("", error_type)),
+            ];
+            self.sample(name, &labels, as_f64(count));
+        }
+        let mut depths = Histogram::new(CHAIN_DEPTHS);
+        for (depth, count) in counts.depths().iter().zip(0_u32..).map(|(count, depth)| (depth, *count)) {
+            depths.observe_many(f64::from(depth), count);
+        }
+        self.histogram(
+            "writ_chain_depth",
+            "How many times the capabilities of decided calls were handed on.",
+            &depths,
+        );
+    }
+
+    /// Records by their class.
+    pub fn records(&mut self, records: &[(RecordKind, u64)], unacknowledged: usize) {
+        let name = "writ_audit_records_total";
+        self.family(name, Kind::Counter, "Records prepared for the audit stream, by class.");
+        for (kind, count) in records {
+            self.sample(name, &[("kind", kind.as_str())], as_f64(*count));
+        }
+        let help = "Records the audit stream has not acknowledged yet.";
+        self.single("writ_audit_unacked", Kind::Gauge, help, as_f64(unacknowledged as u64));
+    }
+
+    /// The whole text.
+    #[must_use]
+    pub fn into_text(self) -> String {
+        self.0
+    }
+}
+
+/// `error.type` of a reason: only what could not be decided is an error, a rule that says no is not.
+fn error_type(code: ReasonCode) -> &'static str {
+    match code.class() {
+        Class::CouldNotDecide => "could_not_decide",
+        Class::Denied => "",
+    }
+}
+
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// A count as the format has it: a float, exact up to 2^53.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "the format has floats only; 2^53 events take centuries")]
+pub fn as_f64(count: u64) -> f64 {
+    count as f64
+}
+
+/// Counts by upper bounds.
+#[derive(Clone, Debug)]
+pub struct Histogram {
+    bounds: &'static [f64],
+    counts: Vec<u64>,
+    above: u64,
+    sum: f64,
+}
+
+impl Histogram {
+    /// Empty, with these upper bounds.
+    #[must_use]
+    pub fn new(bounds: &'static [f64]) -> Self {
+        Self { bounds, counts: vec![0; bounds.len()], above: 0, sum: 0.0 }
+    }
+
+    /// Counts one value.
+    pub fn observe(&mut self, value: f64) {
+        self.observe_many(value, 1);
+    }
+
+    /// Counts a time, in seconds.
+    pub fn observe_time(&mut self, took: Duration) {
+        self.observe(took.as_secs_f64());
+    }
+
+    fn observe_many(&mut self, value: f64, times: u64) {
+        let bucket = self.bounds.iter().position(|bound| value <= *bound);
+        match bucket.and_then(|bucket| self.counts.get_mut(bucket)) {
+            Some(count) => *count += times,
+            None => self.above += times,
+        }
+        self.sum += value * as_f64(times);
+    }
+}
+
+/// Records by class, counted where they are written.
+#[derive(Clone, Debug, Default)]
+pub struct RecordCounts([u64; 5]);
+
+const KINDS: [RecordKind; 5] =
+    [RecordKind::Allow, RecordKind::Deny, RecordKind::Hold, RecordKind::Outcome, RecordKind::Void];
+
+impl RecordCounts {
+    /// Counts one.
+    pub fn count(&mut self, kind: RecordKind) {
+        for (counted, count) in KINDS.iter().zip(&mut self.0) {
+            *count += u64::from(*counted == kind);
+        }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> [(RecordKind, u64); 5] {
+        let mut all = KINDS.map(|kind| (kind, 0));
+        for ((_, to), from) in all.iter_mut().zip(self.0) {
+            *to = from;
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histograms_are_cumulative_and_bounds_are_inclusive() {
+        let mut histogram = Histogram::new(&[0.001, 0.01]);
+        for value in [0.001, 0.002, 0.5] {
+            histogram.observe(value);
+        }
+        let mut text = Exposition::default();
+        text.histogram("h", "of something", &histogram);
+        assert_eq!(
+            text.into_text(),
+            "# HELP h of something\n# TYPE h histogram\nh_bucket{le=\"0.001\"} 1\nh_bucket{le=\"0.01\"} 2\n\
+             h_bucket{le=\"+Inf\"} 3\nh_sum 0.503\nh_count 3\n"
+        );
+    }
+
+    #[test]
+    fn label_values_cannot_end_their_quotes() {
+        let mut text = Exposition::default();
+        text.family("m", Kind::Gauge, "two\nlines");
+        text.sample("m", &[("issuer", "https://a\"} 1\nx{b=\"\\")], 1.5);
+        assert_eq!(
+            text.into_text(),
+            "# HELP m two\\nlines\n# TYPE m gauge\nm{issuer=\"https://a\\\"} 1\\nx{b=\\\"\\\\\"} 1.5\n"
+        );
+    }
+}

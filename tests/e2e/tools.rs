@@ -1,9 +1,10 @@
 //! What tools let through, as agents meet it.
 
 use anyhow::Result;
+use writ::dev::Layout;
 use writ_common::reason::ReasonCode;
 use writ_sdk::{Error, Task, json};
-use writ_tests::{Answered, RawCall, Seen, World, read, run};
+use writ_tests::{Answered, RawCall, Seen, World, WorldOptions, read, run};
 
 async fn refused(task: &Task, sql: &str, code: ReasonCode) {
     let error = read(task, sql).await.unwrap_err();
@@ -36,6 +37,41 @@ fn a01_a02_a03_only_one_select_gets_through() -> Result<()> {
         refused(&task, "SELECT /*!50000 1", ReasonCode::SqlUnparsable).await;
         let rows = read(&task, "SELECT count(*) FROM customers").await?;
         assert_eq!(rows.get("rows").unwrap().to_string(), "[[3]]", "nothing is gone");
+        Ok(())
+    })
+}
+
+/// Rules in policies/examples/select-on-named-tables, in force on a real node.
+#[test]
+fn a02_policy_says_which_tables_and_columns_a_select_reads() -> Result<()> {
+    const RULES: &str = include_str!("../../policies/examples/select-on-named-tables/rules.datalog");
+    run(async {
+        let edit = |layout: &Layout| Ok(std::fs::write(layout.policies().join("tables.datalog"), RULES)?);
+        let world = World::with(WorldOptions { edit: Some(edit), ..Default::default() }).await?;
+        let (_planner, task) = world.task().await?;
+        for sql in [
+            "SELECT * FROM orders",
+            "SELECT c.name, o.item FROM customers c JOIN orders o ON o.customer = c.id",
+            "SELECT count(*) FROM customers",
+        ] {
+            read(&task, sql).await?;
+        }
+        for (sql, says) in [
+            ("SELECT email FROM customers", "only number, name and plan"),
+            ("SELECT name FROM customers ORDER BY note", "only number, name and plan"),
+            ("SELECT * FROM customers", "only number, name and plan"),
+            ("SELECT x FROM (SELECT email AS x FROM customers)", "only number, name and plan"),
+            (
+                "WITH orders AS (SELECT email FROM customers) SELECT * FROM orders",
+                "only number, name and plan",
+            ),
+            ("SELECT 1 FROM salaries", "only orders and customers"),
+        ] {
+            let error = read(&task, sql).await.unwrap_err();
+            assert_eq!(error.code(), Some(ReasonCode::PolicyDenied), "{sql}: {error}");
+            assert!(error.to_string().contains(says), "{sql}: {error}");
+        }
+        world.close().await;
         Ok(())
     })
 }
@@ -186,8 +222,7 @@ fn endless_queries_end_and_do_not_stop_the_node() -> Result<()> {
     const ENDLESS: &str =
         "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c";
     run(async {
-        let mut world =
-            World::with(writ_tests::WorldOptions { start_core: false, ..Default::default() }).await?;
+        let mut world = World::with(WorldOptions { start_core: false, ..Default::default() }).await?;
         let config = world.layout.node_config("node-1");
         World::edit(&config, "file = \"data/crm.db\"\n", "file = \"data/crm.db\"\ntimeout_seconds = 2\n")?;
         world.start_broker().await?;

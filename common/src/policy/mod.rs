@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use inventory::{AgentEntry, Inventory, Quota, RoleTask};
 pub(crate) use load::{ALLOW, DENY};
-pub use parse::{Effect, Statement, StatementNode, parse};
+pub use parse::{Effect, Statement, StatementNode, parse, parse_fact};
 
 use crate::{
     capability::engine::Program, contract::ToolContract, datalog::Predicate, digest::Digest, ids::Resource,

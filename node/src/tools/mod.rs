@@ -7,6 +7,7 @@
 
 mod maildir;
 pub mod sql_gate;
+mod sql_reads;
 mod sqlite;
 #[cfg(test)]
 mod testing;

@@ -139,6 +139,10 @@ reason_codes! {
         "A number in the arguments cannot be kept exactly.",
         "Outside 64 bits, minus zero, NaN, more digits than the contract's scale, or an exponent that large.",
         "Send numbers as plain decimals within the contract's scale.";
+    ArgPath = "arg.path", Action, Denied,
+        "A path in the arguments is not in its one plain form, or leads to something that is no file of the tool's folder.",
+        "Something to resolve or decode (`..`, an absolute path, a percent escape), or a symbolic link or device on the way.",
+        "Name the file by its path below the tool's folder, as the tool's `list` gives it.";
     ArgUnknown = "arg.unknown", Action, Denied,
         "There is an argument the tool's contract does not know.",
         "A misspelt name, or an attempt to smuggle something past the check.",
@@ -576,7 +580,8 @@ fn plain(text: &str) -> String {
 }
 
 /// Control characters, bidirectional overrides, zero-width and tag characters: what hides or re-orders text.
-fn is_invisible(character: char) -> bool {
+#[must_use]
+pub fn is_invisible(character: char) -> bool {
     character.is_control()
         || matches!(u32::from(character),
             0x00ad | 0x061c | 0x180e | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f

@@ -16,7 +16,7 @@ use writ_common::{
 };
 use writ_journal::Sync;
 
-use crate::tools::ToolKind;
+use crate::tools::{FilesSettings, ToolKind};
 
 /// A node's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,10 +155,25 @@ fn read_fresh(mut section: Section<'_, '_>) -> FreshBounds {
 }
 
 fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path) -> Option<ToolKind> {
-    const KINDS: [&str; 2] = ["maildir", "sqlite"];
+    const KINDS: [&str; 3] = ["files", "maildir", "sqlite"];
     let span = section.span_of("kind");
     let kind = section.text("kind", "\"sqlite\"");
     match kind.as_deref() {
+        Some("files") => {
+            let root = section.text("root", "\"reports\"").map(|path| base.join(path));
+            let is_writable = section.optional_bool("writable").unwrap_or(false);
+            let bytes_max = section.optional_integer("bytes_max", 1..=512 * 1024);
+            let entries_max = section.optional_integer("entries_max", 1..=10_000);
+            section.finish(&["resource", "kind", "root", "writable", "bytes_max", "entries_max"]);
+            root.map(|root| {
+                ToolKind::Files(FilesSettings {
+                    root,
+                    is_writable,
+                    bytes_max: count(bytes_max, 256 * 1024),
+                    entries_max: count(entries_max, 1_000),
+                })
+            })
+        }
         Some("maildir") => {
             let folder = section.text("folder", "\"drafts\"").map(|path| base.join(path));
             let from = section.text("from", "\"support@example.com\"");
@@ -168,12 +183,12 @@ fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path)
         }
         Some("sqlite") => {
             let file = section.text("file", "\"crm.db\"").map(|path| base.join(path));
-            let rows_max = section.optional_integer("rows_max", 1..=100_000).unwrap_or(1_000);
+            let rows_max = section.optional_integer("rows_max", 1..=100_000);
             let timeout = section.optional_integer("timeout_seconds", 1..=600).unwrap_or(10);
             section.finish(&["resource", "kind", "file", "rows_max", "timeout_seconds"]);
             file.map(|file| ToolKind::Sqlite {
                 file,
-                rows_max: usize::try_from(rows_max).unwrap_or(usize::MAX),
+                rows_max: count(rows_max, 1_000),
                 timeout: Millis::from_secs(timeout),
             })
         }
@@ -185,6 +200,10 @@ fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path)
         }
         None => None,
     }
+}
+
+fn count(number: Option<u64>, default: usize) -> usize {
+    number.and_then(|number| usize::try_from(number).ok()).unwrap_or(default)
 }
 
 struct PublicKeyText(PublicKey);

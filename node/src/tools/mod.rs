@@ -5,6 +5,7 @@
 //! halves: a pure [`Gate`] that may refuse arguments the contract let through, asked before the decision, and
 //! [`Tool::call`], which runs afterwards and takes the permit by value. What it runs is what the permit holds.
 
+mod files;
 mod maildir;
 pub mod sql_gate;
 mod sql_reads;
@@ -24,6 +25,7 @@ use writ_common::{
     verdict::Permit,
 };
 
+pub use files::{Files, FilesSettings};
 pub use maildir::Maildir;
 pub use sqlite::Sqlite;
 
@@ -42,6 +44,8 @@ pub trait Tool: Gate + Send + Sync {
 /// What implements a tool, from the node's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToolKind {
+    /// Files below a folder.
+    Files(FilesSettings),
     /// Mail drafts in a maildir folder.
     Maildir {
         /// The folder.
@@ -82,6 +86,7 @@ pub enum ToolSetupError {
 /// [`ToolSetupError`]: found out now, not at the first call.
 pub fn build(kind: &ToolKind) -> Result<Arc<dyn Tool>, ToolSetupError> {
     Ok(match kind {
+        ToolKind::Files(settings) => Arc::new(Files::open(settings.clone())?),
         ToolKind::Maildir { folder, from } => Arc::new(Maildir::open(folder, from)?),
         ToolKind::Sqlite { file, rows_max, timeout } => Arc::new(Sqlite::open(file, *rows_max, *timeout)?),
     })

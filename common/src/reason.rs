@@ -127,6 +127,10 @@ reason_codes! {
         "A text in the arguments is malformed, or not in the one accepted form.",
         "Broken escapes, lone surrogates, raw control characters, or text that is not canonical.",
         "Send arguments as canonical JSON; the SDK does.";
+    ArgHost = "arg.host", Action, Denied,
+        "A URL in the arguments, or where a server sends on to, is not one of the tool's hosts.",
+        "A host that is not listed, one written in a roundabout way, a name with a private address, or a redirect.",
+        "Ask for a listed host, plainly written; `hosts` of the tool in the node's writ.toml is the list.";
     ArgInvalid = "arg.invalid", Action, Denied,
         "An argument does not fit the tool's contract.",
         "Wrong type, out of range, too long, or a value the contract does not list.",

@@ -171,6 +171,13 @@ pub const SCHEMA: &[Declared] = {
             "one delegation of the chain, 1 first",
         ),
         declared(
+            "host",
+            &[("name", Text), ("port", Integer)],
+            Action,
+            Gate,
+            "the host that is asked for a document",
+        ),
+        declared(
             "hour",
             &[("number", Integer)],
             Action,
@@ -231,6 +238,13 @@ pub const SCHEMA: &[Declared] = {
             "a column that a SELECT reads or may read; `*` is all of the table",
         ),
         declared("reads_table", &[("name", Text)], Action, Gate, "a table or view that a SELECT reads"),
+        declared(
+            "recipient",
+            &[("kind", Text), ("address", Text)],
+            Action,
+            Gate,
+            "an address a letter goes to, with kind `to`, `cc` or `bcc`",
+        ),
         declared("registered", &[("agent", Text)], Identity, Inventory, "that the agent is in agents.toml"),
         declared("request", &[("kind", Text)], Action, Request, "`call`, `issue`, `renew` or `admin`"),
         declared(

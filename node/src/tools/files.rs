@@ -204,11 +204,7 @@ impl Tool for Files {
             Ok(Err(error)) => Err(tool_failed(error)),
             Err(_) => Err(ToolFailure {
                 reason: Reason::new(ReasonCode::ToolTimeout).told("the disk does not answer"),
-                status: if changes_something {
-                    OutcomeStatus::UnknownOutcome
-                } else {
-                    OutcomeStatus::Failed
-                },
+                status: if changes_something { OutcomeStatus::UnknownOutcome } else { OutcomeStatus::Failed },
             }),
         }
     }
@@ -424,7 +420,9 @@ mod tests {
         assert!(call(&files, "list", at("reports")).await.unwrap().ends_with(r#""truncated":true}"#));
         assert!(call(&files, "list", at("")).await.unwrap().contains("reports"));
         assert_eq!(fs::read_dir(folder.path().join("root/reports")).unwrap().count(), 4, "nothing beside");
-        assert!(call(&files, "write", text_at("new/x", "1")).await.unwrap_err().contains("nothing at this path"));
+        assert!(
+            call(&files, "write", text_at("new/x", "1")).await.unwrap_err().contains("nothing at this path")
+        );
     }
 
     #[test]

@@ -6,12 +6,17 @@
 //! [`Tool::call`], which runs afterwards and takes the permit by value. What it runs is what the permit holds.
 
 mod files;
+mod http;
+pub mod http_target;
+mod mail;
 mod maildir;
+mod smtp;
 pub mod sql_gate;
 mod sql_reads;
 mod sqlite;
 #[cfg(test)]
 mod testing;
+mod trust;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -26,7 +31,9 @@ use writ_common::{
 };
 
 pub use files::{Files, FilesSettings};
+pub use http::{Http, HttpSettings};
 pub use maildir::Maildir;
+pub use smtp::{Smtp, SmtpSecurity, SmtpSettings};
 pub use sqlite::Sqlite;
 
 use crate::guard::ToolFailure;
@@ -46,6 +53,8 @@ pub trait Tool: Gate + Send + Sync {
 pub enum ToolKind {
     /// Files below a folder.
     Files(FilesSettings),
+    /// Documents by HTTP.
+    Http(HttpSettings),
     /// Mail drafts in a maildir folder.
     Maildir {
         /// The folder.
@@ -53,6 +62,8 @@ pub enum ToolKind {
         /// The sender of every draft.
         from: String,
     },
+    /// Letters by SMTP.
+    Smtp(SmtpSettings),
     /// SELECT on a SQLite file.
     Sqlite {
         /// The file.
@@ -87,7 +98,9 @@ pub enum ToolSetupError {
 pub fn build(kind: &ToolKind) -> Result<Arc<dyn Tool>, ToolSetupError> {
     Ok(match kind {
         ToolKind::Files(settings) => Arc::new(Files::open(settings.clone())?),
+        ToolKind::Http(settings) => Arc::new(Http::open(settings.clone())?),
         ToolKind::Maildir { folder, from } => Arc::new(Maildir::open(folder, from)?),
+        ToolKind::Smtp(settings) => Arc::new(Smtp::open(settings)?),
         ToolKind::Sqlite { file, rows_max, timeout } => Arc::new(Sqlite::open(file, *rows_max, *timeout)?),
     })
 }

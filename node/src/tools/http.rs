@@ -330,7 +330,7 @@ mod tests {
             .route("/file", get(|| async { Redirect::temporary("file:///etc/passwd") }))
             .route("/large", get(|| async { "x".repeat(1_001) }))
             .route("/packed", get(|| async { ([(CONTENT_ENCODING, "gzip")], "\x1f") }))
-            .route("/slow", get(|| std::future::pending::<&str>()))
+            .route("/slow", get(std::future::pending::<&str>))
     }
 
     #[tokio::test]

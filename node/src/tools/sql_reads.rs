@@ -235,16 +235,16 @@ impl<'a> Tracker<'a> {
 
     fn joins(&mut self, from: &TableWithJoins) -> Result<(), Unsure> {
         for join in &from.joins {
-            let constraint = match &join.join_operator {
-                JoinOperator::Join(on)
-                | JoinOperator::Inner(on)
-                | JoinOperator::Left(on)
-                | JoinOperator::LeftOuter(on)
-                | JoinOperator::Right(on)
-                | JoinOperator::RightOuter(on)
-                | JoinOperator::FullOuter(on)
-                | JoinOperator::CrossJoin(on) => on,
-                _ => return Err("this kind of join is not on the list".to_owned()),
+            let (JoinOperator::Join(constraint)
+            | JoinOperator::Inner(constraint)
+            | JoinOperator::Left(constraint)
+            | JoinOperator::LeftOuter(constraint)
+            | JoinOperator::Right(constraint)
+            | JoinOperator::RightOuter(constraint)
+            | JoinOperator::FullOuter(constraint)
+            | JoinOperator::CrossJoin(constraint)) = &join.join_operator
+            else {
+                return Err("this kind of join is not on the list".to_owned());
             };
             match constraint {
                 JoinConstraint::On(_) | JoinConstraint::None => {}

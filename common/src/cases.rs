@@ -2,7 +2,8 @@
 //!
 //! A case about a call begins where a call does: the user's task is started under the same policy, the capability
 //! it comes to is handed along the chain, and only then the call is decided. So a right that no role has cannot be
-//! tested by mistake. Keys are made up, and tools' own gates are not asked.
+//! tested by mistake. Keys are made up. Tools' own gates are not asked: what they would state stands in the case, and
+//! is held against the schema.
 
 use std::{
     cell::RefCell,
@@ -16,7 +17,8 @@ use crate::{
     capability::{Capability, Grant, Narrowing, Right, UnverifiedCapability},
     codec::encode,
     control::{ControlDocument, ControlEvent, ControlState},
-    decide::{AGENT_HANDOVER, AGENT_INPUT, Evidence, decide},
+    datalog::Predicate,
+    decide::{AGENT_HANDOVER, AGENT_INPUT, Evidence, Gate, decide},
     digest::Digest,
     ids::{
         Action, AgentId, BudgetId, CapabilityId, FlowDomain, OperatorId, Resource, ResourceKind, RoleId,
@@ -29,8 +31,10 @@ use crate::{
     policy::{
         PolicySet, RuleInfo,
         explain::{Explanation, explain},
+        parse_fact,
+        schema::check_gate_fact,
     },
-    reason::ReasonCode,
+    reason::{Reason, ReasonCode},
     request::{Arguments, Environment, Principal, Request},
     signed::Signed,
     time::{Millis, Timestamp},
@@ -73,6 +77,9 @@ pub struct Case {
     /// The arguments; for a call on an agent, its input.
     #[serde(default)]
     pub arguments: serde_json::Map<String, serde_json::Value>,
+    /// What the tool's gate states about the arguments, as `reads_table("orders")`.
+    #[serde(default)]
+    pub facts: Vec<String>,
     /// Rights a `start` asks for; whatever policy grants if absent.
     pub asks: Option<BTreeSet<Right>>,
     /// When, in UTC: `2026-01-05T10:00:00Z`, a Monday, if absent.
@@ -173,7 +180,7 @@ impl Case {
 
     fn compare(&self, verdict: &Verdict, outcome: &mut Outcome) {
         outcome.rules.extend(verdict.rules().iter().cloned());
-        let codes: BTreeSet<ReasonCode> = verdict.reasons().iter().map(crate::reason::Reason::code).collect();
+        let codes: BTreeSet<ReasonCode> = verdict.reasons().iter().map(Reason::code).collect();
         let needs = verdict.approval().map(|terms| &terms.needs);
         outcome.answer = match verdict.decision() {
             Decision::Allow if let Some(needs) = needs => {
@@ -248,6 +255,11 @@ impl Case {
         if self.expect != Expected::Deny && (!self.reasons.is_empty() || self.says.is_some()) {
             return Err("`reasons` and `says` are about a denial, and the case expects none".into());
         }
+        let is_call_on_tool =
+            self.call.as_ref().is_some_and(|call| call.resource.kind() == ResourceKind::Tool);
+        if !self.facts.is_empty() && !is_call_on_tool {
+            return Err("`facts` are what a tool's gate states, and the case calls no tool".into());
+        }
         let stage = Stage::set(self, policy, look)?;
         if let Some(admin) = &self.admin {
             let operator = self.operator.clone().ok_or("an `admin` case needs an `operator`")?;
@@ -304,7 +316,29 @@ struct Stage<'a> {
     tenant: TenantId,
     user: UserId,
     label: Label,
+    gate: Stated,
     now: Timestamp,
+}
+
+/// A gate that lets everything through and states what the case says.
+struct Stated(Vec<Predicate>);
+
+impl Stated {
+    fn read(facts: &[String]) -> Result<Self, String> {
+        let read = |text: &String| {
+            let fact =
+                parse_fact(text).map_err(|fault| format!("`{text}` in `facts` is no fact: {fault}"))?;
+            check_gate_fact(&fact).map_err(|fault| format!("`facts`: {fault}"))?;
+            Ok(fact)
+        };
+        facts.iter().map(read).collect::<Result<_, String>>().map(Self)
+    }
+}
+
+impl Gate for Stated {
+    fn admit(&self, _action: &Action, _arguments: &Value) -> Result<Vec<Predicate>, Reason> {
+        Ok(self.0.clone())
+    }
 }
 
 fn key(name: &str) -> PrivateKey {
@@ -354,7 +388,8 @@ impl<'a> Stage<'a> {
             let bytes = encode(&Signed::new(&document, &broker));
             control.apply(sequence, &bytes).map_err(nonsense)?;
         }
-        Ok(Self { case, policy, look, control, keyset, tenant, user, label, now })
+        let gate = Stated::read(&case.facts)?;
+        Ok(Self { case, policy, look, control, keyset, tenant, user, label, gate, now })
     }
 
     fn ask(
@@ -376,8 +411,13 @@ impl<'a> Stage<'a> {
                 task_kind: capability.is_none().then(|| self.case.task.clone()).flatten(),
             },
         };
-        let evidence =
-            Evidence { capability, control: &self.control, gate: None, handover, label: &self.label };
+        let evidence = Evidence {
+            capability,
+            control: &self.control,
+            gate: Some(&self.gate),
+            handover,
+            label: &self.label,
+        };
         (self.look)(&request, &evidence, self.now);
         decide(&request, &evidence, self.policy, self.now)
     }
@@ -571,6 +611,34 @@ mod tests {
             let found = faults(text);
             assert!(found.iter().any(|fault| fault.contains(expected)), "{text}: {found:?}");
         }
+    }
+
+    #[test]
+    fn what_a_gate_would_state_is_held_against_the_schema() {
+        let policy =
+            policy("deny if resource(\"tool.pay\"), reads_table($table), !{\"bills\"}.contains($table);\n");
+        let run = |facts: &str, expect: &str| {
+            let text = format!(
+                r#"{{"name":"a","call":"tool.pay:wire","chain":["planner"],"roles":["clerk"],"task":"bills","facts":{facts},"expect":"{expect}"}}"#
+            );
+            case(&text).run(&policy).faults.join("; ")
+        };
+        assert_eq!(run(r#"["reads_table(\"bills\")"]"#, "allow"), "");
+        assert_eq!(run(r#"["reads_table(\"bills\")", "reads_table(\"users\")"]"#, "deny"), "");
+        for (facts, expected) in [
+            (r#"["reads_tabel(\"x\")"]"#, "did you mean `reads_table`?"),
+            (r#"["role(\"admin\")"]"#, "no gate states `role`"),
+            (r#"["reads_table(1)"]"#, "should be `reads_table(name: text)`"),
+            (r#"["reads_table(\"a\", \"b\")"]"#, "should be `reads_table(name: text)`"),
+            (r#"["reads_table($x)"]"#, "should be `reads_table(name: text)`"),
+            (r#"["reads_table"]"#, "is no fact"),
+            (r#"["reads_table(\"x\"), role(\"y\")"]"#, "expected nothing behind the fact"),
+        ] {
+            let fault = run(facts, "allow");
+            assert!(fault.contains(expected), "{facts}: {fault}");
+        }
+        let start = r#"{"name":"a","start":true,"chain":["planner"],"roles":["clerk"],"task":"bills","facts":["reads_table(\"x\")"],"expect":"allow"}"#;
+        assert!(case(start).run(&policy).faults.join("").contains("the case calls no tool"));
     }
 
     #[test]

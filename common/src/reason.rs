@@ -171,6 +171,10 @@ reason_codes! {
         "A text in the arguments is malformed, or not in the one accepted form.",
         "Broken escapes, lone surrogates, raw control characters, or text that is not canonical.",
         "Send arguments as canonical JSON; the SDK does.";
+    ArgHost = "arg.host", Action, Denied,
+        "A URL in the arguments, or where a server sends on to, is not one of the tool's hosts.",
+        "A host that is not listed, one written in a roundabout way, a name with a private address, or a redirect.",
+        "Ask for a listed host, plainly written; `hosts` of the tool in the node's writ.toml is the list.";
     ArgInvalid = "arg.invalid", Action, Denied,
         "An argument does not fit the tool's contract.",
         "Wrong type, out of range, too long, or a value the contract does not list.",
@@ -183,6 +187,10 @@ reason_codes! {
         "A number in the arguments cannot be kept exactly.",
         "Outside 64 bits, minus zero, NaN, more digits than the contract's scale, or an exponent that large.",
         "Send numbers as plain decimals within the contract's scale.";
+    ArgPath = "arg.path", Action, Denied,
+        "A path in the arguments is not in its one plain form, or leads to something that is no file of the tool's folder.",
+        "Something to resolve or decode (`..`, an absolute path, a percent escape), or a symbolic link or device on the way.",
+        "Name the file by its path below the tool's folder, as the tool's `list` gives it.";
     ArgUnknown = "arg.unknown", Action, Denied,
         "There is an argument the tool's contract does not know.",
         "A misspelt name, or an attempt to smuggle something past the check.",

@@ -17,7 +17,10 @@ use writ_common::{
 };
 use writ_journal::Sync;
 
-use crate::tools::ToolKind;
+use crate::tools::{
+    FilesSettings, HttpSettings, SmtpSecurity, SmtpSettings, ToolKind,
+    http_target::{Host, Reach},
+};
 
 /// A node's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,10 +165,12 @@ fn read_fresh(mut section: Section<'_, '_>) -> FreshBounds {
 }
 
 fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path) -> Option<ToolKind> {
-    const KINDS: [&str; 2] = ["maildir", "sqlite"];
+    const KINDS: [&str; 5] = ["files", "http", "maildir", "smtp", "sqlite"];
     let span = section.span_of("kind");
     let kind = section.text("kind", "\"sqlite\"");
     match kind.as_deref() {
+        Some("files") => read_files(section, base),
+        Some("http") => read_http(section, base),
         Some("maildir") => {
             let folder = section.text("folder", "\"drafts\"").map(|path| base.join(path));
             let outbox = section.optional_text("outbox").map(|path| base.join(path));
@@ -174,14 +179,15 @@ fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path)
             section.finish(&["resource", "kind", "folder", "outbox", "from"]);
             tool
         }
+        Some("smtp") => read_smtp(section, base),
         Some("sqlite") => {
             let file = section.text("file", "\"crm.db\"").map(|path| base.join(path));
-            let rows_max = section.optional_integer("rows_max", 1..=100_000).unwrap_or(1_000);
+            let rows_max = section.optional_integer("rows_max", 1..=100_000);
             let timeout = section.optional_integer("timeout_seconds", 1..=600).unwrap_or(10);
             section.finish(&["resource", "kind", "file", "rows_max", "timeout_seconds"]);
             file.map(|file| ToolKind::Sqlite {
                 file,
-                rows_max: usize::try_from(rows_max).unwrap_or(usize::MAX),
+                rows_max: count(rows_max, 1_000),
                 timeout: Millis::from_secs(timeout),
             })
         }
@@ -193,6 +199,114 @@ fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path)
         }
         None => None,
     }
+}
+
+fn read_files(mut section: Section<'_, '_>, base: &Path) -> Option<ToolKind> {
+    let root = section.text("root", "\"reports\"").map(|path| base.join(path));
+    let is_writable = section.optional_bool("writable").unwrap_or(false);
+    let bytes_max = section.optional_integer("bytes_max", 1..=512 * 1024);
+    let entries_max = section.optional_integer("entries_max", 1..=5_000);
+    section.finish(&["resource", "kind", "root", "writable", "bytes_max", "entries_max"]);
+    Some(ToolKind::Files(FilesSettings {
+        root: root?,
+        is_writable,
+        bytes_max: count(bytes_max, 256 * 1024),
+        entries_max: count(entries_max, 1_000),
+    }))
+}
+
+fn read_http(mut section: Section<'_, '_>, base: &Path) -> Option<ToolKind> {
+    let public: Vec<PublicHost> = section.list("hosts");
+    let loopback: Vec<LoopbackHost> = section.list("loopback_hosts");
+    let hosts: Vec<Host> = public
+        .into_iter()
+        .map(|PublicHost(host)| host)
+        .chain(loopback.into_iter().map(|LoopbackHost(host)| host))
+        .collect();
+    if !section.has("hosts") && !section.has("loopback_hosts") {
+        let document = section.document();
+        let finding = document.at(section.span(), "`tool.hosts` is missing");
+        document.note(finding.help("add `hosts = [\"api.example.com\"]`: the hosts that may be reached"));
+    }
+    let ca_file = section.optional_text("ca_file").map(|path| base.join(path));
+    let bytes_max = section.optional_integer("bytes_max", 1..=512 * 1024);
+    let timeout = section.optional_integer("timeout_seconds", 1..=120).unwrap_or(10);
+    section.finish(&[
+        "resource",
+        "kind",
+        "hosts",
+        "loopback_hosts",
+        "ca_file",
+        "bytes_max",
+        "timeout_seconds",
+    ]);
+    let bytes_max = count(bytes_max, 256 * 1024);
+    Some(ToolKind::Http(HttpSettings { hosts, ca_file, bytes_max, timeout: Millis::from_secs(timeout) }))
+}
+
+fn read_smtp(mut section: Section<'_, '_>, base: &Path) -> Option<ToolKind> {
+    let span = section.span();
+    let host = section.text("host", "\"smtp.example.com\"");
+    let security = section.optional("security").unwrap_or(SmtpSecurity::Tls);
+    let port = section.optional_integer("port", 1..=65_535).and_then(|port| u16::try_from(port).ok());
+    let from = section.text("from", "\"support@example.com\"");
+    let user = section.optional_text("user");
+    let password_file = section.optional_text("password_file").map(|path| base.join(path));
+    let ca_file = section.optional_text("ca_file").map(|path| base.join(path));
+    let timeout = section.optional_integer("timeout_seconds", 1..=120).unwrap_or(30);
+    let document = section.document();
+    if user.is_some() != password_file.is_some() {
+        let finding = document.at(span, "`tool.user` and `tool.password_file` go together");
+        document.note(finding.help("the password stands in a file of its own, with mode 0600"));
+    }
+    let is_local = matches!(host.as_deref(), Some("localhost" | "127.0.0.1" | "::1") | None);
+    if security == SmtpSecurity::None && (!is_local || user.is_some()) {
+        let message = "without TLS only a server on this machine is spoken to, and without a password";
+        document.note(document.at(span, message).help("set `security` to `tls` or `starttls`"));
+    }
+    section.finish(&[
+        "resource",
+        "kind",
+        "host",
+        "port",
+        "security",
+        "from",
+        "user",
+        "password_file",
+        "ca_file",
+        "timeout_seconds",
+    ]);
+    Some(ToolKind::Smtp(SmtpSettings {
+        host: host?,
+        port: port.unwrap_or_else(|| security.port()),
+        security,
+        from: from?,
+        login: user.zip(password_file),
+        ca_file,
+        timeout: Millis::from_secs(timeout),
+    }))
+}
+
+struct PublicHost(Host);
+
+impl std::str::FromStr for PublicHost {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Host::parse(text, Reach::Public).map(Self)
+    }
+}
+
+struct LoopbackHost(Host);
+
+impl std::str::FromStr for LoopbackHost {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Host::parse(text, Reach::Loopback).map(Self)
+    }
+}
+
+fn count(number: Option<u64>, default: usize) -> usize {
+    number.and_then(|number| usize::try_from(number).ok()).unwrap_or(default)
 }
 
 struct PublicKeyText(PublicKey);
@@ -259,6 +373,56 @@ mod tests {
         assert_eq!(config.sync, Sync::Always);
         assert_eq!(config.key_file, Path::new("/etc/writ/node.key"));
         assert_eq!(names(&config.tools), ["tool.crm", "tool.mail"].into());
+    }
+
+    #[test]
+    fn tools_with_their_settings() {
+        let tools = r#"
+        [[tool]]
+        resource = "tool.files"
+        kind = "files"
+        root = "reports"
+        writable = true
+        [[tool]]
+        resource = "tool.web"
+        kind = "http"
+        hosts = ["api.example.com", "files.example.com:8443"]
+        loopback_hosts = ["127.0.0.1:8080"]
+        [[tool]]
+        resource = "tool.letters"
+        kind = "smtp"
+        host = "smtp.example.com"
+        security = "starttls"
+        from = "support@example.com"
+        user = "support"
+        password_file = "smtp.password"
+        "#;
+        let config = read(&format!("{GOOD}{tools}")).unwrap_or_else(|findings| panic!("{findings}"));
+        let kinds: Vec<String> = config.tools.values().map(|kind| format!("{kind:?}")).collect();
+        let whole = kinds.join("\n");
+        for expected in [
+            "root: \"/etc/writ/reports\", is_writable: true",
+            "name: \"files.example.com\", port: 8443, reach: Public",
+            "name: \"127.0.0.1\", port: 8080, reach: Loopback",
+            "port: 587, security: StartTls",
+            "/etc/writ/smtp.password",
+        ] {
+            assert!(whole.contains(expected), "{expected} not in\n{whole}");
+        }
+        for (from, to, expected) in [
+            ("\"api.example.com\"", "\"https://api.example.com\"", "a host is a name in small letters"),
+            ("\"127.0.0.1:8080\"", "\"10.0.0.1:8080\"", "not an address"),
+            ("hosts = [\"api.example.com\", \"files.example.com:8443\"]", "", ""),
+            ("\"starttls\"", "\"none\"", "only a server on this machine"),
+            ("\"starttls\"", "\"ssl\"", "must be `tls`, `starttls`"),
+            ("password_file = \"smtp.password\"", "password = \"x\"", "unknown key `tool.password`"),
+            ("user = \"support\"", "", "go together"),
+            ("root = \"reports\"", "folder = \"x\"", "`tool.root` is missing"),
+        ] {
+            let found = read(&format!("{GOOD}{}", tools.replacen(from, to, 1)));
+            let found = found.err().map(|findings| findings.to_string()).unwrap_or_default();
+            assert!(found.contains(expected), "{to}: {found}");
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! What tools let through, as agents meet it.
 
 use anyhow::Result;
+use writ::dev::Layout;
 use writ_common::reason::ReasonCode;
-use writ_sdk::{Error, Task, json};
-use writ_tests::{Answered, RawCall, Seen, World, read, run};
+use writ_sdk::{Error, Task, Value, json};
+use writ_tests::{Answered, RawCall, Seen, SmtpServer, World, WorldOptions, read, run};
 
 async fn refused(task: &Task, sql: &str, code: ReasonCode) {
     let error = read(task, sql).await.unwrap_err();
@@ -36,6 +37,41 @@ fn a01_a02_a03_only_one_select_gets_through() -> Result<()> {
         refused(&task, "SELECT /*!50000 1", ReasonCode::SqlUnparsable).await;
         let rows = read(&task, "SELECT count(*) FROM customers").await?;
         assert_eq!(rows.get("rows").unwrap().to_string(), "[[3]]", "nothing is gone");
+        Ok(())
+    })
+}
+
+/// Rules in policies/examples/select-on-named-tables, in force on a real node.
+#[test]
+fn a02_policy_says_which_tables_and_columns_a_select_reads() -> Result<()> {
+    const RULES: &str = include_str!("../../policies/examples/select-on-named-tables/rules.datalog");
+    run(async {
+        let edit = |layout: &Layout| Ok(std::fs::write(layout.policies().join("tables.datalog"), RULES)?);
+        let world = World::with(WorldOptions { edit: Some(edit), ..Default::default() }).await?;
+        let (_planner, task) = world.task().await?;
+        for sql in [
+            "SELECT * FROM orders",
+            "SELECT c.name, o.item FROM customers c JOIN orders o ON o.customer = c.id",
+            "SELECT count(*) FROM customers",
+        ] {
+            read(&task, sql).await?;
+        }
+        for (sql, says) in [
+            ("SELECT email FROM customers", "only number, name and plan"),
+            ("SELECT name FROM customers ORDER BY note", "only number, name and plan"),
+            ("SELECT * FROM customers", "only number, name and plan"),
+            ("SELECT x FROM (SELECT email AS x FROM customers)", "only number, name and plan"),
+            (
+                "WITH orders AS (SELECT email FROM customers) SELECT * FROM orders",
+                "only number, name and plan",
+            ),
+            ("SELECT 1 FROM salaries", "only orders and customers"),
+        ] {
+            let error = read(&task, sql).await.unwrap_err();
+            assert_eq!(error.code(), Some(ReasonCode::PolicyDenied), "{sql}: {error}");
+            assert!(error.to_string().contains(says), "{sql}: {error}");
+        }
+        world.close().await;
         Ok(())
     })
 }
@@ -186,8 +222,7 @@ fn endless_queries_end_and_do_not_stop_the_node() -> Result<()> {
     const ENDLESS: &str =
         "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c";
     run(async {
-        let mut world =
-            World::with(writ_tests::WorldOptions { start_core: false, ..Default::default() }).await?;
+        let mut world = World::with(WorldOptions { start_core: false, ..Default::default() }).await?;
         let config = world.layout.node_config("node-1");
         World::edit(&config, "file = \"data/crm.db\"\n", "file = \"data/crm.db\"\ntimeout_seconds = 2\n")?;
         world.start_broker().await?;
@@ -203,6 +238,201 @@ fn endless_queries_end_and_do_not_stop_the_node() -> Result<()> {
             assert_eq!(ended?.unwrap_err().code(), Some(ReasonCode::ToolTimeout));
         }
         read(&task, "SELECT 1").await?;
+        world.close().await;
+        Ok(())
+    })
+}
+
+const FILES: &str = include_str!("../../policies/examples/named-places/tools/files.toml");
+const WEB: &str = include_str!("../../policies/examples/named-places/tools/web.toml");
+const LETTERS: &str = include_str!("../../policies/examples/named-places/tools/letters.toml");
+const PLACES: &str = include_str!("../../policies/examples/named-places/rules.datalog");
+
+/// A world whose planner may use one more tool, with its contract and the rules about it.
+async fn world_with_tool(contract: &str, rights: &str, rules: &str, tool: &str) -> Result<World> {
+    let mut world = World::with(WorldOptions { start_core: false, ..Default::default() }).await?;
+    let policies = world.layout.policies();
+    std::fs::write(policies.join("tools/more.toml"), contract)?;
+    std::fs::write(policies.join("more.datalog"), rules)?;
+    World::edit(
+        &policies.join("roles.toml"),
+        "    \"tool.crm:read\",\n",
+        &format!("    \"tool.crm:read\",\n    {rights},\n"),
+    )?;
+    let config = world.layout.node_config("node-1");
+    let text = std::fs::read_to_string(&config)?;
+    std::fs::write(&config, format!("{text}\n[[tool]]\n{tool}"))?;
+    world.start_broker().await?;
+    world.start_node("node-1").await?;
+    world.enroll_missing().await?;
+    Ok(world)
+}
+
+/// The rules of the worked policy that are about one tool.
+fn rules_about(tool: &str) -> String {
+    let rules = PLACES.split("\n\n").filter(|rule| rule.contains(&format!("resource(\"{tool}\")")));
+    rules.collect::<Vec<_>>().join("\n\n")
+}
+
+#[test]
+fn a04_files_stay_below_the_folder_and_where_policy_says() -> Result<()> {
+    run(async {
+        let outside = tempfile::tempdir()?;
+        let root = outside.path().join("root");
+        std::fs::create_dir_all(root.join("reports/drafts"))?;
+        std::fs::write(root.join("reports/q3.txt"), "up")?;
+        std::fs::write(root.join("plans.txt"), "plans")?;
+        std::fs::write(outside.path().join("secret"), "secret")?;
+        std::os::unix::fs::symlink(outside.path(), root.join("reports/out"))?;
+        let tool = format!(
+            "resource = \"tool.files\"\nkind = \"files\"\nroot = \"{}\"\nwritable = true\n",
+            root.display()
+        );
+        let rights = r#""tool.files:list", "tool.files:read", "tool.files:write""#;
+        let world = world_with_tool(FILES, rights, &rules_about("tool.files"), &tool).await?;
+        let (_planner, task) = world.task().await?;
+        let at = |path: &str| json::object([("path", path.into())]);
+        let read = task.call("tool.files", "read", at("reports/q3.txt")).await?;
+        assert_eq!(read.get("text").and_then(|text| text.as_str()), Some("up"));
+        for (path, code) in [
+            ("../secret", ReasonCode::ArgPath),
+            ("reports/../plans.txt", ReasonCode::ArgPath),
+            ("%2e%2e/secret", ReasonCode::ArgPath),
+            ("/etc/passwd", ReasonCode::ArgPath),
+            ("reports\\q3.txt", ReasonCode::ArgPath),
+            ("reports/out/secret", ReasonCode::ArgPath),
+            ("plans.txt", ReasonCode::PolicyDenied),
+        ] {
+            let error = task.call("tool.files", "read", at(path)).await.unwrap_err();
+            assert_eq!(error.code(), Some(code), "{path}: {error}");
+        }
+        let draft = |path: &str| json::object([("path", path.into()), ("text", "hello".into())]);
+        task.call("tool.files", "write", draft("reports/drafts/q4.txt")).await?;
+        assert_eq!(std::fs::read_to_string(root.join("reports/drafts/q4.txt"))?, "hello");
+        let error = task.call("tool.files", "write", draft("reports/q3.txt")).await.unwrap_err();
+        assert_eq!(error.code(), Some(ReasonCode::PolicyDenied), "{error}");
+        assert_eq!(std::fs::read_to_string(root.join("reports/q3.txt"))?, "up");
+        world.close().await;
+        Ok(())
+    })
+}
+
+#[test]
+fn a13_documents_come_from_listed_hosts_only() -> Result<()> {
+    run(async {
+        use axum::{Router, response::Redirect, routing::get};
+        let routes = Router::new()
+            .route("/news", get(|| async { "news" }))
+            .route("/moved", get(|| async { Redirect::permanent("/news") }))
+            .route(
+                "/away",
+                get(|| async { Redirect::temporary("http://169.254.169.254/latest/meta-data/") }),
+            );
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let port = listener.local_addr()?.port();
+        let serving = tokio::spawn(async move { axum::serve(listener, routes).await });
+        let tool = format!(
+            "resource = \"tool.web\"\nkind = \"http\"\nhosts = [\"api.example.com\"]\nloopback_hosts = [\"127.0.0.1:{port}\", \"localhost:{port}\"]\n"
+        );
+        let rules = "/// not by that name\ndeny if resource(\"tool.web\"), host(\"localhost\", $port);\n";
+        let world = world_with_tool(WEB, r#""tool.web:get""#, rules, &tool).await?;
+        let (_planner, task) = world.task().await?;
+        let fetch = async |url: String| {
+            task.call("tool.web", "get", json::object([("url", url.as_str().into())])).await
+        };
+        for path in ["/news", "/moved"] {
+            let document = fetch(format!("http://127.0.0.1:{port}{path}")).await?;
+            assert_eq!(document.get("text").and_then(|text| text.as_str()), Some("news"));
+        }
+        for (url, code) in [
+            (format!("http://127.0.0.1:{port}/away"), ReasonCode::ArgHost),
+            (format!("http://2130706433:{port}/news"), ReasonCode::ArgHost),
+            (format!("http://[::ffff:127.0.0.1]:{port}/news"), ReasonCode::ArgHost),
+            (format!("http://api.example.com@127.0.0.1:{port}/news"), ReasonCode::ArgHost),
+            ("https://169.254.169.254/latest/meta-data/".to_owned(), ReasonCode::ArgHost),
+            ("https://evil.example.net/".to_owned(), ReasonCode::ArgHost),
+            (format!("http://localhost:{port}/news"), ReasonCode::PolicyDenied),
+        ] {
+            let error = fetch(url.clone()).await.unwrap_err();
+            assert_eq!(error.code(), Some(code), "{url}: {error}");
+        }
+        world.close().await;
+        serving.abort();
+        Ok(())
+    })
+}
+
+#[test]
+fn a14_a_letter_goes_to_whom_policy_saw_and_to_nobody_else() -> Result<()> {
+    run(async {
+        let folder = tempfile::tempdir()?;
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+        let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        std::fs::write(&certificate, made.cert.pem())?;
+        std::fs::write(&key, made.signing_key.serialize_pem())?;
+        writ_bus::keyfile::write_secret(&folder.path().join("password"), "secret\n")?;
+        let server = SmtpServer::start(&folder.path().join("kept"), Some((&certificate, &key)))?;
+        let tool = format!(
+            "resource = \"tool.letters\"\nkind = \"smtp\"\nhost = \"localhost\"\nport = {}\nsecurity = \"starttls\"\n\
+             from = \"Support <support@acme.example>\"\nuser = \"support\"\npassword_file = \"{}\"\nca_file = \"{}\"\n",
+            server.port(),
+            folder.path().join("password").display(),
+            certificate.display()
+        );
+        let rules = rules_about("tool.letters");
+        let world = world_with_tool(LETTERS, r#""tool.letters:send""#, &rules, &tool).await?;
+        let (_planner, task) = world.task().await?;
+        let letter = |to: &str, cc: &str, bcc: &[&str], subject: &str| {
+            json::object([
+                ("to", json::list([to])),
+                ("cc", json::list([cc])),
+                ("bcc", json::list(bcc.iter().copied())),
+                ("subject", subject.into()),
+                ("body", "Hello\n.\nMAIL FROM:<eve@evil.example>\n".into()),
+            ])
+        };
+        let send = async |letter: Value| task.call("tool.letters", "send", letter).await;
+        send(letter("Kim <kim@Example.com>", "lee@example.com", &[], "Größe")).await?;
+        for (letter, code) in [
+            (letter("kim@example.com", "eve@evil.example", &[], "x"), ReasonCode::PolicyDenied),
+            (
+                letter("kim@example.com", "lee@example.com", &["eve@evil.example"], "x"),
+                ReasonCode::PolicyDenied,
+            ),
+            (
+                letter("kim@example.com", "lee@example.com", &["lee@example.com"], "x"),
+                ReasonCode::PolicyDenied,
+            ),
+            (
+                letter("\"kim@example.com\" <eve@evil.example>", "lee@example.com", &[], "x"),
+                ReasonCode::PolicyDenied,
+            ),
+            (letter("eve%evil.example@example.com", "lee@example.com", &[], "x"), ReasonCode::ArgInvalid),
+            (
+                letter("kim@example.com", "lee@example.com", &[], "x\u{85}Bcc: eve@evil.example"),
+                ReasonCode::ArgInvalid,
+            ),
+            (
+                letter("kim@example.com", "lee@example.com", &[], "x\r\nBcc: eve@evil.example"),
+                ReasonCode::ArgInvalid,
+            ),
+            // The server knows no such user, and takes the letter for nobody else either.
+            (letter("kim@example.com", "nobody@example.com", &[], "x"), ReasonCode::ToolFailed),
+        ] {
+            let shown = letter.to_string();
+            let error = send(letter).await.unwrap_err();
+            assert_eq!(error.code(), Some(code), "{shown}: {error}");
+        }
+        let kept = server.letters()?;
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        assert!(kept[0].starts_with("kim@example.com lee@example.com\n"), "{kept:?}");
+        let (head, body) = kept[0].split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains("From: \"Support\" <support@acme.example>")
+                || head.contains("From: Support <support@acme.example>"),
+            "{head}"
+        );
+        assert!(!head.to_lowercase().contains("bcc") && body.contains("MAIL FROM"), "{head}");
         world.close().await;
         Ok(())
     })

@@ -4,9 +4,11 @@
 mod audit;
 mod process;
 mod raw;
+mod smtp;
 mod world;
 
 pub use audit::{Refusal, Seen};
 pub use process::WritProcess;
 pub use raw::{Answered, RawCall};
+pub use smtp::SmtpServer;
 pub use world::{KIND, World, WorldOptions, eventually, letter, only, read, rights, run};

@@ -572,6 +572,7 @@ fn stated_by(name: &str) -> &'static str {
     match schema::find(name).map(|declared| declared.provider) {
         Some(Provider::Capability) => "the capability",
         Some(Provider::Contract) => "the tool's contract",
+        Some(Provider::Gate) => "the tool's gate",
         Some(Provider::Inventory) => "agents.toml or roles.toml",
         Some(Provider::Request) => "the request",
         Some(Provider::Policy) | None => "a rule",

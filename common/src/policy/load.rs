@@ -315,11 +315,7 @@ impl Checker<'_> {
             }
             return;
         };
-        let shape = || {
-            let terms: Vec<String> =
-                declared.terms.iter().map(|(name, kind)| format!("{name}: {}", kind.as_str())).collect();
-            format!("it is `{name}({})`", terms.join(", "))
-        };
+        let shape = || format!("it is {}", declared.shape());
         if declared.terms.len() != terms.len() {
             let message = format!("`{name}` has {} terms, not {}", declared.terms.len(), terms.len());
             findings.push(self.at(*span, message).help(shape()));

@@ -25,7 +25,7 @@ pub use inventory::{AgentEntry, Inventory, Quota, RoleTask};
 pub(crate) use load::{ALLOW, DENY};
 pub use observe::OBSERVE_MAX;
 pub(crate) use observe::read_observe;
-pub use parse::{Effect, Statement, StatementNode, parse};
+pub use parse::{Effect, Statement, StatementNode, parse, parse_fact};
 
 use crate::{
     capability::engine::Program,

@@ -76,6 +76,24 @@ pub fn parse(file: &str, text: &str) -> (Vec<Statement>, Diagnostics) {
     (statements, findings)
 }
 
+/// Reads one fact, such as `reads_table("orders")`.
+///
+/// # Errors
+/// What it is instead.
+pub fn parse_fact(text: &str) -> Result<Predicate, String> {
+    let told = |finding: &Diagnostic| match &finding.help {
+        Some(help) => format!("{}: {help}", finding.message),
+        None => finding.message.clone(),
+    };
+    let tokens = tokens(text).map_err(|error| error.message)?;
+    let mut parser = Parser { file: "fact", text, tokens: &tokens, at: 0 };
+    let fact = parser.predicate().map_err(|finding| told(&finding))?;
+    if parser.peek().is_some() {
+        return parser.expected("nothing behind the fact").map_err(|finding: Box<Diagnostic>| told(&finding));
+    }
+    Ok(fact)
+}
+
 type Parsed<T> = Result<T, Box<Diagnostic>>;
 
 struct Parser<'a> {

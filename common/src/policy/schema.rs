@@ -1,7 +1,11 @@
 //! Every predicate a policy may speak about: declared once, checked at load, and the source of the table in
 //! `policies/README.md`.
 
-use crate::{datalog::Term, reason::Plane};
+use crate::{
+    datalog::{Predicate, Term},
+    diagnostic::suggest,
+    reason::Plane,
+};
 
 /// The type of one term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +57,8 @@ pub enum Provider {
     Capability,
     /// The tool's contract.
     Contract,
+    /// The tool's own gate, from the arguments of a call.
+    Gate,
     /// `agents.toml` and `roles.toml`.
     Inventory,
     /// Rules of the policy; Writ reads what they derive.
@@ -68,6 +74,7 @@ impl Provider {
         match self {
             Self::Capability => "capability",
             Self::Contract => "contract",
+            Self::Gate => "gate of the tool",
             Self::Inventory => "inventory",
             Self::Policy => "policy (read by Writ)",
             Self::Request => "request",
@@ -103,7 +110,7 @@ const fn declared(
 /// The schema, in the order of names.
 pub const SCHEMA: &[Declared] = {
     use Plane::{Action, Flow, Identity};
-    use Provider::{Capability, Contract, Inventory, Policy, Request};
+    use Provider::{Capability, Contract, Gate, Inventory, Policy, Request};
     use Type::{Any, Bytes, Date, Integer, Text};
     &[
         declared("action", &[("name", Text)], Action, Request, "what is to be done to the resource"),
@@ -178,6 +185,13 @@ pub const SCHEMA: &[Declared] = {
             "one delegation of the chain, 1 first",
         ),
         declared(
+            "host",
+            &[("name", Text), ("port", Integer)],
+            Action,
+            Gate,
+            "the host that is asked for a document",
+        ),
+        declared(
             "hour",
             &[("number", Integer)],
             Action,
@@ -249,6 +263,22 @@ pub const SCHEMA: &[Declared] = {
             Identity,
             Inventory,
             "`owner` of an agent in agents.toml",
+        ),
+        declared("path", &[("name", Text)], Action, Gate, "a file or folder, from the folder of the tool"),
+        declared(
+            "reads_column",
+            &[("table", Text), ("column", Text)],
+            Action,
+            Gate,
+            "a column that a SELECT reads or may read; `*` is all of the table",
+        ),
+        declared("reads_table", &[("name", Text)], Action, Gate, "a table or view that a SELECT reads"),
+        declared(
+            "recipient",
+            &[("kind", Text), ("address", Text)],
+            Action,
+            Gate,
+            "an address a letter goes to, with kind `to`, `cc` or `bcc`",
         ),
         declared("registered", &[("agent", Text)], Identity, Inventory, "that the agent is in agents.toml"),
         declared("request", &[("kind", Text)], Action, Request, "`call`, `issue`, `renew` or `admin`"),
@@ -379,6 +409,14 @@ impl Requests {
 }
 
 impl Declared {
+    /// Name and terms, as in `reads_table(name: text)`.
+    #[must_use]
+    pub fn shape(&self) -> String {
+        let terms: Vec<String> =
+            self.terms.iter().map(|(name, kind)| format!("{name}: {}", kind.as_str())).collect();
+        format!("`{}({})`", self.name, terms.join(", "))
+    }
+
     /// The kinds of request in which it has facts; those that rules derive have them wherever the rules fire.
     #[must_use]
     pub fn requests(&self) -> Requests {
@@ -386,7 +424,9 @@ impl Declared {
             ("user" | "user_kind" | "caller", _) => Requests::CALL.or(Requests::ISSUE).or(Requests::RENEW),
             ("role" | "task_kind", _) => Requests::ISSUE.or(Requests::RENEW),
             ("operator", _) => Requests::ADMIN,
-            ("depth" | "hop" | "arg" | "effect", _) | (_, Provider::Capability) => Requests::CALL,
+            ("depth" | "hop" | "arg" | "effect", _) | (_, Provider::Capability | Provider::Gate) => {
+                Requests::CALL
+            }
             _ => Requests::EVERY,
         }
     }
@@ -397,17 +437,14 @@ impl Declared {
 pub fn table() -> String {
     let mut table = "| predicate | stated by | in requests | meaning |\n|---|---|---|---|\n".to_owned();
     for declared in SCHEMA {
-        let terms: Vec<String> =
-            declared.terms.iter().map(|(name, kind)| format!("{name}: {}", kind.as_str())).collect();
         let requests = match declared.requests() {
             _ if declared.provider == Provider::Policy => "where rules derive it".to_owned(),
             Requests::EVERY => "every".to_owned(),
             some => some.names(),
         };
         table += &format!(
-            "| `{}({})` | {} | {requests} | {} |\n",
-            declared.name,
-            terms.join(", "),
+            "| {} | {} | {requests} | {} |\n",
+            declared.shape(),
             declared.provider.as_str(),
             declared.meaning
         );
@@ -419,6 +456,27 @@ pub fn table() -> String {
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Declared> {
     SCHEMA.iter().find(|declared| declared.name == name)
+}
+
+/// Checks a fact that is said to come from a tool's gate.
+///
+/// # Errors
+/// What is wrong with it, and what gates state.
+pub fn check_gate_fact(fact: &Predicate) -> Result<(), String> {
+    let stated = || SCHEMA.iter().filter(|declared| declared.provider == Provider::Gate);
+    let Some(declared) = stated().find(|declared| declared.name == fact.name) else {
+        let names: Vec<&str> = stated().map(|declared| declared.name).collect();
+        let otherwise = format!("gates state {}", names.join(", "));
+        let help = suggest(&fact.name, names, &otherwise);
+        return Err(format!("no gate states `{}`: {help}", fact.name));
+    };
+    let fits = declared.terms.len() == fact.terms.len()
+        && declared
+            .terms
+            .iter()
+            .zip(&fact.terms)
+            .all(|((_, kind), term)| kind.admits(term) && !matches!(term, Term::Variable(_)));
+    if fits { Ok(()) } else { Err(format!("`{fact}` should be {}", declared.shape())) }
 }
 
 #[cfg(test)]

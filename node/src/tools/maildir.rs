@@ -14,18 +14,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lettre::{Message, message::Mailbox};
+use lettre::message::Mailbox;
 use writ_common::{
-    datalog::Predicate,
-    decide::Gate,
-    digest::Digest,
-    ids::Action,
-    json::Value,
-    reason::{Reason, ReasonCode},
+    datalog::Predicate, decide::Gate, digest::Digest, ids::Action, json::Value, reason::Reason,
     verdict::Permit,
 };
 
-use super::{Tool, ToolSetupError, tool_failed, unknown_action};
+use super::{Tool, ToolSetupError, mail::Letter, tool_failed, unknown_action};
 use crate::guard::ToolFailure;
 
 /// A maildir that drafts are put into, and one that what is to be sent is put into.
@@ -53,23 +48,8 @@ impl Maildir {
         Ok(Self { folder, outbox, from, counter: AtomicU64::new(0) })
     }
 
-    fn compose(&self, arguments: &Value) -> Result<Vec<u8>, Reason> {
-        let invalid = |text: String| Reason::new(ReasonCode::ArgInvalid).told(text);
-        let text = |key: &str| arguments.get(key).and_then(Value::as_str).unwrap_or_default();
-        let mut message = Message::builder().from(self.from.clone()).subject(text("subject"));
-        let Some(Value::Array(recipients)) = arguments.get("to") else {
-            return Err(invalid("`/to` is no list".to_owned()));
-        };
-        for (index, recipient) in recipients.iter().enumerate() {
-            let address: Mailbox = recipient
-                .as_str()
-                .unwrap_or_default()
-                .parse()
-                .map_err(|error| invalid(format!("`/to/{index}`: {error}")))?;
-            message = message.to(address);
-        }
-        let message = message.body(text("body").to_owned()).map_err(|error| invalid(error.to_string()))?;
-        Ok(message.formatted())
+    fn letter(&self, arguments: &Value) -> Result<Letter, Reason> {
+        Letter::read(&self.from, arguments)
     }
 
     /// Puts a message into a maildir: as a draft, or as something new.
@@ -94,15 +74,16 @@ impl Gate for Maildir {
             "send" if self.outbox.is_some() => {}
             _ => return Err(unknown_action(action)),
         }
-        self.compose(arguments).map(|_| Vec::new())
+        Ok(self.letter(arguments)?.facts())
     }
 }
 
 #[async_trait]
 impl Tool for Maildir {
     async fn call(&self, permit: Permit) -> Result<Value, ToolFailure> {
-        let message =
-            self.compose(permit.arguments().value()).map_err(|reason| tool_failed(reason.for_caller()))?;
+        let letter =
+            self.letter(permit.arguments().value()).map_err(|reason| tool_failed(reason.for_caller()))?;
+        let message = letter.message.formatted();
         let (folder, word) = match (permit.action().as_str(), &self.outbox) {
             ("send", Some(outbox)) => (outbox, "sent"),
             _ => (&self.folder, "draft"),
@@ -117,26 +98,6 @@ impl Tool for Maildir {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn compose(arguments: &str) -> Result<String, String> {
-        let folder = tempfile::tempdir().unwrap();
-        let maildir = Maildir::open(folder.path(), None, "Support <support@acme.example>").unwrap();
-        let bytes =
-            maildir.compose(&Value::parse(arguments).unwrap()).map_err(|reason| reason.to_string())?;
-        Ok(String::from_utf8(bytes).unwrap())
-    }
-
-    #[test]
-    fn headers_cannot_be_smuggled_in() {
-        let message =
-            compose(r#"{"to":["ada@example.com"],"subject":"hi\r\nBcc: eve@example.com","body":"x"}"#)
-                .unwrap();
-        assert!(!message.lines().any(|line| line.starts_with("Bcc:")), "{message}");
-        for to in ["ada@example.com\\r\\nBcc: eve@example.com", "ada", "a@b, c@d", ""] {
-            let arguments = format!(r#"{{"to":["{to}"],"subject":"s","body":"b"}}"#);
-            assert!(compose(&arguments).is_err(), "{to}");
-        }
-    }
 
     #[test]
     fn drafts_appear_whole_and_flagged() {

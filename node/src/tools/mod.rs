@@ -5,11 +5,18 @@
 //! halves: a pure [`Gate`] that may refuse arguments the contract let through, asked before the decision, and
 //! [`Tool::call`], which runs afterwards and takes the permit by value. What it runs is what the permit holds.
 
+mod files;
+mod http;
+pub mod http_target;
+mod mail;
 mod maildir;
+mod smtp;
 pub mod sql_gate;
+mod sql_reads;
 mod sqlite;
 #[cfg(test)]
 mod testing;
+mod trust;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -23,7 +30,10 @@ use writ_common::{
     verdict::Permit,
 };
 
+pub use files::{Files, FilesSettings};
+pub use http::{Http, HttpSettings};
 pub use maildir::Maildir;
+pub use smtp::{Smtp, SmtpSecurity, SmtpSettings};
 pub use sqlite::Sqlite;
 
 use crate::guard::ToolFailure;
@@ -41,6 +51,10 @@ pub trait Tool: Gate + Send + Sync {
 /// What implements a tool, from the node's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToolKind {
+    /// Files below a folder.
+    Files(FilesSettings),
+    /// Documents by HTTP.
+    Http(HttpSettings),
     /// Mail drafts in a maildir folder.
     Maildir {
         /// The folder.
@@ -50,6 +64,8 @@ pub enum ToolKind {
         /// The sender of every message.
         from: String,
     },
+    /// Letters by SMTP.
+    Smtp(SmtpSettings),
     /// SELECT on a SQLite file.
     Sqlite {
         /// The file.
@@ -83,9 +99,12 @@ pub enum ToolSetupError {
 /// [`ToolSetupError`]: found out now, not at the first call.
 pub fn build(kind: &ToolKind) -> Result<Arc<dyn Tool>, ToolSetupError> {
     Ok(match kind {
+        ToolKind::Files(settings) => Arc::new(Files::open(settings.clone())?),
+        ToolKind::Http(settings) => Arc::new(Http::open(settings.clone())?),
         ToolKind::Maildir { folder, outbox, from } => {
             Arc::new(Maildir::open(folder, outbox.as_deref(), from)?)
         }
+        ToolKind::Smtp(settings) => Arc::new(Smtp::open(settings)?),
         ToolKind::Sqlite { file, rows_max, timeout } => Arc::new(Sqlite::open(file, *rows_max, *timeout)?),
     })
 }

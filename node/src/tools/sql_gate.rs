@@ -2,20 +2,23 @@
 //!
 //! It is the first of three locks; the second is a connection that cannot write, the third the database's own
 //! authorizer. Reading is by `sqlparser`; whatever it cannot read with certainty is refused, and so are comments,
-//! in which dialects hide statements.
+//! in which dialects hide statements. What it lets through it describes: [`Reads`] becomes facts for the policy.
 
 use std::ops::ControlFlow;
 
 use sqlparser::{
     ast::{
-        Expr, FunctionArguments, ObjectName, Query, Select, SetExpr, Statement, TableFactor, Visit as _,
-        Visitor,
+        Expr, FunctionArguments, ObjectName, Query, Select, SelectFlavor, SetExpr, Statement, TableFactor,
+        Visit as _, Visitor,
     },
     dialect::SQLiteDialect,
     parser::Parser,
     tokenizer::{Token, Tokenizer, Whitespace},
 };
 use writ_common::reason::{Reason, ReasonCode};
+
+pub use super::sql_reads::{Dialect, Reads};
+use super::sql_reads::{Tracker, Unsure};
 
 /// Functions that read nothing but their arguments.
 pub const FUNCTIONS: [&str; 46] = [
@@ -70,11 +73,11 @@ pub const FUNCTIONS: [&str; 46] = [
 /// Deepest nesting the parser follows.
 const RECURSION_MAX: usize = 40;
 
-/// Lets exactly one plain SELECT through and returns the tables it names.
+/// Lets exactly one plain SELECT through and returns what it reads.
 ///
 /// # Errors
 /// `sql.unparsable`, `sql.multi_statement` or `sql.not_read_only`.
-pub fn admit_select(sql: &str) -> Result<Vec<String>, Reason> {
+pub fn admit_select(sql: &str) -> Result<Reads, Reason> {
     let unparsable = |text: String| Reason::new(ReasonCode::SqlUnparsable).told(text);
     let dialect = SQLiteDialect {};
     let tokens = Tokenizer::new(&dialect, sql).tokenize().map_err(|error| unparsable(error.to_string()))?;
@@ -101,21 +104,17 @@ pub fn admit_select(sql: &str) -> Result<Vec<String>, Reason> {
                 .told(format_args!("{} statements where one is allowed", more.len())));
         }
     };
-    let mut gate = SelectGate { tables: Vec::new() };
+    let mut gate = SelectGate { tracker: Tracker::new(Dialect::Sqlite) };
     match statement.visit(&mut gate) {
         ControlFlow::Break(refusal) if !writ_common::red::off("A02") => {
             Err(Reason::new(ReasonCode::SqlNotReadOnly).told(refusal))
         }
-        _ => {
-            gate.tables.sort();
-            gate.tables.dedup();
-            Ok(gate.tables)
-        }
+        _ => gate.tracker.finish().map_err(unparsable),
     }
 }
 
-struct SelectGate {
-    tables: Vec<String>,
+struct SelectGate<'a> {
+    tracker: Tracker<'a>,
 }
 
 type Flow = ControlFlow<String>;
@@ -124,7 +123,11 @@ fn refuse(what: impl Into<String>) -> Flow {
     ControlFlow::Break(what.into())
 }
 
-impl Visitor for SelectGate {
+fn flow(tracked: Result<(), Unsure>) -> Flow {
+    tracked.map_or_else(refuse, ControlFlow::Continue)
+}
+
+impl Visitor for SelectGate<'_> {
     type Break = String;
 
     fn pre_visit_statement(&mut self, statement: &Statement) -> Flow {
@@ -147,7 +150,13 @@ impl Visitor for SelectGate {
         if has_extras {
             return refuse("locking or output clauses are not accepted");
         }
+        self.tracker.enter_query(query);
         set_expr(&query.body)
+    }
+
+    fn post_visit_query(&mut self, _query: &Query) -> Flow {
+        self.tracker.leave_query();
+        ControlFlow::Continue(())
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> Flow {
@@ -163,19 +172,35 @@ impl Visitor for SelectGate {
             || !select.sort_by.is_empty()
             || select.qualify.is_some()
             || select.value_table_mode.is_some()
+            || select.select_modifiers.is_some()
+            || select.exclude.is_some()
+            || select.flavor != SelectFlavor::Standard
             || !select.optimizer_hints.is_empty();
-        if has_extras { refuse("this clause is not on the list") } else { ControlFlow::Continue(()) }
+        if has_extras {
+            return refuse("this clause is not on the list");
+        }
+        flow(self.tracker.enter_select(select))
+    }
+
+    fn post_visit_select(&mut self, _select: &Select) -> Flow {
+        self.tracker.leave_select();
+        ControlFlow::Continue(())
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> Flow {
         match factor {
-            TableFactor::Table { args: None, with_hints, version: None, partitions, .. }
-                if with_hints.is_empty() && partitions.is_empty() =>
-            {
-                ControlFlow::Continue(())
-            }
-            TableFactor::Derived { lateral: false, .. } | TableFactor::NestedJoin { .. } => {
-                ControlFlow::Continue(())
+            TableFactor::Table {
+                args: None,
+                with_hints,
+                version: None,
+                partitions,
+                with_ordinality: false,
+                json_path: None,
+                sample: None,
+                ..
+            } if with_hints.is_empty() && partitions.is_empty() => flow(self.tracker.table_factor(factor)),
+            TableFactor::Derived { lateral: false, sample: None, .. } | TableFactor::NestedJoin { .. } => {
+                flow(self.tracker.table_factor(factor))
             }
             _ => refuse("table functions are not accepted"),
         }
@@ -187,11 +212,11 @@ impl Visitor for SelectGate {
         if schema_table.starts_with("sqlite_") || schema_table.starts_with("pragma_") {
             return refuse(format!("`{schema_table}` is not data"));
         }
-        self.tables.push(name);
-        ControlFlow::Continue(())
+        flow(self.tracker.relation(relation))
     }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> Flow {
+        self.tracker.expr(expr);
         match expr {
             Expr::Function(function) => {
                 let name = function.name.to_string().to_ascii_lowercase();
@@ -259,26 +284,97 @@ mod tests {
         admit_select(sql).err().map(|reason| reason.code())
     }
 
+    fn reads(sql: &str) -> (Vec<String>, Vec<String>) {
+        let reads = admit_select(sql).unwrap_or_else(|reason| panic!("{sql}: {reason}"));
+        let columns = reads.columns().map(|(table, column)| format!("{table}.{column}"));
+        (reads.tables().map(str::to_owned).collect(), columns.collect())
+    }
+
     #[test]
-    fn plain_selects_pass_and_name_their_tables() {
-        for (sql, tables) in [
-            ("SELECT 1", vec![]),
-            ("select name from Customers where id = ?1;", vec!["customers"]),
+    fn plain_selects_pass_and_say_what_they_read() {
+        for (sql, tables, columns) in [
+            ("SELECT 1", "", ""),
+            ("select name from Customers where ID = ?1;", "customers", "customers.id customers.name"),
             (
                 "WITH recent AS (SELECT * FROM orders WHERE placed > date('now','-7 day')) \
                  SELECT c.name, count(*) FROM customers c JOIN recent r ON r.customer = c.id \
                  GROUP BY c.name HAVING count(*) > 1 ORDER BY 2 DESC LIMIT 5 OFFSET 1",
-                vec!["customers", "orders", "recent"],
+                "customers orders",
+                "customers.id customers.name orders.* orders.placed",
             ),
             (
                 "SELECT a FROM t UNION ALL SELECT b FROM main.\"U\" WHERE b IN (SELECT c FROM v)",
-                vec!["main.u", "t", "v"],
+                "t u v",
+                "t.a u.b u.c v.c",
             ),
-            ("SELECT CASE WHEN a LIKE 'x%' THEN upper(a) ELSE trim(a) END FROM t", vec!["t"]),
-            ("SELECT sum(x) OVER (PARTITION BY y ORDER BY z) FROM t", vec!["t"]),
+            (
+                "SELECT CASE WHEN a LIKE 'x%' THEN upper(a) ELSE trim(b) END FROM t ORDER BY d",
+                "t",
+                "t.a t.b t.d",
+            ),
+            ("SELECT sum(x) OVER (PARTITION BY y ORDER BY z) FROM t", "t", "t.x t.y t.z"),
+            ("SELECT count(*) FROM t", "t", ""),
+            ("SELECT total FROM (SELECT sum(x) AS total FROM t) AS sums", "t", "t.x"),
+            ("SELECT sums.total FROM (SELECT sum(x) AS total FROM t) AS sums", "t", "t.x"),
         ] {
-            assert_eq!(admit_select(sql).unwrap(), tables, "{sql}");
+            let (read_tables, read_columns) = reads(sql);
+            assert_eq!(
+                (read_tables.join(" "), read_columns.join(" ")),
+                (tables.into(), columns.into()),
+                "{sql}"
+            );
         }
+    }
+
+    /// Whatever could be meant is stated; a query cannot read a column that the policy did not hear of.
+    #[test]
+    fn a02_nothing_is_read_that_is_not_stated() {
+        for (sql, expected) in [
+            ("SELECT * FROM customers", "customers.*"),
+            ("SELECT c.* FROM customers c", "customers.*"),
+            ("SELECT rowid FROM customers", "customers.*"),
+            ("SELECT customers.oid FROM customers", "customers.*"),
+            ("SELECT c FROM customers c", "customers.*"),
+            ("SELECT count(c.email) FROM customers AS c", "customers.email"),
+            ("SELECT \"EMAIL\" FROM [customers]", "customers.email"),
+            ("SELECT main.customers.email FROM main.customers", "customers.email"),
+            ("SELECT 1 FROM customers NATURAL JOIN orders", "customers.*"),
+            ("SELECT 1 FROM customers JOIN orders USING (email)", "customers.email"),
+            ("SELECT 1 FROM (customers JOIN orders USING (email))", "customers.email"),
+            ("SELECT 1 FROM customers ORDER BY email", "customers.email"),
+            ("SELECT 1 FROM customers GROUP BY 1 HAVING max(email) > 'a'", "customers.email"),
+            ("SELECT (SELECT email) FROM customers", "customers.email"),
+            ("SELECT 1 FROM customers ORDER BY (SELECT email)", "customers.email"),
+            (
+                "SELECT 1 FROM customers WHERE EXISTS (SELECT 1 FROM orders WHERE email = item)",
+                "customers.email",
+            ),
+            ("SELECT 1 FROM customers c WHERE 1 IN (SELECT c.email FROM orders)", "customers.email"),
+            ("SELECT x FROM (SELECT email AS x FROM customers)", "customers.email"),
+            ("WITH c(x) AS (SELECT email FROM customers) SELECT x FROM c", "customers.email"),
+            ("WITH customers AS (SELECT * FROM customers) SELECT * FROM customers", "customers.*"),
+            ("SELECT 1 FROM (WITH customers AS (SELECT 1) SELECT * FROM customers), customers", "customers"),
+            ("SELECT sum(1) OVER w FROM customers WINDOW w AS (ORDER BY email)", "customers.email"),
+            ("SELECT count(*) FILTER (WHERE email > 'a') FROM customers", "customers.email"),
+            ("SELECT 1 FROM orders UNION SELECT email FROM customers", "customers.email"),
+            ("SELECT 1 UNION VALUES ((SELECT email FROM customers))", "customers.email"),
+            ("SELECT 1 FROM orders LIMIT (SELECT email FROM customers)", "customers.email"),
+        ] {
+            let (tables, columns) = reads(sql);
+            assert!(
+                tables.iter().chain(&columns).any(|read| read == expected),
+                "{sql}: {tables:?} {columns:?}"
+            );
+        }
+        assert_eq!(code("SELECT 1 FROM \"other.customers\""), Some(ReasonCode::SqlNotReadOnly));
+    }
+
+    #[test]
+    fn what_would_be_too_many_facts_is_refused() {
+        let columns: Vec<String> = (0..40).map(|number| format!("c{number}")).collect();
+        let tables: Vec<String> = (0..40).map(|number| format!("t{number}")).collect();
+        let sql = format!("SELECT {} FROM {}", columns.join(", "), tables.join(", "));
+        assert_eq!(code(&sql), Some(ReasonCode::SqlUnparsable));
     }
 
     #[test]

@@ -25,7 +25,11 @@ use writ_common::{
     verdict::Permit,
 };
 
-use super::{Tool, ToolSetupError, sql_gate, tool_failed, unknown_action};
+use super::{
+    Tool, ToolSetupError,
+    sql_gate::{self, Reads},
+    tool_failed, unknown_action,
+};
 use crate::guard::ToolFailure;
 
 /// Most bytes of all texts in one result.
@@ -71,7 +75,7 @@ impl Sqlite {
     }
 
     fn connect(file: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
-        let mut connection = Connection::open_with_flags(file, flags)?;
+        let connection = Connection::open_with_flags(file, flags)?;
         // What a query sorts or groups stays in memory, and that is bounded for the whole process.
         connection.execute_batch("PRAGMA temp_store = MEMORY; PRAGMA hard_heap_limit = 268435456;")?;
         let limits = [
@@ -89,18 +93,21 @@ impl Sqlite {
         }
         // Fails now if the file is no database.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
-        if !writ_common::red::off("A02") {
-            connection.authorizer(Some(authorize))?;
-        }
         Ok(connection)
     }
 }
 
-/// The third lock: SQLite asks about everything a statement would touch.
-fn authorize(context: AuthContext<'_>) -> Authorization {
+/// The third lock: SQLite asks about everything a statement would touch. What is read has to be what the policy was
+/// told, directly or through a view that it was told of.
+fn authorize(reads: &Reads, context: &AuthContext<'_>) -> Authorization {
     match context.action {
         AuthAction::Select | AuthAction::Recursive => Authorization::Allow,
-        AuthAction::Read { table_name, .. } if !table_name.starts_with("sqlite_") => Authorization::Allow,
+        AuthAction::Read { table_name, column_name } if !table_name.starts_with("sqlite_") => {
+            let through = context.accessor.map(str::to_ascii_lowercase);
+            let is_stated = reads.covers(&table_name.to_ascii_lowercase(), &column_name.to_ascii_lowercase())
+                || through.is_some_and(|view| reads.covers_table(&view));
+            if is_stated { Authorization::Allow } else { Authorization::Deny }
+        }
         AuthAction::Function { function_name }
             if sql_gate::FUNCTIONS.contains(&function_name.to_ascii_lowercase().as_str()) =>
         {
@@ -116,8 +123,7 @@ impl Gate for Sqlite {
             return Err(unknown_action(action));
         }
         let sql = arguments.get("sql").and_then(Value::as_str).unwrap_or_default();
-        sql_gate::admit_select(sql)?;
-        Ok(Vec::new())
+        Ok(sql_gate::admit_select(sql)?.facts())
     }
 }
 
@@ -138,10 +144,12 @@ impl Tool for Sqlite {
             let mut connection = taken.ok_or_else(|| tool_failed("no connection is idle"))?;
             // The query looks at the clock by itself: whoever waits for it may be gone or busy.
             let look = move || Instant::now() >= deadline;
+            let arguments = permit.arguments().value();
             let result = connection
                 .progress_handler(STEPS_PER_LOOK, Some(look))
+                .and_then(|()| watch(&mut connection, arguments))
                 .map_err(tool_failed)
-                .and_then(|()| select(&connection, permit.arguments().value(), rows_max));
+                .and_then(|()| select(&connection, arguments, rows_max));
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             drop(turn);
             result
@@ -154,6 +162,16 @@ impl Tool for Sqlite {
             Err(_) => Err(timed_out(OutcomeStatus::Failed)),
         }
     }
+}
+
+/// Sets the authorizer for one query. If the gate were fooled, it would have said less than the query reads.
+fn watch(connection: &mut Connection, arguments: &Value) -> rusqlite::Result<()> {
+    let sql = arguments.get("sql").and_then(Value::as_str).unwrap_or_default();
+    let reads = sql_gate::admit_select(sql).unwrap_or_default();
+    if writ_common::red::off("A02") {
+        return Ok(());
+    }
+    connection.authorizer(Some(move |context: AuthContext<'_>| authorize(&reads, &context)))
 }
 
 fn select(connection: &Connection, arguments: &Value, rows_max: usize) -> Result<Value, ToolFailure> {
@@ -280,6 +298,61 @@ mod tests {
             assert!(result.is_err(), "{sql}: {result:?}");
         }
         assert!(read(&tool, r#"{"sql":"SELECT count(*) FROM customers"}"#).await.unwrap().contains("[[2]]"));
+    }
+
+    #[tokio::test]
+    async fn views_aliases_and_recursion_are_read_as_they_were_stated() {
+        let (folder, tool) = database();
+        Connection::open(folder.path().join("crm.db"))
+            .unwrap()
+            .execute_batch("CREATE VIEW people AS SELECT id AS number, upper(name) AS who FROM customers")
+            .unwrap();
+        for (sql, rows) in [
+            ("SELECT who FROM people WHERE number = 1", r#"[["ADA"]]"#),
+            (
+                "SELECT p.who FROM (SELECT * FROM people) p JOIN customers c ON c.id = p.number",
+                r#"[["ADA"],["BO"]]"#,
+            ),
+            (
+                "WITH c AS (SELECT name AS n FROM customers) SELECT n FROM c ORDER BY n DESC LIMIT 1",
+                r#"[["Bo"]]"#,
+            ),
+            ("SELECT rowid FROM customers WHERE customers.name = 'Ada'", "[[1]]"),
+            ("SELECT count(*) FROM Customers", "[[2]]"),
+            ("SELECT name FROM customers WHERE id = (SELECT max(id) FROM customers)", r#"[["Bo"]]"#),
+            (
+                "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3) \
+                 SELECT x, name FROM n LEFT JOIN customers ON id = x",
+                r#"[[1,"Ada"],[2,"Bo"],[3,null]]"#,
+            ),
+        ] {
+            let arguments: Value = [("sql", Value::from(sql))].into_iter().collect();
+            let result = read(&tool, &arguments.to_string()).await;
+            assert!(
+                result.as_ref().is_ok_and(|text| text.contains(&format!("\"rows\":{rows}"))),
+                "{sql}: {result:?}"
+            );
+        }
+    }
+
+    /// A02: whatever the parser makes of a query, SQLite reads no more than the policy was told of.
+    #[test]
+    fn a02_what_was_not_stated_is_not_read() {
+        let (folder, _tool) = database();
+        let mut connection =
+            Sqlite::connect(&folder.path().join("crm.db"), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        let stated: Value = [("sql", Value::from("SELECT id FROM customers"))].into_iter().collect();
+        watch(&mut connection, &stated).unwrap();
+        for (sql, is_read) in [
+            ("SELECT id FROM customers", true),
+            ("SELECT count(*) FROM customers", true),
+            ("SELECT name FROM customers", false),
+            ("SELECT * FROM customers", false),
+            ("SELECT id FROM customers WHERE score > 1", false),
+        ] {
+            let prepared = connection.prepare(sql).map(drop);
+            assert_eq!(prepared.is_ok(), is_read, "{sql}: {prepared:?}");
+        }
     }
 
     #[tokio::test]

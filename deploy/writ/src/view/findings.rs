@@ -67,7 +67,7 @@ mod tests {
             "error: there is no predicate `resuorce`",
             "a.datalog:2:21",
             "2 | deny if label(\"ä\"), resuorce(\"tool.crm\");",
-            "|                     ^^^^^^^^",
+            "\n  |                     ^^^^^^^^\n",
             "help: did you mean `resource`?",
             "warning: this file is of no known kind",
             "b.datalogg",

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::json;
 use writ_common::{
     cases::Case,
@@ -25,15 +25,16 @@ use crate::{
 const POLICIES: &str = "policies";
 
 #[derive(Args)]
+#[command(group(ArgGroup::new("asked").required(true)))]
 pub struct Explain {
     /// A recorded decision: its id or its number in the stream, as `writ audit tail` shows it
-    #[arg(required_unless_present_any = ["case", "cases"], conflicts_with_all = ["case", "cases"])]
+    #[arg(group = "asked")]
     decision: Option<String>,
     /// A file with one case
-    #[arg(long, conflicts_with = "cases")]
+    #[arg(long, group = "asked")]
     case: Option<PathBuf>,
     /// A file of cases; `--only` says which of them
-    #[arg(long, requires = "only")]
+    #[arg(long, group = "asked", requires = "only")]
     cases: Option<PathBuf>,
     /// The case with this text in its name
     #[arg(long)]

@@ -170,8 +170,8 @@ impl Broker {
             ControlEvent::HaltAll { on } => self.control.is_halted() == *on,
             // Written twice it could undo what somebody else put in force in between.
             ControlEvent::Policy(bundle) => {
-                let since = self.control.activations().iter().filter(|one| one.sequence > after);
-                since.last().is_some_and(|one| one.revision == bundle.revision())
+                let last = self.control.activations().back();
+                last.is_some_and(|one| one.sequence > after && one.revision == bundle.revision())
             }
             ControlEvent::Quarantine { agent, on } => self.control.is_quarantined(agent) == *on,
             // The others can be written twice without harm.

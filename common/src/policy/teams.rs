@@ -207,14 +207,14 @@ impl Checker<'_> {
             let (mut compared, mut constants) = (Vec::<Names>::new(), Vec::new());
             expression.walk(&mut |part| match &part.node {
                 Node::Term(Term::Variable(name)) => {
-                    compared.extend(kinds.get(name.as_str()).into_iter().flatten().copied())
+                    compared.extend(kinds.get(name.as_str()).into_iter().flatten().copied());
                 }
                 Node::Term(Term::Str(text)) => constants.push((text, part.span)),
                 Node::Term(Term::Set(items)) => {
                     constants.extend(items.iter().filter_map(|item| match item {
                         Term::Str(text) => Some((text, part.span)),
                         _ => None,
-                    }))
+                    }));
                 }
                 _ => {}
             });

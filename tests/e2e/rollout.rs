@@ -312,11 +312,8 @@ fn what_is_observed_is_done_and_shown_wherever_one_looks() -> Result<()> {
                 writ_bus::SystemClock::new().now().wall.after(Millis::from_secs(days * 86_400)).to_string();
             format!("{}Z", until.split('.').next().unwrap())
         };
-        World::edit(
-            &contract,
-            "[[action]]",
-            &format!("[observe]\nuntil = \"{}\"\n\n[[action]]", until(100)),
-        )?;
+        let too_long = until(100);
+        World::edit(&contract, "[[action]]", &format!("[observe]\nuntil = \"{too_long}\"\n\n[[action]]"))?;
         write(&world, &format!("{NOBODY_READS}\nmay_observe(\"tool.crm\") <- request(\"call\");\n"))?;
         let activate = ["policy", "activate", ".writ/policies", "--no-test"];
         let said = writ(&world, &activate).await?;
@@ -328,7 +325,7 @@ fn what_is_observed_is_done_and_shown_wherever_one_looks() -> Result<()> {
             .await
             .unwrap_err();
         assert!(error.to_string().contains("more than 90 days"), "the broker has a calendar too: {error}");
-        World::edit(&contract, &until(100)[..10], &until(30)[..10])?;
+        World::edit(&contract, &too_long, &until(30))?;
         let said = writ(&world, &activate).await?;
         assert_eq!(said.code, 0, "{}{}", said.out, said.err);
         read(&task, "SELECT 1").await?;

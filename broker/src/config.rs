@@ -54,6 +54,8 @@ pub struct BrokerConfig {
     pub nodes: BTreeMap<NodeId, (PublicKey, String)>,
     /// Operators and their keys.
     pub operators: BTreeMap<OperatorId, PublicKey>,
+    /// Approvers and their keys.
+    pub approvers: BTreeMap<OperatorId, PublicKey>,
     /// Longest staleness any node may be set to.
     pub staleness_max: Millis,
 }
@@ -129,14 +131,9 @@ impl BrokerConfig {
                 nodes.insert(name, (key.0, connection));
             }
         }
-        let mut operators = BTreeMap::new();
-        for mut section in root.tables("operator") {
-            let name: Option<OperatorId> = section.required("name", "\"ops\"");
-            let key: Option<KeyText> = section.required("key", "\"ed25519:…\"");
-            section.finish(&["name", "key"]);
-            operators.extend(name.zip(key).map(|(name, key)| (name, key.0)));
-        }
-        let known = ["tenant", "broker", "bus", "stream", "issuer", "node", "operator"];
+        let operators = read_people(root.tables("operator"));
+        let approvers = read_people(root.tables("approver"));
+        let known = ["tenant", "broker", "bus", "stream", "issuer", "node", "operator", "approver"];
         root.finish(&known);
         let findings = document.into_findings();
         if findings.has_errors() {
@@ -160,11 +157,24 @@ impl BrokerConfig {
                 issuers,
                 nodes,
                 operators,
+                approvers,
                 staleness_max: Millis::from_secs(staleness),
             })
         };
         complete().ok_or(findings)
     }
+}
+
+/// Names with their public keys.
+fn read_people(sections: Vec<Section<'_, '_>>) -> BTreeMap<OperatorId, PublicKey> {
+    let mut people = BTreeMap::new();
+    for mut section in sections {
+        let name: Option<OperatorId> = section.required("name", "\"ops\"");
+        let key: Option<KeyText> = section.required("key", "\"ed25519:…\"");
+        section.finish(&["name", "key"]);
+        people.extend(name.zip(key).map(|(name, key)| (name, key.0)));
+    }
+    people
 }
 
 fn read_issuer(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path) -> Option<Issuer> {

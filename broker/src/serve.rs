@@ -64,6 +64,8 @@ pub struct ServeSetup {
     pub nodes: BTreeMap<NodeId, (PublicKey, String)>,
     /// The operators.
     pub operators: BTreeMap<OperatorId, PublicKey>,
+    /// The approvers.
+    pub approvers: BTreeMap<OperatorId, PublicKey>,
     /// Who verifies users.
     pub identity: Box<dyn IdentityProvider>,
     /// The connection.
@@ -187,6 +189,7 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         policy: setup.policy,
         nodes: setup.nodes,
         operators: setup.operators,
+        approvers: setup.approvers,
         request_age_max: Millis::from_secs(30),
         skew: Millis::from_secs(5),
         staleness_max: setup.staleness_max,

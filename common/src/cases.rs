@@ -4,30 +4,37 @@
 //! it comes to is handed along the chain, and only then the call is decided. So a right that no role has cannot be
 //! tested by mistake. Keys are made up, and tools' own gates are not asked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde::Deserialize;
 
 use crate::{
+    approval::in_words,
     capability::{Capability, Grant, Narrowing, Right, UnverifiedCapability},
     codec::encode,
     control::{ControlDocument, ControlEvent, ControlState},
     decide::{AGENT_HANDOVER, AGENT_INPUT, Evidence, decide},
     digest::Digest,
     ids::{
-        Action, AgentId, CapabilityId, FlowDomain, OperatorId, Resource, ResourceKind, RoleId, TaskId,
-        TaskKind, TenantId, UserId,
+        Action, AgentId, BudgetId, CapabilityId, FlowDomain, OperatorId, Resource, ResourceKind, RoleId,
+        TaskId, TaskKind, TenantId, UserId,
     },
     json::Value,
     keys::{PrivateKey, PublicKey},
     keyset::{Keyset, KeysetDocument, KeysetKey},
     label::{Confidentiality, Integrity, Label, Tag},
-    policy::{PolicySet, RuleInfo},
+    policy::{
+        PolicySet, RuleInfo,
+        explain::{Explanation, explain},
+    },
     reason::ReasonCode,
     request::{Arguments, Environment, Principal, Request},
     signed::Signed,
     time::{Millis, Timestamp},
-    verdict::{Decision, GrantBounds, Obligation, Verdict},
+    verdict::{Decision, GrantBounds, Verdict},
 };
 
 /// One line of `cases.yaml`.
@@ -85,6 +92,10 @@ pub struct Case {
     pub says: Option<String>,
     /// For a `start` that is allowed: exactly these rights.
     pub grants: Option<BTreeSet<Right>>,
+    /// For `allow` or `hold`: exactly these amounts out of these budgets.
+    pub charges: Option<BTreeMap<BudgetId, u64>>,
+    /// For `hold`: exactly so many people of these roles.
+    pub approvals: Option<BTreeMap<RoleId, u8>>,
 }
 
 fn anybody() -> String {
@@ -99,6 +110,8 @@ pub enum Expected {
     Allow,
     /// It may not.
     Deny,
+    /// It may be done once people have said yes.
+    Hold,
 }
 
 /// What came of a case.
@@ -129,7 +142,7 @@ impl Case {
     #[must_use]
     pub fn run(&self, policy: &PolicySet) -> Outcome {
         let mut outcome = Outcome { answer: String::new(), faults: Vec::new(), rules: BTreeSet::new() };
-        match self.decide(policy, &mut outcome.rules) {
+        match self.decide(policy, &mut outcome.rules, &|_, _, _| {}) {
             Ok(verdict) => self.compare(&verdict, &mut outcome),
             Err(fault) => {
                 fault.as_str().clone_into(&mut outcome.answer);
@@ -139,22 +152,46 @@ impl Case {
         outcome
     }
 
+    /// Decides the case under a policy, and tells why; `expect` and what goes with it is not looked at. If the task is
+    /// not even started, that is what is told.
+    ///
+    /// # Errors
+    /// Why the case itself makes no sense, or cannot be brought about.
+    pub fn explain(&self, policy: &PolicySet) -> Result<Explanation, String> {
+        let told = RefCell::new(None);
+        let look = |request: &Request, evidence: &Evidence<'_>, now| {
+            told.replace(Some(explain(request, evidence, policy, now)));
+        };
+        let answer = self.decide(policy, &mut BTreeSet::new(), &look);
+        match (told.into_inner(), answer) {
+            (Some(told), Ok(_)) => Ok(told),
+            (Some(told), Err(_)) if told.decision == "deny" => Ok(told),
+            (_, Err(fault)) => Err(fault),
+            (None, Ok(_)) => Err("the case asks for nothing".to_owned()),
+        }
+    }
+
     fn compare(&self, verdict: &Verdict, outcome: &mut Outcome) {
         outcome.rules.extend(verdict.rules().iter().cloned());
         let codes: BTreeSet<ReasonCode> = verdict.reasons().iter().map(crate::reason::Reason::code).collect();
+        let needs = verdict.approval().map(|terms| &terms.needs);
         outcome.answer = match verdict.decision() {
+            Decision::Allow if let Some(needs) = needs => {
+                format!("hold for {} [{}]", in_words(needs), verdict.rules().join(", "))
+            }
             Decision::Allow => format!("allow [{}]", verdict.rules().join(", ")),
             Decision::Deny => {
                 let reasons: Vec<String> = verdict.reasons().iter().map(ToString::to_string).collect();
                 format!("deny: {}", reasons.join("; "))
             }
         };
-        let expected = match self.expect {
-            Expected::Allow => Decision::Allow,
-            Expected::Deny => Decision::Deny,
+        let came = match verdict.decision() {
+            Decision::Allow if needs.is_some() => Expected::Hold,
+            Decision::Allow => Expected::Allow,
+            Decision::Deny => Expected::Deny,
         };
         let faults = &mut outcome.faults;
-        if verdict.decision() != expected {
+        if came != self.expect {
             faults.push(format!("the answer is {}", outcome.answer));
             return;
         }
@@ -166,6 +203,24 @@ impl Case {
         {
             faults.push(format!("no reason says \"{says}\": {}", outcome.answer));
         }
+        if let Some(charges) = &self.charges {
+            let came: BTreeMap<BudgetId, u64> = verdict
+                .charges()
+                .into_iter()
+                .flatten()
+                .map(|(budget, charge)| (budget.clone(), charge.amount))
+                .collect();
+            if *charges != came {
+                faults.push(format!("it takes {came:?} out of budgets, not {charges:?}"));
+            }
+        }
+        if let (Some(approvals), Some(needs)) = (&self.approvals, needs) {
+            let came: BTreeMap<RoleId, u8> =
+                needs.iter().map(|need| (need.role.clone(), need.count)).collect();
+            if *approvals != came {
+                faults.push(format!("the answer is {}", outcome.answer));
+            }
+        }
         if let (Some(grants), Some(bounds)) = (&self.grants, bounds(verdict))
             && *grants != bounds.rights
         {
@@ -175,17 +230,25 @@ impl Case {
 
     /// # Errors
     /// Why the case itself makes no sense, or cannot be brought about.
-    fn decide(&self, policy: &PolicySet, rules: &mut BTreeSet<String>) -> Result<Verdict, String> {
+    fn decide(
+        &self,
+        policy: &PolicySet,
+        rules: &mut BTreeSet<String>,
+        look: &Look<'_>,
+    ) -> Result<Verdict, String> {
         let asked = [self.call.is_some(), self.start, self.renew, self.admin.is_some()];
         if asked.iter().filter(|asked| **asked).count() != 1 {
             return Err(
                 "a case has exactly one of `call: <right>`, `start: true`, `renew: true` and `admin: <right>`".into()
             );
         }
-        if self.expect == Expected::Allow && (!self.reasons.is_empty() || self.says.is_some()) {
-            return Err("`reasons` and `says` are about a denial, and the case expects to be allowed".into());
+        if self.expect != Expected::Hold && self.approvals.is_some() {
+            return Err("`approvals` are about a hold, and the case expects none".into());
         }
-        let stage = Stage::set(self, policy)?;
+        if self.expect != Expected::Deny && (!self.reasons.is_empty() || self.says.is_some()) {
+            return Err("`reasons` and `says` are about a denial, and the case expects none".into());
+        }
+        let stage = Stage::set(self, policy, look)?;
         if let Some(admin) = &self.admin {
             let operator = self.operator.clone().ok_or("an `admin` case needs an `operator`")?;
             return Ok(stage.ask(Principal::Operator(operator), admin, Arguments::none(), None, None));
@@ -225,13 +288,17 @@ fn listed<T: ToString>(items: &BTreeSet<T>) -> String {
 }
 
 fn bounds(verdict: &Verdict) -> Option<&GrantBounds> {
-    verdict.obligations().iter().map(|Obligation::GrantWithin(bounds)| bounds).next()
+    verdict.grant_bounds()
 }
+
+/// Called with everything that is decided on the way.
+type Look<'l> = dyn Fn(&Request, &Evidence<'_>, Timestamp) + 'l;
 
 /// Everything a decision needs and a case does not say.
 struct Stage<'a> {
     case: &'a Case,
     policy: &'a PolicySet,
+    look: &'a Look<'a>,
     control: ControlState,
     keyset: Keyset,
     tenant: TenantId,
@@ -253,7 +320,7 @@ fn nonsense(error: impl std::fmt::Display) -> String {
 }
 
 impl<'a> Stage<'a> {
-    fn set(case: &'a Case, policy: &'a PolicySet) -> Result<Self, String> {
+    fn set(case: &'a Case, policy: &'a PolicySet, look: &'a Look<'a>) -> Result<Self, String> {
         let at = case.at.as_deref().unwrap_or(AT);
         let now = Timestamp::parse(at)
             .ok_or_else(|| format!("`at` is `{at}`, not a time like {AT} (UTC, whole seconds)"))?;
@@ -287,7 +354,7 @@ impl<'a> Stage<'a> {
             let bytes = encode(&Signed::new(&document, &broker));
             control.apply(sequence, &bytes).map_err(nonsense)?;
         }
-        Ok(Self { case, policy, control, keyset, tenant, user, label, now })
+        Ok(Self { case, policy, look, control, keyset, tenant, user, label, now })
     }
 
     fn ask(
@@ -311,6 +378,7 @@ impl<'a> Stage<'a> {
         };
         let evidence =
             Evidence { capability, control: &self.control, gate: None, handover, label: &self.label };
+        (self.look)(&request, &evidence, self.now);
         decide(&request, &evidence, self.policy, self.now)
     }
 

@@ -13,7 +13,7 @@ use crate::{
     codec::{CodecError, Message},
     digest::Digest,
     epoch::Epoch,
-    ids::{AgentId, BootId, BrokerId, CapabilityId, KeyId, NodeId, TaskId, TenantId, UserId},
+    ids::{AgentId, BootId, BrokerId, CapabilityId, KeyId, NodeId, OperatorId, TaskId, TenantId, UserId},
     keys::{PublicKey, Purpose},
     keyset::{Keyset, KeysetDocument, KeysetError},
     policy::{PolicyBundle, PolicyRevision},
@@ -47,6 +47,14 @@ pub enum ControlEvent {
         agent: AgentId,
         /// The key.
         key: KeyId,
+    },
+    /// A key was enrolled for an approver, or withdrawn.
+    ApproverKey {
+        /// The approver.
+        approver: OperatorId,
+        /// The key that signs their answers; none if they have no key any more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<PublicKey>,
     },
     /// A broker started; it signs its records with this key.
     BrokerBoot {
@@ -238,6 +246,7 @@ pub struct ControlState {
     keyset: Option<Keyset>,
     agents: BTreeMap<AgentId, BTreeMap<KeyId, AgentKey>>,
     connections: BTreeMap<String, (AgentId, KeyId)>,
+    approvers: BTreeMap<OperatorId, PublicKey>,
     brokers: BTreeMap<BrokerId, BrokerEntry>,
     nodes: BTreeMap<NodeId, NodeEntry>,
     /// Every key that ever signed the records of a broker or node: old records stay verifiable.
@@ -322,6 +331,7 @@ impl ControlState {
             keyset: None,
             agents: BTreeMap::new(),
             connections: BTreeMap::new(),
+            approvers: BTreeMap::new(),
             brokers: BTreeMap::new(),
             nodes: BTreeMap::new(),
             record_keys: BTreeMap::new(),
@@ -401,6 +411,12 @@ impl ControlState {
                 if let Some(withdrawn) = withdrawn {
                     self.connections.remove(&withdrawn.connection);
                 }
+            }
+            ControlEvent::ApproverKey { approver, key: Some(key) } => {
+                self.approvers.insert(approver, key);
+            }
+            ControlEvent::ApproverKey { approver, key: None } => {
+                self.approvers.remove(&approver);
             }
             ControlEvent::BrokerBoot { broker, boot, key } => {
                 self.record_keys.entry(Origin::Broker(broker.clone())).or_default().insert(key);
@@ -497,6 +513,20 @@ impl ControlState {
     #[must_use]
     pub fn agent_of_connection(&self, connection: &str) -> Option<&(AgentId, KeyId)> {
         self.connections.get(connection)
+    }
+
+    /// The approvers and the keys that sign their answers.
+    #[must_use]
+    pub fn approvers(&self) -> &BTreeMap<OperatorId, PublicKey> {
+        &self.approvers
+    }
+
+    /// The key that signs an approver's answers. A key that an agent holds is nobody's to approve with.
+    #[must_use]
+    pub fn approver_key(&self, approver: &OperatorId) -> Option<&PublicKey> {
+        let key = self.approvers.get(approver)?;
+        let is_agents = self.agents.values().any(|keys| keys.contains_key(&key.id()));
+        (!is_agents || crate::red::off("H03")).then_some(key)
     }
 
     /// Whether the key signs, or once signed, the records of a broker or node.

@@ -5,15 +5,17 @@
 //! the contract and the tool's own gate; and only then Datalog, once, for the capability's checks, the chain's
 //! delegations and the operator's rules. Nothing here reads a clock, a file or a socket.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
+    approval::{self, APPROVERS_MAX, ApprovalTerms, Need},
+    budget::{Charge, Charges},
     capability::{Capability, Right, engine::World},
     contract::{ActionContract, ToolContract},
     control::ControlState,
     datalog::{Predicate, Term},
     digest::Digest,
-    ids::{Action, AgentId, Resource, ResourceKind, TaskId, TenantId},
+    ids::{Action, AgentId, BudgetId, Resource, ResourceKind, RoleId, TaskId, TenantId},
     json::Value,
     label::Label,
     policy::{Effect, PolicyRevision, PolicySet, RuleInfo},
@@ -117,30 +119,12 @@ fn decide_call(
             .told("only a call on an agent hands a chain over")
             .into());
     }
-    let described = match request.resource.kind() {
-        ResourceKind::Tool => check_tool(request, evidence, policy),
-        ResourceKind::Agent => check_agent_call(request, capability, evidence, policy),
-        ResourceKind::Node | ResourceKind::Policy | ResourceKind::Task => {
-            return Err(ReasonCode::ToolUnknown.into());
-        }
-    };
-    let (contract_facts, gate_facts) = match (described, &right_missing) {
+    let described = call_facts(request, capability, evidence, policy, now);
+    let facts = match (described, &right_missing) {
         // Whoever has no right learns nothing of the arguments, observed or not.
         (Err(_), Some(reason)) => return Err(reason.clone().into()),
-        (described, _) => described?,
+        (described, _) => described?.joined(policy),
     };
-    let mut facts = request_facts(request, "call", now, evidence.label);
-    facts.push(text("caller", caller.as_str()));
-    facts.push(Predicate::new("depth", [integer(capability.chain().depth())]));
-    facts.extend(capability.chain().hops().map(|hop| {
-        Predicate::new(
-            "hop",
-            [integer(usize::from(hop.depth)), Term::str(hop.from.as_str()), Term::str(hop.to.as_str())],
-        )
-    }));
-    facts.extend(contract_facts);
-    facts.extend(gate_facts);
-    facts.extend_from_slice(&policy.inventory_facts);
     let mut world = World::run(Some(capability), &facts, &policy.program).map_err(Reason::from)?;
 
     let mut reasons: Vec<Reason> = Vec::new();
@@ -172,18 +156,29 @@ fn decide_call(
     }
     let rules = apply_rules(&mut world, policy, &mut reasons)?;
     reasons.splice(0..0, right_missing);
-    if may_be_observed(&mut world, &observed, &reasons)? {
+    let is_observed = may_be_observed(&mut world, &observed)?;
+    if is_observed && is_of_rules(&reasons) {
         return Ok(Allowed { obligations: Vec::new(), rules, would_deny: reasons });
     }
-    conclude(reasons, rules, Vec::new())
+    let mut obligations = Vec::new();
+    let mut would_deny = Vec::new();
+    if reasons.is_empty() {
+        match approval_terms(&mut world)? {
+            Some(terms) if is_observed => {
+                would_deny
+                    .push(Reason::new(ReasonCode::ApprovalNeeded).told(approval::in_words(&terms.needs)));
+            }
+            terms => obligations.extend(terms.map(Obligation::Approval)),
+        }
+        obligations.extend(charges(&mut world)?.map(Obligation::Budget));
+    }
+    let allowed = conclude(reasons, rules, obligations)?;
+    Ok(Allowed { would_deny, ..allowed })
 }
 
-/// Whether a call that rules deny goes through all the same: what is called or who calls is in observe mode, the
-/// policy lets it be observed, and nothing but rules stands against it.
-fn may_be_observed(world: &mut World, observed: &[Resource], reasons: &[Reason]) -> Result<bool, Refused> {
-    use ReasonCode::{PolicyDenied, PolicyNoMatch, RightMissing};
-    let is_of_rules = |reason: &Reason| matches!(reason.code(), PolicyDenied | PolicyNoMatch | RightMissing);
-    if observed.is_empty() || reasons.is_empty() || !reasons.iter().all(is_of_rules) {
+/// Whether what is called or who calls is in observe mode, and the policy lets it be observed.
+fn may_be_observed(world: &mut World, observed: &[Resource]) -> Result<bool, Refused> {
+    if observed.is_empty() {
         return Ok(false);
     }
     let permitted = world.facts("may_observe", 1).map_err(Reason::from)?;
@@ -193,13 +188,20 @@ fn may_be_observed(world: &mut World, observed: &[Resource], reasons: &[Reason])
     Ok(observed.iter().any(is_permitted))
 }
 
+/// Whether nothing but rules stands against a call.
+fn is_of_rules(reasons: &[Reason]) -> bool {
+    use ReasonCode::{PolicyDenied, PolicyNoMatch, RightMissing};
+    !reasons.is_empty()
+        && reasons.iter().all(|reason| matches!(reason.code(), PolicyDenied | PolicyNoMatch | RightMissing))
+}
+
 fn decide_issue(
     request: &Request,
     evidence: &Evidence<'_>,
     policy: &PolicySet,
     now: Timestamp,
 ) -> Result<Allowed, Refused> {
-    let Principal::User { user, roles, agent } = &request.principal else {
+    let Principal::User { roles, agent, .. } = &request.principal else {
         return Err(ReasonCode::AdminForbidden.into());
     };
     let kind = request.environment.task_kind.as_ref().ok_or(ReasonCode::GrantNotAllowed)?;
@@ -208,13 +210,7 @@ fn decide_issue(
         return Err(ReasonCode::HaltAll.into());
     }
     check_agent(agent, evidence.control, policy)?;
-    let mut facts = request_facts(request, request.action.as_str(), now, evidence.label);
-    facts.push(Predicate::new("user", [Term::str(user.issuer()), Term::str(user.subject())]));
-    facts.push(text("tenant", request.environment.tenant.as_str()));
-    facts.push(text("caller", agent.as_str()));
-    facts.push(text("task_kind", kind.as_str()));
-    facts.extend(roles.iter().map(|role| text("role", role.as_str())));
-    facts.extend_from_slice(&policy.inventory_facts);
+    let facts = RequestFacts::ambient(ambient_facts(request, now, evidence.label)).joined(policy);
     let mut world = World::run(None, &facts, &policy.program).map_err(Reason::from)?;
 
     let mut reasons = Vec::new();
@@ -224,11 +220,11 @@ fn decide_issue(
         reasons.push(
             Reason::new(ReasonCode::GrantNotAllowed)
                 .told(format_args!("`{agent}` may not do `{kind}` for this user"))
-                .noted(format_args!("roles: {}", joined(roles.iter().map(crate::ids::RoleId::as_str)))),
+                .noted(format_args!("roles: {}", joined(roles.iter().map(RoleId::as_str)))),
         );
     }
     let rules = apply_rules(&mut world, policy, &mut reasons)?;
-    let bounds = grant_bounds(&mut world).map_err(Reason::from)?;
+    let bounds = grant_bounds(&mut world)?;
     if let Some(asked) = asked_rights(&request.arguments)? {
         let beyond: BTreeSet<&Right> = asked.difference(&bounds.rights).collect();
         if !beyond.is_empty() {
@@ -247,18 +243,128 @@ fn decide_admin(
     policy: &PolicySet,
     now: Timestamp,
 ) -> Result<Allowed, Refused> {
-    let Principal::Operator(operator) = &request.principal else {
-        return Err(ReasonCode::AdminForbidden.into());
-    };
     evidence.control.check_readable()?;
-    let mut facts = request_facts(request, "admin", now, evidence.label);
-    facts.push(text("tenant", request.environment.tenant.as_str()));
-    facts.push(text("operator", operator.as_str()));
-    facts.extend_from_slice(&policy.inventory_facts);
+    let facts = RequestFacts::ambient(ambient_facts(request, now, evidence.label)).joined(policy);
     let mut world = World::run(None, &facts, &policy.program).map_err(Reason::from)?;
     let mut reasons = Vec::new();
     let rules = apply_rules(&mut world, policy, &mut reasons)?;
     conclude(reasons, rules, Vec::new())
+}
+
+/// The facts a request is decided on, by where they come from; those of the capability's authority block are the
+/// engine's to read.
+pub(crate) struct RequestFacts {
+    /// What the verifier says of the request.
+    pub(crate) ambient: Facts,
+    /// Arguments and effect, by the contract.
+    pub(crate) contract: Facts,
+    /// What the tool's own gate states.
+    pub(crate) gate: Facts,
+}
+
+impl RequestFacts {
+    fn ambient(ambient: Facts) -> Self {
+        Self { ambient, contract: Vec::new(), gate: Vec::new() }
+    }
+
+    fn joined(self, policy: &PolicySet) -> Facts {
+        let mut facts = self.ambient;
+        facts.extend(self.contract);
+        facts.extend(self.gate);
+        facts.extend_from_slice(&policy.inventory_facts);
+        facts
+    }
+}
+
+/// The facts [`decide`] hands to the engine for this request; nothing is decided.
+///
+/// # Errors
+/// The reasons for which it would be refused before any rule is asked.
+pub(crate) fn facts_of(
+    request: &Request,
+    evidence: &Evidence<'_>,
+    policy: &PolicySet,
+    now: Timestamp,
+) -> Result<RequestFacts, Vec<Reason>> {
+    let facts = match &request.principal {
+        Principal::Agent(_) => match evidence.capability {
+            Some(capability) => call_facts(request, capability, evidence, policy, now),
+            None => Err(ReasonCode::TokenMissing.into()),
+        },
+        Principal::User { .. } | Principal::Operator(_) => {
+            Ok(RequestFacts::ambient(ambient_facts(request, now, evidence.label)))
+        }
+    };
+    facts.map_err(|refused| refused.reasons)
+}
+
+/// The facts of any request that need no capability: who asks, for what, when, with which label.
+pub(crate) fn ambient_facts(request: &Request, now: Timestamp, label: &Label) -> Facts {
+    let kind = match &request.principal {
+        Principal::Agent(_) => "call",
+        Principal::User { .. } => request.action.as_str(),
+        Principal::Operator(_) => "admin",
+    };
+    let mut facts = request_facts(request, kind, now, label);
+    match &request.principal {
+        Principal::Agent(caller) => facts.push(text("caller", caller.as_str())),
+        Principal::User { user, roles, agent } => {
+            facts.push(Predicate::new("user", [Term::str(user.issuer()), Term::str(user.subject())]));
+            facts.push(text("tenant", request.environment.tenant.as_str()));
+            facts.push(text("caller", agent.as_str()));
+            facts.extend(request.environment.task_kind.iter().map(|kind| text("task_kind", kind.as_str())));
+            facts.extend(roles.iter().map(|role| text("role", role.as_str())));
+        }
+        Principal::Operator(operator) => {
+            facts.push(text("tenant", request.environment.tenant.as_str()));
+            facts.push(text("operator", operator.as_str()));
+        }
+    }
+    facts
+}
+
+/// The facts of arguments: for a tool by its contract, which they must fit, for an agent as they are.
+///
+/// # Errors
+/// A [`Reason`] of the `arg.*` group, or `tool.unknown`.
+pub(crate) fn argument_facts(
+    request: &Request,
+    arguments: &Arguments,
+    policy: &PolicySet,
+) -> Result<Facts, Reason> {
+    if request.resource.kind() == ResourceKind::Agent {
+        return Ok(input_facts(arguments.value()));
+    }
+    let contract = policy.contract(&request.resource);
+    let action = contract.and_then(|contract| contract.action(&request.action));
+    let action = action.ok_or(ReasonCode::ToolUnknown)?;
+    action.check(arguments.value())?;
+    Ok(action.argument_facts(arguments.value()))
+}
+
+fn call_facts(
+    request: &Request,
+    capability: &Capability,
+    evidence: &Evidence<'_>,
+    policy: &PolicySet,
+    now: Timestamp,
+) -> Result<RequestFacts, Refused> {
+    let (contract, gate) = match request.resource.kind() {
+        ResourceKind::Tool => check_tool(request, evidence, policy)?,
+        ResourceKind::Agent => check_agent_call(request, capability, evidence, policy)?,
+        ResourceKind::Node | ResourceKind::Policy | ResourceKind::Task => {
+            return Err(ReasonCode::ToolUnknown.into());
+        }
+    };
+    let mut ambient = ambient_facts(request, now, evidence.label);
+    ambient.push(Predicate::new("depth", [integer(capability.chain().depth())]));
+    ambient.extend(capability.chain().hops().map(|hop| {
+        Predicate::new(
+            "hop",
+            [integer(usize::from(hop.depth)), Term::str(hop.from.as_str()), Term::str(hop.to.as_str())],
+        )
+    }));
+    Ok(RequestFacts { ambient, contract, gate })
 }
 
 fn conclude(
@@ -400,8 +506,21 @@ fn check_agent_call(
     check_handover(request, capability, handover, named)?;
     evidence.control.check_revocation(handover)?;
     check_agents(handover, evidence.control, policy)?;
+    let mut facts = input_facts(request.arguments.value());
+    // A rule that looks at one argument must not be blind to it because there are so many.
+    if facts.len() > crate::contract::ARGUMENT_LEAVES_MAX {
+        return Err(Reason::new(ReasonCode::ArgInvalid)
+            .told(format_args!("more than {} values", crate::contract::ARGUMENT_LEAVES_MAX))
+            .into());
+    }
+    facts.push(text("effect", "internal"));
+    Ok((facts, Vec::new()))
+}
+
+/// What an agent is told, as facts.
+fn input_facts(arguments: &Value) -> Facts {
     let mut facts = Vec::new();
-    request.arguments.value().for_each_leaf(&mut |path, leaf| {
+    arguments.for_each_leaf(&mut |path, leaf| {
         let value = match leaf {
             Value::String(text) => Term::str(text.as_str()),
             Value::Bool(value) => Term::Bool(*value),
@@ -412,14 +531,7 @@ fn check_agent_call(
         };
         facts.push(Predicate::new("arg", [Term::str(path), value]));
     });
-    // A rule that looks at one argument must not be blind to it because there are so many.
-    if facts.len() > crate::contract::ARGUMENT_LEAVES_MAX {
-        return Err(Reason::new(ReasonCode::ArgInvalid)
-            .told(format_args!("more than {} values", crate::contract::ARGUMENT_LEAVES_MAX))
-            .into());
-    }
-    facts.push(text("effect", "internal"));
-    Ok((facts, Vec::new()))
+    facts
 }
 
 /// The chain id an agent call names as handed over.
@@ -530,20 +642,78 @@ fn fired<'a>(world: &mut World, policy: &'a PolicySet, effect: Effect) -> Result
         .collect())
 }
 
-fn grant_bounds(world: &mut World) -> Result<GrantBounds, crate::capability::engine::EngineFault> {
-    let mut least = |name: &str| -> Result<Option<u64>, crate::capability::engine::EngineFault> {
-        let values = world.facts(name, 1)?;
-        Ok(values
-            .iter()
-            .filter_map(|tuple| match tuple.as_slice() {
-                [Term::Integer(value)] => u64::try_from(*value).ok(),
-                _ => None,
-            })
-            .min())
+/// Whose approval the policy asks for; `None` if nobody's.
+fn approval_terms(world: &mut World) -> Result<Option<ApprovalTerms>, Reason> {
+    let unmet = |what: String| Reason::new(ReasonCode::ApprovalUnavailable).told(what);
+    let role = |term: &Term| match term {
+        Term::Str(name) => RoleId::parse(name.as_str()).map_err(|error| unmet(error.to_string())),
+        _ => Err(unmet("a role is a text".to_owned())),
     };
-    let max_depth = least("depth_limit")?.unwrap_or(0);
-    let task_life = least("task_seconds")?.map_or(TASK_LIFE, Millis::from_secs);
-    let capability_life = least("capability_seconds")?.map_or(CAPABILITY_LIFE, Millis::from_secs);
+    let mut needs: BTreeMap<RoleId, u8> = BTreeMap::new();
+    for tuple in &world.facts("needs_approval", 2)? {
+        let [name, count] = tuple.as_slice() else { continue };
+        let role = role(name)?;
+        // A number nobody can reach must not turn into one that is reached.
+        let count = match count {
+            Term::Integer(count) => u8::try_from(*count).ok().filter(|n| (1..=APPROVERS_MAX).contains(n)),
+            _ => None,
+        };
+        let count = count.ok_or_else(|| {
+            unmet(format!("policy asks for a number of approvals by `{role}` outside 1 to {APPROVERS_MAX}"))
+        })?;
+        let most = needs.entry(role).or_default();
+        *most = count.max(*most);
+    }
+    if needs.is_empty() || crate::red::off("A14") {
+        return Ok(None);
+    }
+    let own = world.facts("own_approval", 1)?;
+    let own = own.iter().filter_map(|tuple| tuple.first()).map(role).collect::<Result<_, _>>()?;
+    let life = least(world, "approval_seconds")?.map_or(approval::LIFE, Millis::from_secs);
+    let needs = needs.into_iter().map(|(role, count)| Need { role, count }).collect();
+    Ok(Some(ApprovalTerms { needs, own, life: life.min(approval::LIFE_MAX) }))
+}
+
+/// What the call takes out of budgets of its task; `None` if nothing.
+fn charges(world: &mut World) -> Result<Option<Charges>, Reason> {
+    let unusable = |what: String| Reason::new(ReasonCode::BudgetUnavailable).told(what);
+    let mut charges = Charges::new();
+    for tuple in &world.facts("budget", 3)? {
+        let [name, limit, amount] = tuple.as_slice() else { continue };
+        let Term::Str(name) = name else { return Err(unusable("the name of a budget is a text".to_owned())) };
+        let budget = BudgetId::parse(name.as_str()).map_err(|error| unusable(error.to_string()))?;
+        let number = |term: &Term, what: &str| {
+            match term {
+                Term::Integer(number) => u64::try_from(*number).ok(),
+                _ => None,
+            }
+            .ok_or_else(|| unusable(format!("the {what} of `{budget}` is no number from 0 on")))
+        };
+        let (limit, amount) = (number(limit, "limit")?, number(amount, "amount")?);
+        let charge = charges.entry(budget.clone()).or_insert(Charge { limit, amount: 0 });
+        // Of several limits the least counts, of several amounts all.
+        charge.limit = charge.limit.min(limit);
+        charge.amount = charge.amount.saturating_add(amount);
+    }
+    Ok((!charges.is_empty() && !crate::red::off("A15")).then_some(charges))
+}
+
+/// The least number derived for a predicate of one term.
+fn least(world: &mut World, name: &str) -> Result<Option<u64>, Reason> {
+    let values = world.facts(name, 1)?;
+    Ok(values
+        .iter()
+        .filter_map(|tuple| match tuple.as_slice() {
+            [Term::Integer(value)] => u64::try_from(*value).ok(),
+            _ => None,
+        })
+        .min())
+}
+
+fn grant_bounds(world: &mut World) -> Result<GrantBounds, Reason> {
+    let max_depth = least(world, "depth_limit")?.unwrap_or(0);
+    let task_life = least(world, "task_seconds")?.map_or(TASK_LIFE, Millis::from_secs);
+    let capability_life = least(world, "capability_seconds")?.map_or(CAPABILITY_LIFE, Millis::from_secs);
     let rights = world
         .facts("grant", 2)?
         .iter()

@@ -103,8 +103,12 @@ macro_rules! names {
 }
 
 names! {
+    /// One request for approval.
+    ApprovalId, "approval id";
     /// An AI agent, as the inventory names it. Replicas share the name and have keys of their own.
     AgentId, "agent name";
+    /// A budget of a task, as the policy names it.
+    BudgetId, "budget";
     /// One capability; survives renewal (`serial` counts the renewals).
     CapabilityId, "capability id";
     /// A set of calls that share one task label; by default the task.
@@ -163,6 +167,14 @@ impl CapabilityId {
     #[must_use]
     pub fn generate(now: Timestamp, random: [u8; 10]) -> Self {
         Self(sortable_id("c-", now, random))
+    }
+}
+
+impl ApprovalId {
+    /// The approval of a call that names none: the first 128 bits of the call id.
+    #[must_use]
+    pub fn of_call(call_id: &crate::digest::Digest) -> Self {
+        Self(format!("ap-{}", call_id.to_string().chars().take(32).collect::<String>()))
     }
 }
 

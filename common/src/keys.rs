@@ -17,8 +17,16 @@ use crate::{digest::Digest, ids::KeyId};
 pub enum Purpose {
     /// A request to the control plane, by an operator's key.
     Admin,
+    /// An approver's answer, by the approver's key.
+    Approval,
+    /// A request for approval, by the node's key.
+    ApprovalRequest,
+    /// What was spent of a budget, by the key of the node that charged it.
+    Budget,
     /// One governed call, by the holder's key.
     Call,
+    /// A node's use of an approval, by the node's key.
+    Claim,
     /// A control event, by a keyset key.
     Control,
     /// An enrollment, by the keys being enrolled.
@@ -53,7 +61,11 @@ impl Purpose {
     pub const fn prefix(self) -> &'static str {
         match self {
             Self::Admin => "writ/v1/admin",
+            Self::Approval => "writ/v1/approval",
+            Self::ApprovalRequest => "writ/v1/asks-approval",
+            Self::Budget => "writ/v1/budget",
             Self::Call => "writ/v1/call",
+            Self::Claim => "writ/v1/claim",
             Self::Control => "writ/v1/control",
             Self::Enroll => "writ/v1/enroll",
             Self::Fetch => "writ/v1/fetch",

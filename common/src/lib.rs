@@ -10,6 +10,8 @@
 //! Nothing here reads a clock, draws randomness or touches a file or socket: all of that is passed in.
 
 pub mod admission;
+pub mod approval;
+pub mod budget;
 mod bytes32;
 pub mod capability;
 pub mod cases;
@@ -33,6 +35,7 @@ pub mod reason;
 pub mod record;
 pub mod recorder;
 pub mod red;
+pub mod replay;
 pub mod request;
 pub mod settings;
 pub mod signed;
@@ -40,4 +43,5 @@ pub mod subjects;
 pub mod time;
 pub mod trace;
 pub mod verdict;
+pub mod visible;
 pub mod wire;

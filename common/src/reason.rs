@@ -119,6 +119,50 @@ reason_codes! {
         "Nobody listens on the inbox of the agent's key.",
         "The agent is not running, or runs with another key than the one it was delegated to.",
         "Start the agent; `writ agent show <name>` lists its enrolled keys.";
+        ApprovalBinding = "approval.binding", Action, Denied,
+        "The approval is for something else.",
+        "The arguments, the tool, the chain of agents, the task or what policy asks for changed after people were asked.",
+        "Make the call without it: people are asked again, for what would run now.";
+    ApprovalConsumed = "approval.consumed", Action, Denied,
+        "The approval was used already; one yes is for one call.",
+        "The same call was made again, or two calls were made under one approval.",
+        "`writ approval show <id>` says which call used it; another call needs another approval.";
+    ApprovalExpired = "approval.expired", Action, Denied,
+        "The request for approval, or an answer to it, is past its end.",
+        "Nobody answered in time, or the agent came back too late.",
+        "Make the call again; `approval_seconds` in the policy says how long a request is open.";
+    ApprovalNeeded = "approval.needed", Action, Denied,
+        "It may be done, once people have said yes.",
+        "The policy derives `needs_approval` for this call.",
+        "`writ approval list` shows what waits; `writ approval show <id>` what would run.";
+    ApprovalQuota = "approval.quota", Action, Denied,
+        "Too many requests of this task or user wait for approval already.",
+        "An agent asks faster than people answer. Who is asked too often stops reading.",
+        "`writ approval list` shows them; answer some, or halt the task with `writ task halt <task>`.";
+    ApprovalRefused = "approval.refused", Action, Denied,
+        "An approver said no.",
+        "See what the approver said.",
+        "`writ approval show <id>` has the answer and its reason.";
+    ApprovalRole = "approval.role", Identity, Denied,
+        "An answer is by somebody who may not approve this.",
+        "The approver never had the role, or lost it after answering.",
+        "Roles stand in policies/approvers.toml, and are looked up when the approval is used.";
+    ApprovalSelf = "approval.self", Identity, Denied,
+        "An approver answered for what is done on their own authority.",
+        "The user of the task and the approver are the same person, and policy asks for another.",
+        "Have somebody else answer, or derive `own_approval` for the role if users may decide for themselves.";
+    ApprovalSignature = "approval.signature", Identity, Denied,
+        "A request for approval or an answer is not signed by the key it has to be.",
+        "The approver's key is not enrolled or was exchanged, or somebody made the message up.",
+        "`[[approver]]` in the broker's writ.toml lists the keys; then `writ config check`.";
+    ApprovalUnavailable = "approval.unavailable", Action, CouldNotDecide,
+        "People could not be asked, or the use of their answer could not be recorded; without that nothing is done.",
+        "The bus did not acknowledge in time, or the policy asks for a number of approvals nobody can reach.",
+        "Make the call again; if it stays, `writ doctor` and `writ policy check <folder>`.";
+    ApprovalUnknown = "approval.unknown", Action, Denied,
+        "There is no such request for approval.",
+        "A misspelt id, or a request that ended long ago.",
+        "Make the call without naming an approval; `writ approval list` shows what waits.";
     ArgDuplicateKey = "arg.duplicate_key", Action, Denied,
         "An object in the arguments names the same key twice.",
         "A hand-made request: readers differ in which of the two they take, so neither is taken.",
@@ -155,6 +199,14 @@ reason_codes! {
         "The intent to act could not be recorded, so nothing was done.",
         "NATS is unreachable, JetStream is down, or the journal cannot be written.",
         "`writ doctor` checks bus, stream and journal.";
+        BudgetExhausted = "budget.exhausted", Action, Denied,
+        "The task would spend more than the policy lets it spend in all.",
+        "It called too often, or asked for too much; whoever in the task spent it, on whichever node.",
+        "Start another task, or raise the limit of the `budget` rule in the policy.";
+    BudgetUnavailable = "budget.unavailable", Action, CouldNotDecide,
+        "What was spent of a budget is not known, or could not be written down; without that nothing more is spent.",
+        "The bus did not acknowledge in time, its message is not signed by an enrolled node, or a rule derives no number.",
+        "Make the call again; if it stays, `writ doctor` and `writ policy check <folder>`.";
     CallUnknown = "call.unknown", Identity, Denied,
         "No result is kept here for that call by that caller.",
         "It was too long ago, another node ran it, or the caller is not the one who made the call.",
@@ -582,21 +634,13 @@ fn plain(text: &str) -> String {
             plain.push('…');
             break;
         }
-        if is_invisible(character) {
+        if crate::visible::is_invisible(character) {
             plain.extend(character.escape_unicode());
         } else {
             plain.push(character);
         }
     }
     plain
-}
-
-/// Control characters, bidirectional overrides, zero-width and tag characters: what hides or re-orders text.
-fn is_invisible(character: char) -> bool {
-    character.is_control()
-        || matches!(u32::from(character),
-            0x00ad | 0x061c | 0x180e | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f
-            | 0xfe00..=0xfe0f | 0xfeff | 0xfff9..=0xfffb | 0xe0000..=0xe0fff)
 }
 
 impl fmt::Display for Reason {

@@ -9,13 +9,14 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    approval::Need,
     capability::{Capability, Right},
     codec::Message,
     digest::Digest,
     epoch::Epoch,
     ids::{
-        Action, AgentId, BootId, BrokerId, CapabilityId, FlowDomain, InvalidId, KeyId, NodeId, PartId,
-        Resource, TaskId, TaskKind, TenantId, UserId,
+        Action, AgentId, ApprovalId, BootId, BrokerId, CapabilityId, FlowDomain, InvalidId, KeyId, NodeId,
+        OperatorId, PartId, Resource, TaskId, TaskKind, TenantId, UserId,
     },
     keys::Purpose,
     label::Label,
@@ -447,9 +448,30 @@ pub struct Verdicted {
     /// What was granted, if a capability was issued or renewed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub granted: Option<Box<Granted>>,
+    /// The approval it waits for, or was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Box<RecordedApproval>>,
     /// How many alike verdicts this record stands for; more than one only over quota.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub count: u64,
+}
+
+/// An approval, as records keep it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedApproval {
+    /// Which.
+    pub id: ApprovalId,
+    /// Digest of the request: what the approvers saw.
+    pub request: Digest,
+    /// Who had to say yes.
+    pub needs: Vec<Need>,
+    /// Who said yes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by: Vec<OperatorId>,
+    /// How long the call had waited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waited: Option<Millis>,
 }
 
 fn one() -> u64 {
@@ -474,7 +496,18 @@ impl Verdicted {
         basis.rules = verdict.rules().to_vec();
         let reasons = verdict.reasons().iter().map(RecordedReason::from).collect();
         let would_deny = verdict.would_deny().iter().map(RecordedReason::from).collect();
-        Self { decision, reasons, would_deny, who, what, basis, trace: None, granted: None, count: 1 }
+        Self {
+            decision,
+            reasons,
+            would_deny,
+            who,
+            what,
+            basis,
+            trace: None,
+            granted: None,
+            approval: None,
+            count: 1,
+        }
     }
 }
 

@@ -6,7 +6,10 @@
 use std::fmt;
 
 use crate::{
-    ids::{AgentId, DomainId, FlowDomain, InvalidId, KeyId, PartId, Resource, TaskId, TenantId},
+    ids::{
+        AgentId, ApprovalId, BudgetId, DomainId, FlowDomain, InvalidId, KeyId, NodeId, OperatorId, PartId,
+        Resource, TaskId, TenantId,
+    },
     record::RecordKind,
 };
 
@@ -15,6 +18,29 @@ use crate::{
 pub enum Subject {
     /// An operator's request: `admin`.
     Admin,
+    /// An approver's answer: `approval.<part>.<id>.answer.<approver>`.
+    ApprovalAnswer {
+        /// Stream part.
+        part: PartId,
+        /// The approval.
+        approval: ApprovalId,
+        /// Who answers; their connection may publish under no other name.
+        approver: OperatorId,
+    },
+    /// A use of an approval: `claim.<part>.approval.<id>`.
+    ApprovalClaim {
+        /// Stream part.
+        part: PartId,
+        /// The approval.
+        approval: ApprovalId,
+    },
+    /// A request for approval: `approval.<part>.<id>.request`.
+    ApprovalRequest {
+        /// Stream part.
+        part: PartId,
+        /// The approval.
+        approval: ApprovalId,
+    },
     /// A record: `audit.<part>.<kind>.<task or _>.<origin>`.
     Audit {
         /// Stream part.
@@ -25,6 +51,15 @@ pub enum Subject {
         task: Option<TaskId>,
         /// Name of the node or broker.
         origin: String,
+    },
+    /// What was spent of a budget: `claim.<part>.budget.<task>.<budget>`.
+    Budget {
+        /// Stream part.
+        part: PartId,
+        /// The task.
+        task: TaskId,
+        /// The budget.
+        budget: BudgetId,
     },
     /// A call: `call.<agent>.<task>.<resource>`.
     Call {
@@ -77,11 +112,27 @@ impl Subject {
         let tenant = TenantId::parse(*tenant)?;
         let subject = match rest {
             ["admin"] => Self::Admin,
+            ["approval", part, approval, "answer", approver] => Self::ApprovalAnswer {
+                part: PartId::parse(*part)?,
+                approval: ApprovalId::parse(*approval)?,
+                approver: OperatorId::parse(*approver)?,
+            },
+            ["approval", part, approval, "request"] => {
+                Self::ApprovalRequest { part: PartId::parse(*part)?, approval: ApprovalId::parse(*approval)? }
+            }
+            ["claim", part, "budget", task, budget] => Self::Budget {
+                part: PartId::parse(*part)?,
+                task: TaskId::parse(*task)?,
+                budget: BudgetId::parse(*budget)?,
+            },
+            ["claim", part, "approval", approval] => {
+                Self::ApprovalClaim { part: PartId::parse(*part)?, approval: ApprovalId::parse(*approval)? }
+            }
             ["audit", part, kind, task, origin] => Self::Audit {
                 part: PartId::parse(*part)?,
                 kind: RecordKind::parse(kind)?,
                 task: if *task == "_" { None } else { Some(TaskId::parse(*task)?) },
-                origin: crate::ids::NodeId::parse(*origin)?.as_str().to_owned(),
+                origin: NodeId::parse(*origin)?.as_str().to_owned(),
             },
             ["call", agent, task, kind, name] => Self::Call {
                 agent: AgentId::parse(*agent)?,
@@ -108,10 +159,16 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Admin => f.write_str("admin"),
+            Self::ApprovalAnswer { part, approval, approver } => {
+                write!(f, "approval.{part}.{approval}.answer.{approver}")
+            }
+            Self::ApprovalClaim { part, approval } => write!(f, "claim.{part}.approval.{approval}"),
+            Self::ApprovalRequest { part, approval } => write!(f, "approval.{part}.{approval}.request"),
             Self::Audit { part, kind, task, origin } => {
                 let task = task.as_ref().map_or("_", TaskId::as_str);
                 write!(f, "audit.{part}.{}.{task}.{origin}", kind.as_str())
             }
+            Self::Budget { part, task, budget } => write!(f, "claim.{part}.budget.{task}.{budget}"),
             Self::Call { agent, task, resource } => write!(f, "call.{agent}.{task}.{resource}"),
             Self::Control => f.write_str("control.event"),
             Self::Enroll => f.write_str("enroll"),
@@ -144,6 +201,18 @@ pub mod filter {
     #[must_use]
     pub fn issues(tenant: &TenantId) -> String {
         format!("writ.v1.{tenant}.issue.*")
+    }
+
+    /// Every request for approval and every answer of a part.
+    #[must_use]
+    pub fn approvals(tenant: &TenantId, part: &PartId) -> String {
+        format!("writ.v1.{tenant}.approval.{part}.>")
+    }
+
+    /// Every use of an approval of a part.
+    #[must_use]
+    pub fn approval_claims(tenant: &TenantId, part: &PartId) -> String {
+        format!("writ.v1.{tenant}.claim.{part}.approval.*")
     }
 
     /// Every record of a part.
@@ -199,6 +268,10 @@ mod tests {
     fn subjects_round_trip() {
         for text in [
             "writ.v1.acme.admin",
+            "writ.v1.acme.approval.p0.ap-1.answer.bob",
+            "writ.v1.acme.approval.p0.ap-1.request",
+            "writ.v1.acme.claim.p0.approval.ap-1",
+            "writ.v1.acme.claim.p0.budget.t-1.cents",
             "writ.v1.acme.audit.p0.allow.t-1.node-1",
             "writ.v1.acme.audit.p0.deny._.broker-1",
             "writ.v1.acme.call.planner.t-1.tool.crm",

@@ -140,10 +140,26 @@ pub mod attribute {
     pub const DELEGATION_CHECKS: &str = "writ.delegation.checks";
     /// The outcome's status.
     pub const OUTCOME: &str = "writ.outcome";
+    /// The approval a call waits for or was given.
+    pub const APPROVAL_ID: &str = "writ.approval.id";
+    /// Who gave it.
+    pub const APPROVAL_BY: &str = "writ.approval.by";
+    /// How long the call had waited, in seconds.
+    pub const APPROVAL_WAITED: &str = "writ.approval.waited_s";
+    /// The trace a resumed call was held in.
+    pub const RESUMES_TRACE: &str = "writ.resumes.trace_id";
+    /// What a link is about.
+    pub const LINK_KIND: &str = "writ.link.kind";
 }
 
 /// Span names.
 pub mod span {
+    /// A held call taken up again.
+    #[must_use]
+    pub fn resume(what: &str) -> String {
+        format!("resume {what}")
+    }
+
     /// The user's task, at the agent that starts it.
     #[must_use]
     pub fn task(kind: &str) -> String {
@@ -304,6 +320,16 @@ pub fn verdict_attributes(verdict: &Verdicted, id: &DecisionId) -> Vec<(&'static
     }
     if let Some(rule) = verdict.basis.rules.first() {
         attributes.push((attribute::SECURITY_RULE, rule.as_str().into()));
+    }
+    if let Some(approval) = &verdict.approval {
+        attributes.push((attribute::APPROVAL_ID, approval.id.to_string().into()));
+        if !approval.by.is_empty() {
+            let by: Vec<String> = approval.by.iter().map(ToString::to_string).collect();
+            attributes.push((attribute::APPROVAL_BY, by.into()));
+        }
+        if let Some(waited) = approval.waited {
+            attributes.push((attribute::APPROVAL_WAITED, (waited.0 / 1_000).into()));
+        }
     }
     if let Some(label) = &verdict.basis.label {
         let names: Vec<String> = label.names().into_iter().map(str::to_owned).collect();

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    approval::{ApprovalTerms, Approved},
+    budget::{Charges, Spent},
     capability::Right,
     digest::Digest,
     ids::{Action, Resource},
@@ -24,6 +26,10 @@ pub enum Decision {
 /// What has to be done or kept to, or else the answer is no.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obligation {
+    /// People have to say yes first.
+    Approval(ApprovalTerms),
+    /// Budgets of the task have to be charged first.
+    Budget(Charges),
     /// Whatever capability is issued must stay within these bounds.
     GrantWithin(GrantBounds),
 }
@@ -128,6 +134,50 @@ impl Verdict {
     #[must_use]
     pub fn obligations(&self) -> &[Obligation] {
         &self.obligations
+    }
+
+    /// What approval it takes, if it takes one.
+    #[must_use]
+    pub fn approval(&self) -> Option<&ApprovalTerms> {
+        self.obligations.iter().find_map(|obligation| match obligation {
+            Obligation::Approval(terms) => Some(terms),
+            _ => None,
+        })
+    }
+
+    /// The bounds of what may be granted, if something may.
+    #[must_use]
+    pub fn grant_bounds(&self) -> Option<&GrantBounds> {
+        self.obligations.iter().find_map(|obligation| match obligation {
+            Obligation::GrantWithin(bounds) => Some(bounds),
+            _ => None,
+        })
+    }
+
+    /// What it takes out of budgets, if it takes something.
+    #[must_use]
+    pub fn charges(&self) -> Option<&Charges> {
+        self.obligations.iter().find_map(|obligation| match obligation {
+            Obligation::Budget(charges) => Some(charges),
+            _ => None,
+        })
+    }
+
+    /// Discharges the obligation to charge budgets, if these very charges were made.
+    #[must_use]
+    pub fn spent(mut self, spent: &Spent<'_>) -> Self {
+        self.obligations
+            .retain(|obligation| !matches!(obligation, Obligation::Budget(charges) if charges == spent.0));
+        self
+    }
+
+    /// Discharges the obligation to have it approved, if that was on the very same terms.
+    #[must_use]
+    pub fn discharged(mut self, approved: &Approved) -> Self {
+        self.obligations.retain(
+            |obligation| !matches!(obligation, Obligation::Approval(terms) if terms == approved.terms()),
+        );
+        self
     }
 
     /// The rules that decided, as `file:line`.

@@ -6,12 +6,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    approval::Need,
     capability::{CAPABILITY_BYTES_MAX, Right, UnverifiedCapability},
     codec::{Message, to_array_bytes},
     control::RevocationTarget,
     digest::Digest,
     epoch::Epoch,
-    ids::{Action, AgentId, CapabilityId, KeyId, NodeId, Resource, TaskId, TaskKind, TenantId},
+    ids::{Action, AgentId, ApprovalId, CapabilityId, KeyId, NodeId, Resource, TaskId, TaskKind, TenantId},
     keys::{BadSignature, PrivateKey, PublicKey, Purpose, Signature},
     keyset::KeysetDocument,
     policy::{PolicyBundle, PolicyRevision},
@@ -136,6 +137,9 @@ pub struct Call {
     /// For calls on agents: the longer chain that is handed over.
     #[serde(default, with = "serde_bytes", skip_serializing_if = "Option::is_none")]
     pub handover: Option<Vec<u8>>,
+    /// The approval it is made under; absent for the one that belongs to this very call, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalId>,
 }
 
 /// A call, to be signed by the holder of the capability.
@@ -153,6 +157,8 @@ pub struct UnsignedCall<'a> {
     pub handover: Option<&'a UnverifiedCapability>,
     /// Fresh random bytes; kept when a call is repeated after a lost answer.
     pub nonce: [u8; 16],
+    /// The approval it is made under, if that was asked for by another call.
+    pub approval: Option<&'a ApprovalId>,
     /// Now.
     pub issued_at: Timestamp,
 }
@@ -191,6 +197,7 @@ impl UnsignedCall<'_> {
             min_epoch: grant.min_epoch,
             proof: proof.sign(holder),
             handover: self.handover.map(|handover| handover.as_bytes().to_vec()),
+            approval: self.approval.cloned(),
         }
     }
 }
@@ -252,6 +259,18 @@ pub enum Answer {
         reason: ToldReason,
         /// Whether the effect is known to be absent, known, or unknown.
         status: OutcomeStatus,
+    },
+    /// It may be done once people have said yes. Nothing was done.
+    Held {
+        /// The request for approval.
+        approval: ApprovalId,
+        /// Until when it can be answered and used.
+        expires: Timestamp,
+        /// Who still has to say yes.
+        missing: Vec<Need>,
+        /// Answers that do not count, and why.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unusable: Vec<ToldReason>,
     },
     /// It was made before, and only that first call counts.
     Replayed {

@@ -147,6 +147,7 @@ fn calls() {
         action: &action,
         arguments: &arguments,
         handover: None,
+        approval: None,
         nonce: [7; 16],
         issued_at: NOW,
     };
@@ -227,6 +228,7 @@ fn records() {
             basis,
             trace: None,
             granted: None,
+            approval: None,
             count: 1,
         };
         RecordBody::Verdict(Box::new(body))

@@ -161,9 +161,10 @@ fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path)
     match kind.as_deref() {
         Some("maildir") => {
             let folder = section.text("folder", "\"drafts\"").map(|path| base.join(path));
+            let outbox = section.optional_text("outbox").map(|path| base.join(path));
             let from = section.text("from", "\"support@example.com\"");
-            let tool = folder.zip(from).map(|(folder, from)| ToolKind::Maildir { folder, from });
-            section.finish(&["resource", "kind", "folder", "from"]);
+            let tool = folder.zip(from).map(|(folder, from)| ToolKind::Maildir { folder, outbox, from });
+            section.finish(&["resource", "kind", "folder", "outbox", "from"]);
             tool
         }
         Some("sqlite") => {

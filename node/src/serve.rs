@@ -156,6 +156,7 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
         tasks.spawn(receive(endpoint, events.clone(), stopping.clone()));
     }
     tasks.spawn(follow_control(setup.bus.clone(), setup.tenant.clone(), events.clone()));
+    tasks.spawn(follow_approvals(setup.bus.clone(), setup.tenant.clone(), events.clone()));
     let driver = Driver {
         bus: setup.bus,
         tenant: setup.tenant,
@@ -338,6 +339,21 @@ impl Driver {
                 });
             }
             Effect::ReadLabel(domain) => self.read_label(domain),
+            Effect::ReadBudget(key) => {
+                let bus = self.bus.clone();
+                let stream = part_stream(&self.tenant, &key.part);
+                let subject = Subject::Budget {
+                    part: key.part.clone(),
+                    task: key.task.clone(),
+                    budget: key.budget.clone(),
+                };
+                let subject = subject.of(&self.tenant);
+                self.report(async move {
+                    let found = bus.last_on(&stream, &subject).await;
+                    let found = found.map(|found| found.map(|message| (message.sequence, message.payload)));
+                    Wake::Event(Event::BudgetRead(key, found.map_err(|error| error.to_string())))
+                });
+            }
             Effect::ReadFirst(call, sequence) => {
                 let bus = self.bus.clone();
                 let stream = part_stream(&self.tenant, &PartId::first());
@@ -478,6 +494,50 @@ async fn follow_control(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) 
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
+}
+
+/// Follows everything about approvals for good: claims first, so that no approval seems free that is not.
+async fn follow_approvals(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) {
+    let part = PartId::first();
+    let filters = [filter::approval_claims(&tenant, &part), filter::approvals(&tenant, &part)];
+    let stream = part_stream(&tenant, &part);
+    let (read, mut unread) = mpsc::channel::<()>(1);
+    let follow = filters.map(|filter| {
+        let (bus, stream, events, read) = (bus.clone(), stream.clone(), events.clone(), read.clone());
+        async move {
+            let (mut next, mut read) = (1, Some(read));
+            loop {
+                if let Ok(mut tail) = bus.tail(&stream, &filter, next).await {
+                    if tail.pending == 0 {
+                        drop(read.take());
+                    }
+                    while let Ok(message) = tail.next().await {
+                        next = message.sequence + 1;
+                        let event = Event::Approval {
+                            sequence: message.sequence,
+                            subject: message.subject,
+                            payload: message.payload,
+                        };
+                        if events.send(Wake::Event(event)).await.is_err() {
+                            return;
+                        }
+                        if message.pending == 0 {
+                            drop(read.take());
+                        }
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+        }
+    });
+    drop(read);
+    let [claims, approvals] = follow;
+    let report = async {
+        // Nothing is ever sent: it ends when both have dropped their end.
+        let _ = unread.recv().await;
+        drop(events.send(Wake::Event(Event::ApprovalsRead)).await);
+    };
+    tokio::join!(claims, approvals, report);
 }
 
 /// Tells the guard what the streams are; false if they could not be looked at.

@@ -279,6 +279,7 @@ impl Bench {
             action: &Action::parse(action).unwrap(),
             arguments: &Arguments::new(arguments),
             handover: None,
+            approval: None,
             nonce: [nonce; 16],
             issued_at: self.now.wall,
         };

@@ -20,7 +20,7 @@ pub(crate) struct Said {
     pub(crate) err: String,
 }
 
-fn writ_in(folder: &Path, arguments: &[&str]) -> Result<Said> {
+pub(crate) fn writ_in(folder: &Path, arguments: &[&str]) -> Result<Said> {
     let mut child = Command::new(WRIT)
         .args(arguments)
         .current_dir(folder)
@@ -215,12 +215,12 @@ fn every_fault_of_a_policy_is_told_at_once_with_its_line() -> Result<()> {
     let said = writ_in(folder.path(), &["policy", "check", "policies"])?;
     assert_eq!(said.code, 3, "{}", said.err);
     for part in [
-        "20-action.datalog:6:",
+        "20-action.datalog:10:",
         "resuorce",
         "resource",
-        "20-action.datalog:7:",
+        "20-action.datalog:11:",
         "===",
-        "20-action.datalog:8:",
+        "20-action.datalog:12:",
     ] {
         assert!(said.err.contains(part), "{part}: {}", said.err);
     }
@@ -260,7 +260,7 @@ fn mistakes_in_a_policy_are_told_with_a_way_out() -> Result<()> {
         writeln!(fs::OpenOptions::new().append(true).open(&file)?, "\n{rule}")?;
         let said = writ_in(folder.path(), &["policy", "check", "policies"])?;
         assert_eq!(said.code, 3, "{rule}: {}{}", said.out, said.err);
-        for part in ["20-action.datalog:6:", "^", message, help] {
+        for part in ["20-action.datalog:10:", "^", message, help] {
             assert!(said.err.contains(part), "{rule}: {part}: {}", said.err);
         }
     }
@@ -283,7 +283,7 @@ fn a_policy_is_tested_by_its_cases() -> Result<()> {
     let said = writ_in(folder.path(), &["policy", "test", "policies"])?;
     assert_eq!(said.code, 1, "{}{}", said.out, said.err);
     for part in
-        ["FAIL the researcher reads", "policy.denied: nobody reads", "no case fired:", "20-action.datalog:8"]
+        ["FAIL the researcher reads", "policy.denied: nobody reads", "no case fired:", "20-action.datalog:12"]
     {
         assert!(said.out.contains(part), "{part}: {}", said.out);
     }

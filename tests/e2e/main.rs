@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failed test may panic")]
 
 mod agents;
+mod approvals;
+mod budgets;
 mod bus;
 mod cli;
 mod delegation;
 mod examples;
 mod faults;
+mod policy;
 mod revocation;
 mod rollout;
 mod shipped;

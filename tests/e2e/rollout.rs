@@ -181,10 +181,10 @@ fn what_may_not_be_in_force_is_refused_with_its_place() -> Result<()> {
         // The command line refuses it, and so does the broker, which trusts no command line.
         write(&world, "\ndeny if resuorce(\"tool.crm\");\n")?;
         let said = writ(&world, &["policy", "activate", ".writ/policies"]).await?;
-        assert!(said.code == 3 && said.err.contains("20-action.datalog:6:9"), "{}", said.err);
+        assert!(said.code == 3 && said.err.contains("20-action.datalog:10:9"), "{}", said.err);
         let error = activate(with(&world, "")?).await.unwrap_err().to_string();
         assert!(
-            error.contains("policy.invalid: planes/20-action.datalog:6:9: there is no predicate `resuorce`"),
+            error.contains("policy.invalid: planes/20-action.datalog:10:9: there is no predicate `resuorce`"),
             "{error}"
         );
         let error = activate(PolicyBundle::default()).await.unwrap_err().to_string();
@@ -312,8 +312,11 @@ fn what_is_observed_is_done_and_shown_wherever_one_looks() -> Result<()> {
                 writ_bus::SystemClock::new().now().wall.after(Millis::from_secs(days * 86_400)).to_string();
             format!("{}Z", until.split('.').next().unwrap())
         };
-        let too_long = until(100);
-        World::edit(&contract, "[[action]]", &format!("[observe]\nuntil = \"{too_long}\"\n\n[[action]]"))?;
+        World::edit(
+            &contract,
+            "[[action]]",
+            &format!("[observe]\nuntil = \"{}\"\n\n[[action]]", until(100)),
+        )?;
         write(&world, &format!("{NOBODY_READS}\nmay_observe(\"tool.crm\") <- request(\"call\");\n"))?;
         let activate = ["policy", "activate", ".writ/policies", "--no-test"];
         let said = writ(&world, &activate).await?;
@@ -325,7 +328,7 @@ fn what_is_observed_is_done_and_shown_wherever_one_looks() -> Result<()> {
             .await
             .unwrap_err();
         assert!(error.to_string().contains("more than 90 days"), "the broker has a calendar too: {error}");
-        World::edit(&contract, &too_long, &until(30))?;
+        World::edit(&contract, until(100).get(..10).unwrap(), until(30).get(..10).unwrap())?;
         let said = writ(&world, &activate).await?;
         assert_eq!(said.code, 0, "{}{}", said.out, said.err);
         read(&task, "SELECT 1").await?;

@@ -15,7 +15,7 @@ fn the_shipped_files_run_with_tls_and_let_nobody_else_in() -> Result<()> {
         let user = NatsUser::from_seed_bytes([7; 32])?;
         let mut accounts = nats_conf::shipped_accounts()?.render();
         accounts = accounts.replace("<nkey of node-1>", user.public());
-        for (seed, name) in ["broker-1", "ops", "bootstrap", "planner"].iter().enumerate() {
+        for (seed, name) in ["broker-1", "ops", "bob", "bootstrap", "planner"].iter().enumerate() {
             let other = NatsUser::from_seed_bytes([u8::try_from(seed)? + 20; 32])?;
             accounts = accounts.replace(&format!("<nkey of {name}>"), other.public());
         }

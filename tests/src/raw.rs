@@ -9,7 +9,7 @@ use writ_common::{
     codec::{decode, encode},
     digest::Digest,
     entropy::draw,
-    ids::{Action, AgentId, Resource, TaskId},
+    ids::{Action, AgentId, ApprovalId, Resource, TaskId},
     keys::PrivateKey,
     reason::ReasonCode,
     record::OutcomeStatus,
@@ -43,6 +43,8 @@ pub enum Answered {
     Denied(ReasonCode),
     /// Begun and not finished well.
     Failed(ReasonCode, OutcomeStatus),
+    /// Waiting for people.
+    Held(ApprovalId),
     /// Made before.
     Replayed(Option<OutcomeStatus>),
 }
@@ -82,6 +84,7 @@ impl RawCall {
             action: &Action::parse(action)?,
             arguments: &Arguments::new(arguments),
             handover: None,
+            approval: None,
             nonce,
             issued_at: SystemClock::new().now().wall,
         };
@@ -111,6 +114,13 @@ impl RawCall {
             call: call_digest(resource, action, arguments, task),
         };
         self.call.proof = proof.sign(holder);
+    }
+
+    /// The same, naming an approval another call was held for.
+    #[must_use]
+    pub fn under(mut self, approval: &ApprovalId) -> Self {
+        self.call.approval = Some(approval.clone());
+        self
     }
 
     /// The id of the logical call.
@@ -152,6 +162,7 @@ impl RawCall {
                 reasons.first().map(|reason| reason.code).ok_or_else(|| anyhow::anyhow!("no reason"))?,
             ),
             Answer::Failed { reason, status } => Answered::Failed(reason.code, status),
+            Answer::Held { approval, .. } => Answered::Held(approval),
             Answer::Replayed { outcome, .. } => Answered::Replayed(outcome),
         })
     }

@@ -70,9 +70,21 @@ impl Broker {
                 wanted.push_back(ControlEvent::NodeKey { node: node.clone(), key: *key, connection });
             }
         }
+        wanted.extend(self.approver_changes());
         wanted.extend(self.first_policy());
         self.control_queue.extend(wanted.into_iter().map(|event| ControlWrite::Own(Box::new(event))));
         self.next_control_write(now);
+    }
+
+    /// The configuration says who approves by which key; whoever is not in it any more does not.
+    fn approver_changes(&self) -> Vec<ControlEvent> {
+        let (configured, known) = (&self.setup.approvers, self.control.approvers());
+        let added = configured.iter().filter(|(name, key)| known.get(*name) != Some(key));
+        let gone = known.keys().filter(|name| !configured.contains_key(*name));
+        added
+            .map(|(name, key)| ControlEvent::ApproverKey { approver: name.clone(), key: Some(*key) })
+            .chain(gone.map(|name| ControlEvent::ApproverKey { approver: name.clone(), key: None }))
+            .collect()
     }
 
     pub(super) fn queue_control(&mut self, write: ControlWrite, now: Now) {
@@ -170,8 +182,8 @@ impl Broker {
             ControlEvent::HaltAll { on } => self.control.is_halted() == *on,
             // Written twice it could undo what somebody else put in force in between.
             ControlEvent::Policy(bundle) => {
-                let last = self.control.activations().back();
-                last.is_some_and(|one| one.sequence > after && one.revision == bundle.revision())
+                let mut since = self.control.activations().iter().filter(|one| one.sequence > after);
+                since.next_back().is_some_and(|one| one.revision == bundle.revision())
             }
             ControlEvent::Quarantine { agent, on } => self.control.is_quarantined(agent) == *on,
             // The others can be written twice without harm.
@@ -290,6 +302,7 @@ impl Broker {
                     basis,
                     trace: None,
                     granted: None,
+                    approval: None,
                     count: 1,
                 };
                 self.record(RecordBody::Verdict(Box::new(recorded)), Some((call, payload)), now);

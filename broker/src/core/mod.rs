@@ -72,6 +72,8 @@ pub struct BrokerSetup {
     pub nodes: BTreeMap<NodeId, (PublicKey, String)>,
     /// The operators and their keys.
     pub operators: BTreeMap<OperatorId, PublicKey>,
+    /// The approvers and their keys.
+    pub approvers: BTreeMap<OperatorId, PublicKey>,
     /// How old a signed request may be.
     pub request_age_max: Millis,
     /// How far clocks may be apart.

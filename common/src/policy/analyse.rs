@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Inventory, Statement, StatementNode,
+    Inventory, Statement, StatementNode, arithmetic,
     schema::{self, Provider, Requests, Type},
 };
 use crate::{
@@ -113,7 +113,7 @@ pub(super) fn analyse(
     unused(sources, findings);
 }
 
-struct Finding {
+pub(super) struct Finding {
     span: Span,
     message: String,
     help: Option<String>,
@@ -121,8 +121,12 @@ struct Finding {
 }
 
 impl Finding {
-    fn error(span: Span, message: impl Into<String>, help: impl Into<String>) -> Self {
+    pub(super) fn error(span: Span, message: impl Into<String>, help: impl Into<String>) -> Self {
         Self { span, message: message.into(), help: Some(help.into()), is_warning: false }
+    }
+
+    pub(super) fn warning(span: Span, message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { is_warning: true, ..Self::error(span, message, help) }
     }
 }
 
@@ -219,24 +223,29 @@ impl<'b> Scope<'b> {
 
 /// Calls `visit` for every comparison of a variable with a constant that has to hold for the body to hold.
 fn for_each_conjunct<'b>(body: &'b Body, visit: &mut impl FnMut(Binary, &'b str, &'b Term, Span)) {
-    fn walk<'b>(expression: &'b Expression, visit: &mut impl FnMut(Binary, &'b str, &'b Term, Span)) {
-        let Node::Binary(op, left, right) = &expression.node else { return };
-        if *op == Binary::And {
-            walk(left, visit);
-            return walk(right, visit);
-        }
-        match (&left.node, &right.node) {
-            (Node::Term(Term::Variable(_)), Node::Term(Term::Variable(_))) => {}
-            (Node::Term(Term::Variable(name)), Node::Term(constant)) => {
-                visit(*op, name, constant, expression.span);
-            }
-            (Node::Term(constant), Node::Term(Term::Variable(name))) => {
-                visit(mirrored(*op), name, constant, expression.span);
-            }
-            _ => {}
-        }
+    body.expressions.iter().for_each(|expression| for_each_conjunct_of(expression, visit));
+}
+
+/// The same for one condition.
+pub(super) fn for_each_conjunct_of<'b>(
+    expression: &'b Expression,
+    visit: &mut impl FnMut(Binary, &'b str, &'b Term, Span),
+) {
+    let Node::Binary(op, left, right) = &expression.node else { return };
+    if *op == Binary::And {
+        for_each_conjunct_of(left, visit);
+        return for_each_conjunct_of(right, visit);
     }
-    body.expressions.iter().for_each(|expression| walk(expression, visit));
+    match (&left.node, &right.node) {
+        (Node::Term(Term::Variable(_)), Node::Term(Term::Variable(_))) => {}
+        (Node::Term(Term::Variable(name)), Node::Term(constant)) => {
+            visit(*op, name, constant, expression.span);
+        }
+        (Node::Term(constant), Node::Term(Term::Variable(name))) => {
+            visit(mirrored(*op), name, constant, expression.span);
+        }
+        _ => {}
+    }
 }
 
 /// The operator that says the same with its sides exchanged.
@@ -311,6 +320,7 @@ impl<'a> Analysis<'a> {
         self.kinds_meet(&scope, whole, found);
         one_value_each(&scope, found);
         ranges(body, found);
+        arithmetic::faults(body, found);
         for predicate in body.predicates.iter().chain(head) {
             for (position, term) in predicate.terms.iter().enumerate() {
                 if let Term::Str(text) = term {

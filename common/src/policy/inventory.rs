@@ -4,22 +4,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     capability::Right,
-    datalog::{Predicate, Term},
+    datalog::{Predicate, Span, Term},
     diagnostic::Diagnostics,
-    ids::{AgentId, RoleId, TaskKind},
+    ids::{AgentId, OperatorId, RoleId, TaskKind},
     settings::{Document, Section},
     time::Timestamp,
 };
 
 use super::observe::read_observe;
 
-/// What agents.toml and roles.toml say.
+/// What agents.toml, approvers.toml and roles.toml say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
     /// Every known agent.
     pub agents: BTreeMap<AgentId, AgentEntry>,
+    /// Everybody who may approve.
+    pub approvers: BTreeMap<OperatorId, ApproverEntry>,
     /// Every known role.
     pub roles: BTreeMap<RoleId, Vec<RoleTask>>,
+    /// Where each fact stands, as `file:line`.
+    places: BTreeMap<String, String>,
 }
 
 /// One agent.
@@ -35,6 +39,16 @@ pub struct AgentEntry {
     pub quota: Quota,
     /// Until when rules about its calls are asked and not obeyed.
     pub observe_until: Option<Timestamp>,
+}
+
+/// Somebody who may approve. Their key is enrolled by the broker's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApproverEntry {
+    /// What they may approve as.
+    pub roles: BTreeSet<RoleId>,
+    /// The `sub` of every account they have at identity providers, so that nobody approves what is done on their
+    /// own authority.
+    pub users: BTreeSet<String>,
 }
 
 /// A token bucket: how many calls per second, and how many at once.
@@ -79,14 +93,53 @@ impl Inventory {
                 quota: read_quota(section.table("quota")),
                 observe_until: read_observe(&mut section),
             };
+            let (owned, delegates) = (section.span_of("owner"), section.span_of("delegates_to"));
             section.finish(&["name", "owner", "description", "delegates_to", "quota", "observe"]);
             let Some(name) = name else { continue };
+            let mut note = |fact: Predicate, span, word: &str| {
+                self.places.insert(fact.to_string(), place(file, text, span, word));
+            };
+            note(fact("registered", &[name.as_str()]), span, "");
+            note(fact("owner", &[name.as_str(), &entry.owner]), owned, "");
+            for to in &entry.delegates_to {
+                note(fact("delegates", &[name.as_str(), to.as_str()]), delegates, to.as_str());
+            }
             if self.agents.contains_key(&name) {
                 document.note(document.at(span, format!("agent `{name}` is declared twice")));
             }
             self.agents.insert(name, entry);
         }
         root.finish(&["agent"]);
+        findings.0.extend(document.into_findings().0);
+    }
+
+    /// Reads approvers.toml.
+    pub(crate) fn read_approvers(&mut self, file: &str, text: &str, findings: &mut Diagnostics) {
+        let overrides = BTreeMap::new();
+        let document = Document::new(file, text, &overrides);
+        let mut root = document.root();
+        for mut section in root.tables("approver") {
+            let span = section.span();
+            let name: Option<OperatorId> = section.required("name", "\"bob\"");
+            let roles: BTreeSet<RoleId> = section.list("roles").into_iter().collect();
+            let users: BTreeSet<String> = section.list("users").into_iter().collect();
+            section.finish(&["name", "roles", "users"]);
+            let Some(name) = name else { continue };
+            if roles.is_empty() {
+                document.note(document.at(span, format!("approver `{name}` has no `roles`")));
+            }
+            if users.is_empty() {
+                let finding = document.at(span, format!("approver `{name}` has no `users`"));
+                document.note(finding.help(
+                    "list the `sub` of every account they have: without it, nobody could tell whether they approve their own doing",
+                ));
+            }
+            if self.approvers.contains_key(&name) {
+                document.note(document.at(span, format!("approver `{name}` is declared twice")));
+            }
+            self.approvers.insert(name, ApproverEntry { roles, users });
+        }
+        root.finish(&["approver"]);
         findings.0.extend(document.into_findings().0);
     }
 
@@ -102,8 +155,17 @@ impl Inventory {
                 let kind: Option<TaskKind> = task.required("kind", "\"customer-answer\"");
                 let agents = task.list("agents").into_iter().collect();
                 let rights = task.list::<RightText>("rights").into_iter().map(|right| right.0).collect();
+                let (running, holding) = (task.span_of("agents"), task.span_of("rights"));
                 task.finish(&["kind", "agents", "rights"]);
-                tasks.extend(kind.map(|kind| RoleTask { kind, agents, rights }));
+                let Some(kind) = kind else { continue };
+                let task = RoleTask { kind, agents, rights };
+                if let Some(name) = &name {
+                    for (fact, word) in task.facts(name) {
+                        let span = if fact.name == "role_runs" { running } else { holding };
+                        self.places.insert(fact.to_string(), place(file, text, span, &word));
+                    }
+                }
+                tasks.push(task);
             }
             section.finish(&["name", "task"]);
             if let Some(name) = name {
@@ -118,29 +180,51 @@ impl Inventory {
     pub(crate) fn facts(&self) -> Vec<Predicate> {
         let mut facts = Vec::new();
         for (name, entry) in &self.agents {
-            facts.push(Predicate::new("registered", [Term::str(name.as_str())]));
+            facts.push(fact("registered", &[name.as_str()]));
             if !entry.owner.is_empty() {
-                facts.push(Predicate::new("owner", [Term::str(name.as_str()), Term::str(&entry.owner)]));
+                facts.push(fact("owner", &[name.as_str(), &entry.owner]));
             }
-            for to in &entry.delegates_to {
-                facts.push(Predicate::new("delegates", [Term::str(name.as_str()), Term::str(to.as_str())]));
-            }
+            facts
+                .extend(entry.delegates_to.iter().map(|to| fact("delegates", &[name.as_str(), to.as_str()])));
         }
         for (role, tasks) in &self.roles {
-            for task in tasks {
-                let role_and = |name: &str, rest: &[&str]| {
-                    let texts = std::iter::once(role.as_str()).chain(rest.iter().copied());
-                    Predicate::new(name, texts.map(Term::str).collect::<Vec<_>>())
-                };
-                let kind = task.kind.as_str();
-                facts.extend(task.agents.iter().map(|agent| role_and("role_runs", &[agent.as_str(), kind])));
-                facts.extend(task.rights.iter().map(|right| {
-                    role_and("role_right", &[kind, right.resource.as_str(), right.action.as_str()])
-                }));
-            }
+            facts.extend(tasks.iter().flat_map(|task| task.facts(role)).map(|(fact, _)| fact));
         }
         facts
     }
+
+    /// Where a fact of the inventory stands, as `file:line`.
+    pub(crate) fn place(&self, fact: &str) -> Option<&str> {
+        self.places.get(fact).map(String::as_str)
+    }
+}
+
+impl RoleTask {
+    /// Its facts, each with the word of the file it comes from.
+    fn facts(&self, role: &RoleId) -> Vec<(Predicate, String)> {
+        let (role, kind) = (role.as_str(), self.kind.as_str());
+        let runs = self
+            .agents
+            .iter()
+            .map(|agent| (fact("role_runs", &[role, agent.as_str(), kind]), agent.to_string()));
+        let holds = self.rights.iter().map(|right| {
+            let terms = [role, kind, right.resource.as_str(), right.action.as_str()];
+            (fact("role_right", &terms), right.to_string())
+        });
+        runs.chain(holds).collect()
+    }
+}
+
+fn fact(name: &str, terms: &[&str]) -> Predicate {
+    Predicate::new(name, terms.iter().copied().map(Term::str).collect::<Vec<_>>())
+}
+
+/// `file:line` of a quoted word within a span, or of the span.
+fn place(file: &str, text: &str, span: Span, word: &str) -> String {
+    let within = text.get(span.start..span.end).unwrap_or("");
+    let offset = if word.is_empty() { 0 } else { within.find(&format!("\"{word}\"")).unwrap_or(0) };
+    let line = text.get(..span.start + offset).unwrap_or("").matches('\n').count() + 1;
+    format!("{file}:{line}")
 }
 
 struct RightText(Right);

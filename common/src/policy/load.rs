@@ -3,17 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    BUNDLE_BYTES_MAX, Effect, Inventory, PolicyBundle, PolicySet, RuleInfo, Statement, StatementNode,
+    BUNDLE_BYTES_MAX, Effect, Inventory, PolicyBundle, PolicySet, RuleInfo, SourceRule, Statement,
+    StatementNode,
     analyse::analyse,
+    inventory::ApproverEntry,
     parse,
     schema::{self, Provider, SCHEMA},
     teams,
 };
 use crate::{
+    approval::APPROVERS_MAX,
     capability::engine::Program,
     contract::ToolContract,
     datalog::{Body, Expression, Node, Predicate, Rule, Term},
     diagnostic::{Diagnostic, Diagnostics, suggest},
+    ids::RoleId,
 };
 
 /// The derived facts a verdict is read from; their only term is a position in [`PolicySet::rules`].
@@ -47,6 +51,7 @@ impl PolicySet {
                     findings.0.extend(found.0);
                     sources.push((path, text, statements));
                 }
+                Kind::Approvers => inventory.read_approvers(path, text, &mut findings),
                 Kind::Agents => inventory.read_agents(path, text, &mut findings),
                 Kind::Roles => inventory.read_roles(path, text, &mut findings),
                 Kind::Contract => {
@@ -61,12 +66,13 @@ impl PolicySet {
                 }
                 Kind::Unknown => {
                     findings.push(Diagnostic::in_file(path, "this file is of no known kind").help(
-                        "rules end in .datalog; the inventory is agents.toml and roles.toml; contracts are tools/*.toml",
+                        "rules end in .datalog; the inventory is agents.toml, approvers.toml and roles.toml; contracts are tools/*.toml",
                     ));
                 }
             }
         }
         check_delegations(&inventory, bundle, &mut findings);
+        check_approvals(&inventory, &sources, &mut findings);
         let own = own_predicates(&sources, &mut findings);
         for (file, text, statements) in &sources {
             let checker = Checker { file, text, own: &own };
@@ -95,12 +101,13 @@ impl PolicySet {
         if findings.has_errors() {
             return Err(findings);
         }
-        let (rules, infos) = compile(&sources);
+        let (sources, infos) = compile(&sources);
         let mut inventory_facts = inventory.facts();
         inventory_facts.extend(teams::facts(&contracts));
         let set = Self {
             revision: bundle.revision(),
-            program: Program::compile(&rules),
+            program: Program::compile(sources.iter().map(|source| &source.rule)),
+            sources,
             rules: infos,
             inventory_facts,
             inventory,
@@ -112,6 +119,7 @@ impl PolicySet {
 
 enum Kind {
     Agents,
+    Approvers,
     Contract,
     Roles,
     Rules,
@@ -123,6 +131,7 @@ fn kind_of(path: &str) -> Kind {
     match name {
         _ if path.split('/').rev().nth(1) == Some("tools") && name.ends_with(".toml") => Kind::Contract,
         "agents.toml" => Kind::Agents,
+        "approvers.toml" => Kind::Approvers,
         "roles.toml" => Kind::Roles,
         _ if name.ends_with(".datalog") => Kind::Rules,
         _ => Kind::Unknown,
@@ -144,6 +153,49 @@ fn check_delegations(inventory: &Inventory, bundle: &PolicyBundle, findings: &mu
                 Diagnostic::in_file(file, format!("`{agent}` delegates to `{to}`, which is no agent here"));
             let otherwise = format!("add an `[[agent]]` named `{to}`");
             findings.push(finding.help(suggest(to.as_str(), names.iter().copied(), &otherwise)));
+        }
+    }
+}
+
+/// Approvals nobody can give would hold a call until it ends.
+fn check_approvals(
+    inventory: &Inventory,
+    sources: &[(&str, &str, Vec<Statement>)],
+    findings: &mut Diagnostics,
+) {
+    for (file, text, statements) in sources {
+        for statement in statements {
+            let StatementNode::Derive(Rule { head, .. }) = &statement.node else { continue };
+            let ("needs_approval", [Term::Str(role), count]) = (head.name.as_str(), head.terms.as_slice())
+            else {
+                continue;
+            };
+            let has = |entry: &&ApproverEntry| entry.roles.iter().any(|has| has.as_str() == role.as_str());
+            let people = inventory.approvers.values().filter(has).count();
+            let wanted = match count {
+                Term::Integer(count) => *count,
+                _ => 1,
+            };
+            let span = head.span;
+            let wrong = !(1..=i64::from(APPROVERS_MAX)).contains(&wanted);
+            if wrong {
+                let message = format!("{wanted} approvals are asked for, and 1 to {APPROVERS_MAX} can be");
+                findings.push(Diagnostic::at(file, text, span, message));
+            } else if people == 0 {
+                let roles = inventory.approvers.values().flat_map(|entry| &entry.roles);
+                let help = suggest(
+                    role.as_str(),
+                    roles.map(RoleId::as_str),
+                    &format!("give somebody in approvers.toml the role `{role}`"),
+                );
+                let message = format!("no approver has the role `{role}`");
+                findings.push(Diagnostic::at(file, text, span, message).help(help));
+            } else if usize::try_from(wanted).is_ok_and(|wanted| wanted > people) {
+                let message =
+                    format!("{wanted} approvals by `{role}` are asked for, and {people} can give one");
+                let help = format!("give more people in approvers.toml the role `{role}`");
+                findings.push(Diagnostic::at(file, text, span, message).help(help));
+            }
         }
     }
 }
@@ -290,26 +342,36 @@ fn bound_variables(body: &Body) -> BTreeSet<&str> {
 }
 
 /// Turns deciding rules into rules that derive their own position, so that one evaluation finds all that fire.
-fn compile(sources: &[(&str, &str, Vec<Statement>)]) -> (Vec<Rule>, Vec<RuleInfo>) {
+fn compile(sources: &[(&str, &str, Vec<Statement>)]) -> (Vec<SourceRule>, Vec<RuleInfo>) {
     let (mut rules, mut infos) = (Vec::new(), Vec::new());
     for (file, text, statements) in sources {
         for statement in statements {
+            let info = RuleInfo {
+                file: (*file).to_owned(),
+                line: Diagnostic::at(file, text, statement.span, "").line,
+                effect: Effect::Allow,
+                message: statement.message.clone(),
+                text: text.get(statement.span.start..statement.span.end).unwrap_or("").to_owned(),
+            };
             match &statement.node {
-                StatementNode::Derive(rule) => rules.push(rule.clone()),
+                StatementNode::Derive(rule) => {
+                    rules.push(SourceRule {
+                        rule: rule.clone(),
+                        place: info.place(),
+                        decides: None,
+                        text: info.text,
+                    });
+                }
                 StatementNode::Decide(effect, bodies) => {
                     let position = Term::Integer(i64::try_from(infos.len()).unwrap_or(i64::MAX));
                     let name = if *effect == Effect::Allow { ALLOW } else { DENY };
-                    rules.extend(bodies.iter().map(|body| Rule {
-                        head: Predicate::new(name, [position.clone()]),
-                        body: body.clone(),
+                    rules.extend(bodies.iter().map(|body| SourceRule {
+                        rule: Rule { head: Predicate::new(name, [position.clone()]), body: body.clone() },
+                        place: info.place(),
+                        decides: Some(infos.len()),
+                        text: info.text.clone(),
                     }));
-                    infos.push(RuleInfo {
-                        file: (*file).to_owned(),
-                        line: Diagnostic::at(file, text, statement.span, "").line,
-                        effect: *effect,
-                        message: statement.message.clone(),
-                        text: text.get(statement.span.start..statement.span.end).unwrap_or("").to_owned(),
-                    });
+                    infos.push(RuleInfo { effect: *effect, ..info });
                 }
             }
         }

@@ -5,11 +5,15 @@
 //! with an error in it does not exist.
 
 mod analyse;
+mod arithmetic;
+pub mod explain;
+pub mod format;
 mod inventory;
 mod lex;
 mod load;
 mod observe;
 mod parse;
+pub(crate) mod prove;
 pub mod schema;
 mod teams;
 
@@ -24,7 +28,11 @@ pub(crate) use observe::read_observe;
 pub use parse::{Effect, Statement, StatementNode, parse};
 
 use crate::{
-    capability::engine::Program, contract::ToolContract, datalog::Predicate, digest::Digest, ids::Resource,
+    capability::engine::Program,
+    contract::ToolContract,
+    datalog::{Predicate, Rule},
+    digest::Digest,
+    ids::Resource,
 };
 
 /// Most bytes all files of a bundle may have together.
@@ -83,11 +91,26 @@ impl RuleInfo {
     }
 }
 
+/// A rule as it was compiled, and where it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct SourceRule {
+    /// What it derives; a deciding rule derives [`ALLOW`] or [`DENY`] with its position.
+    pub(crate) rule: Rule,
+    /// `file:line`
+    pub(crate) place: String,
+    /// The position of a deciding rule in [`PolicySet::rules`].
+    pub(crate) decides: Option<usize>,
+    /// The rule as text.
+    pub(crate) text: String,
+}
+
 /// A bundle that was checked and compiled.
 #[derive(Clone, Debug)]
 pub struct PolicySet {
     pub(crate) revision: PolicyRevision,
     pub(crate) program: Program,
+    /// What the program was made from.
+    pub(crate) sources: Vec<SourceRule>,
     /// The deciding rules; `writ_allow` and `writ_deny` facts hold positions in this list.
     pub(crate) rules: Vec<RuleInfo>,
     pub(crate) inventory: Inventory,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use writ_common::{
+    approval::{ApprovalAnswer, ApprovalClaim, ApprovalDecision, ApprovalRequest, ClaimState, Need},
     capability::Right,
     codec::{CodecError, Message, decode, encode},
     control::{ControlDocument, ControlEvent, RevocationTarget},
@@ -10,7 +11,8 @@ use writ_common::{
     epoch::Epoch,
     fresh::{FreshAnswer, FreshQuestion},
     ids::{
-        AgentId, BootId, BrokerId, CapabilityId, FlowDomain, KeyId, NodeId, PartId, TaskId, TaskKind, UserId,
+        AgentId, ApprovalId, BootId, BrokerId, CapabilityId, FlowDomain, KeyId, NodeId, OperatorId, PartId,
+        RoleId, TaskId, TaskKind, UserId,
     },
     keys::{PublicKey, Signature},
     keyset::KeysetDocument,
@@ -19,7 +21,8 @@ use writ_common::{
     reason::ReasonCode,
     record::{
         Basis, DecisionId, Granted, Origin, Outcome, OutcomeStatus, Receipt, Record, RecordBody,
-        RecordedDecision, RecordedHop, RecordedReason, TraceRef, Verdicted, Void, What, Who,
+        RecordedApproval, RecordedDecision, RecordedHop, RecordedReason, TraceRef, Verdicted, Void, What,
+        Who,
     },
     signed::{Signable, Signed},
     time::{Millis, Timestamp},
@@ -68,6 +71,12 @@ pub fn all(random: &mut Random) -> Vec<Sample> {
         Answer::Denied { reasons: vec![told(random), told(random)] },
         Answer::Done { result: text(random) },
         Answer::Failed { reason: told(random), status: status(random) },
+        Answer::Held {
+            approval: approval_id(random),
+            expires: time(random),
+            missing: needs(random),
+            unusable: vec![told(random)],
+        },
         Answer::Replayed { first: decision_id(random), outcome: maybe(random, status) },
     ] {
         let receipt = maybe(random, |random| Signed::new(&receipt(random), &key(7)));
@@ -98,6 +107,7 @@ pub fn all(random: &mut Random) -> Vec<Sample> {
         let answer = AgentAnswer { call_id: digest(random), result };
         all.push(Sample::signed(random, &answer));
     }
+    all.extend(approvals(random));
     all.extend(issuing(random));
     all.extend(administration(random));
     let question = FreshQuestion {
@@ -133,6 +143,50 @@ pub fn all(random: &mut Random) -> Vec<Sample> {
     all.push(Sample::signed(random, &label));
     all.push(Sample::of(&keyset(random)));
     all
+}
+
+fn approvals(random: &mut Random) -> Vec<Sample> {
+    let right = right_of(random);
+    let request = ApprovalRequest {
+        tenant: tenant(),
+        id: approval_id(random),
+        node: node(random),
+        at: time(random),
+        expires: time(random),
+        user: user(random),
+        task: task(random),
+        chain: vec![agent(random), agent(random)],
+        resource: right.resource,
+        action: right.action,
+        arguments: text(random),
+        call: digest(random),
+        contract: maybe(random, digest),
+        policy: PolicyRevision(digest(random)),
+        rules: vec![text(random)],
+        label: label(random),
+        needs: needs(random),
+        trace: maybe(random, |random| TraceRef { trace: text(random), span: text(random) }),
+    };
+    let answer = ApprovalAnswer {
+        tenant: tenant(),
+        approval: approval_id(random),
+        request: digest(random),
+        approver: OperatorId::parse("bob").unwrap(),
+        at: time(random),
+        expires: time(random),
+        decision: random.one_of(&[ApprovalDecision::Granted, ApprovalDecision::Refused]),
+        comment: text(random),
+    };
+    let claim = ApprovalClaim {
+        tenant: tenant(),
+        approval: approval_id(random),
+        call_id: digest(random),
+        node: node(random),
+        boot: boot(random),
+        at: time(random),
+        state: random.one_of(&[ClaimState::Claimed, ClaimState::Used]),
+    };
+    vec![Sample::signed(random, &request), Sample::signed(random, &answer), Sample::signed(random, &claim)]
 }
 
 fn issuing(random: &mut Random) -> Vec<Sample> {
@@ -268,6 +322,7 @@ fn control_events(random: &mut Random) -> Vec<ControlEvent> {
             token: digest(random),
         },
         ControlEvent::AgentKeyWithdrawn { agent: agent(random), key: key_id(random) },
+        ControlEvent::ApproverKey { approver: OperatorId::parse("bob").unwrap(), key: maybe(random, public) },
         ControlEvent::BrokerBoot {
             broker: BrokerId::parse("broker-1").unwrap(),
             boot: boot(random),
@@ -301,6 +356,7 @@ pub fn record(random: &mut Random) -> Record {
             basis: basis(random),
             trace: maybe(random, |random| TraceRef { trace: text(random), span: text(random) }),
             granted: maybe(random, |random| Box::new(granted(random))),
+            approval: maybe(random, |random| Box::new(approval(random))),
             count: random.one_of(&[1, 2, 300]),
         })),
         1 => RecordBody::Outcome(Box::new(Outcome {
@@ -380,6 +436,25 @@ fn basis(random: &mut Random) -> Basis {
     }
 }
 
+fn approval_id(random: &mut Random) -> ApprovalId {
+    ApprovalId::of_call(&digest(random))
+}
+
+fn needs(random: &mut Random) -> Vec<Need> {
+    let role = RoleId::parse("mail-approver").unwrap();
+    (0..random.below(3)).map(|_| Need { role: role.clone(), count: byte(random) }).collect()
+}
+
+fn approval(random: &mut Random) -> RecordedApproval {
+    RecordedApproval {
+        id: approval_id(random),
+        request: digest(random),
+        needs: needs(random),
+        by: (0..random.below(3)).map(|_| OperatorId::parse("bob").unwrap()).collect(),
+        waited: maybe(random, |random| Millis(random.below(1_000_000) as u64)),
+    }
+}
+
 fn granted(random: &mut Random) -> Granted {
     Granted {
         kind: TaskKind::parse("answer").unwrap(),
@@ -409,6 +484,7 @@ fn call(random: &mut Random) -> Call {
         min_epoch: epoch(random),
         proof: Proof::Signature(Signature::from_bytes([byte(random); 64])),
         handover: maybe(random, bytes),
+        approval: maybe(random, approval_id),
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod messages;
 pub mod model;
+pub mod policies;
 pub mod programs;
 pub mod random;
 
@@ -17,13 +18,17 @@ use writ_common::{
     codec::encode,
     control::{ControlDocument, ControlEvent, ControlState},
     decide::{Evidence, decide},
+    diagnostic::Diagnostics,
     digest::Digest,
     epoch::Epoch,
     ids::{AgentId, CapabilityId, FlowDomain, TaskId, TenantId, UserId},
     keys::{PrivateKey, PublicKey},
     keyset::{Keyset, KeysetDocument, KeysetKey},
     label::Label,
-    policy::{PolicyBundle, PolicySet},
+    policy::{
+        PolicyBundle, PolicySet,
+        explain::{Explanation, explain},
+    },
     reason::ReasonCode,
     request::{Arguments, Environment, Principal, Request},
     signed::Signed,
@@ -243,6 +248,15 @@ schema = { type = "object", properties = { table = { type = "string" }, limit = 
 
 impl World {
     pub fn new() -> Self {
+        Self::under(
+            "allow if request(\"call\"), right($resource, $action), resource($resource), action($action);\n\
+             may_delegate($from, $to) <- delegates($from, $to);\n",
+        )
+        .unwrap_or_else(|findings| panic!("the policy of the tests does not load: {findings}"))
+    }
+
+    /// The same under other rules.
+    pub fn under(rules: &str) -> Result<Self, Diagnostics> {
         let names: Vec<String> = AGENTS.iter().map(|(name, _)| format!("{name:?}")).collect();
         let agents: String = AGENTS
             .iter()
@@ -253,8 +267,6 @@ impl World {
                 )
             })
             .collect();
-        let rules = "allow if request(\"call\"), right($resource, $action), resource($resource), action($action);\n\
-                     may_delegate($from, $to) <- delegates($from, $to);\n";
         let bundle: BTreeMap<String, String> = [
             ("agents.toml", agents.as_str()),
             ("base.datalog", rules),
@@ -264,10 +276,7 @@ impl World {
         .into_iter()
         .map(|(path, text)| (path.to_owned(), text.to_owned()))
         .collect();
-        let policy = match PolicySet::load(&PolicyBundle(bundle)) {
-            Ok((policy, _)) => policy,
-            Err(findings) => panic!("the policy of the tests does not load: {findings:?}"),
-        };
+        let (policy, _) = PolicySet::load(&PolicyBundle(bundle))?;
         let mut control = ControlState::new(tenant(), key(ROOT).public());
         let keyset = ControlEvent::Keyset(signed_keyset(&[key(BROKER).public()]));
         let keys = AGENTS.iter().map(|(name, seed)| ControlEvent::AgentKey {
@@ -280,11 +289,25 @@ impl World {
             let event = control_event(control.epoch(), event);
             control.apply(sequence, &event).unwrap();
         }
-        Self { policy, control }
+        Ok(Self { policy, control })
     }
 
     /// Decides a call by whoever holds the capability.
     pub fn decide(&self, capability: &Capability, call: &Call) -> Verdict {
+        self.ask(capability, call, |request, evidence| decide(request, evidence, &self.policy, call.now))
+    }
+
+    /// Decides it and tells why.
+    pub fn explain(&self, capability: &Capability, call: &Call) -> Explanation {
+        self.ask(capability, call, |request, evidence| explain(request, evidence, &self.policy, call.now))
+    }
+
+    fn ask<T>(
+        &self,
+        capability: &Capability,
+        call: &Call,
+        answer: impl Fn(&Request, &Evidence<'_>) -> T,
+    ) -> T {
         let grant = capability.grant();
         let request = Request {
             principal: Principal::Agent(capability.chain().caller().clone()),
@@ -304,7 +327,7 @@ impl World {
             handover: None,
             label: &call.label,
         };
-        decide(&request, &evidence, &self.policy, call.now)
+        answer(&request, &evidence)
     }
 }
 

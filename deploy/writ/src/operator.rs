@@ -7,8 +7,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use writ_bus::{Bus, BusConfig, NatsUser, SystemClock, SystemEntropy, Tail, keyfile};
+use writ_bus::{Bus, BusConfig, Fence, NatsUser, Store, SystemClock, SystemEntropy, Tail, keyfile};
 use writ_common::{
+    approval::{Approval, ApprovalAnswer, ApprovalDecision, Approvals},
     codec::{decode, encode},
     control::{Activation, ControlState, RevocationTarget},
     entropy::draw,
@@ -21,7 +22,7 @@ use writ_common::{
     settings::Document,
     signed::Signed,
     subjects::{Subject, filter, part_stream},
-    time::Millis,
+    time::{Millis, Timestamp},
     wire::{AdminReply, AdminRequest, AdminWanted, StatusInfo},
 };
 
@@ -34,8 +35,11 @@ use crate::{
 pub struct OperatorProfile {
     /// The tenant.
     pub tenant: TenantId,
-    /// The operator's name.
+    /// The operator's or approver's name.
     pub operator: OperatorId,
+    /// Whether it is an approver's profile: the broker answers operators only, and only approvers can answer
+    /// requests for approval.
+    pub is_approver: bool,
     /// The pinned offline root.
     pub root: PublicKey,
     /// The operator's key.
@@ -76,7 +80,12 @@ impl OperatorProfile {
         let document = Document::new(&name, &text, &none);
         let mut root = document.root();
         let tenant: Option<TenantId> = root.required("tenant", "\"acme\"");
-        let operator: Option<OperatorId> = root.required("operator", "\"ops\"");
+        let approver: Option<OperatorId> = root.optional("approver");
+        let is_approver = approver.is_some();
+        let operator: Option<OperatorId> = match approver {
+            Some(approver) => Some(approver),
+            None => root.required("operator", "\"ops\""),
+        };
         let root_key: Option<KeyText> = root.required("root_key", "\"ed25519:…\"");
         let key_file = root.text("key_file", "\"operator.key\"").map(|file| base.join(file));
         let user_file = root.text("user_file", "\"operator.nkey\"").map(|file| base.join(file));
@@ -86,6 +95,7 @@ impl OperatorProfile {
         let agents = root.optional_text("agents").map(|folder| base.join(folder));
         root.finish(&[
             "tenant",
+            "approver",
             "operator",
             "root_key",
             "key_file",
@@ -107,6 +117,7 @@ impl OperatorProfile {
         Ok(Self {
             tenant,
             operator,
+            is_approver,
             root: root.0,
             key: keyfile::read_key(&key_file)?,
             user: keyfile::read_user(&user_file)?,
@@ -121,6 +132,8 @@ impl OperatorProfile {
 /// An operator's connection.
 pub struct Operator {
     bus: Bus,
+    name: OperatorId,
+    is_approver: bool,
     tenant: TenantId,
     root: PublicKey,
     key: PrivateKey,
@@ -141,12 +154,23 @@ impl Operator {
         let bus = Bus::connect(BusConfig {
             urls: profile.bus_urls.clone(),
             user: profile.user.clone(),
-            name: format!("operator {}", profile.operator),
-            inbox_prefix: CoreUser::Operator(profile.operator.clone()).inbox_prefix(),
+            name: profile.operator.to_string(),
+            inbox_prefix: match profile.is_approver {
+                true => CoreUser::Approver(profile.operator.clone()),
+                false => CoreUser::Operator(profile.operator.clone()),
+            }
+            .inbox_prefix(),
             ca_file: profile.ca_file.clone(),
         })
         .await?;
-        Ok(Self { bus, tenant: profile.tenant.clone(), root: profile.root, key: profile.key.clone() })
+        Ok(Self {
+            bus,
+            name: profile.operator.clone(),
+            is_approver: profile.is_approver,
+            tenant: profile.tenant.clone(),
+            root: profile.root,
+            key: profile.key.clone(),
+        })
     }
 
     /// Asks the broker.
@@ -154,6 +178,12 @@ impl Operator {
     /// # Errors
     /// [`Denied`] with the broker's reasons, or why it was not reached.
     pub async fn ask(&self, wanted: AdminWanted) -> Result<AdminReply> {
+        if self.is_approver {
+            bail!(
+                "`{}` is an approver's profile; this takes an operator's: name one with `--profile`",
+                self.name
+            );
+        }
         let waits = matches!(wanted, AdminWanted::Revoke { wait: true, .. });
         let request = AdminRequest {
             tenant: self.tenant.clone(),
@@ -247,6 +277,97 @@ impl Operator {
             records.push(Recorded::open(message.sequence, &message.payload, &control));
         }
         Ok(records)
+    }
+
+    /// Everything about approvals as the stream tells it now.
+    ///
+    /// # Errors
+    /// If the stream cannot be read.
+    pub async fn approvals(&self) -> Result<Approvals> {
+        let part = PartId::first();
+        let stream = part_stream(&self.tenant, &part);
+        let mut approvals = Approvals::default();
+        for filter in [filter::approvals(&self.tenant, &part), filter::approval_claims(&self.tenant, &part)] {
+            let mut tail = self.bus.tail(&stream, &filter, 1).await?;
+            let mut pending = tail.pending;
+            while pending > 0 {
+                let message = tail.next().await?;
+                pending = message.pending;
+                let now = SystemClock::new().now().wall;
+                // What is not readable is no approval; nodes report it.
+                drop(approvals.take(message.sequence, &message.subject, &message.payload, now));
+            }
+        }
+        Ok(approvals)
+    }
+
+    /// Follows requests for approval and answers, from now on.
+    ///
+    /// # Errors
+    /// If the stream cannot be read.
+    pub async fn approval_tail(&self, from: u64) -> Result<Tail> {
+        let part = PartId::first();
+        let filter = filter::approvals(&self.tenant, &part);
+        Ok(self.bus.tail(&part_stream(&self.tenant, &part), &filter, from).await?)
+    }
+
+    /// Answers a request for approval, in the approver's name.
+    ///
+    /// # Errors
+    /// If it is not an approver's profile, or the stream does not take the answer.
+    pub async fn answer_approval(
+        &self,
+        approval: &Approval,
+        decision: ApprovalDecision,
+        comment: &str,
+        expires: Timestamp,
+    ) -> Result<()> {
+        self.check_approver()?;
+        let request = approval.request();
+        let answer = ApprovalAnswer {
+            tenant: self.tenant.clone(),
+            approval: request.id.clone(),
+            request: approval.digest(),
+            approver: self.name.clone(),
+            at: SystemClock::new().now().wall,
+            expires,
+            decision,
+            comment: comment.to_owned(),
+        };
+        let subject = Subject::ApprovalAnswer {
+            part: approval.part().clone(),
+            approval: request.id.clone(),
+            approver: self.name.clone(),
+        };
+        let store = Store {
+            subject: subject.of(&self.tenant),
+            payload: encode(&Signed::new(&answer, &self.key)),
+            message_id: None,
+            fence: Fence::None,
+            ttl_secs: None,
+        };
+        self.bus.store(&store, REPLY_TIMEOUT).await.context("the answer was not stored")?;
+        Ok(())
+    }
+
+    /// Refuses an operator's profile where an approver's is needed.
+    ///
+    /// # Errors
+    /// Which profile it is and what to do.
+    pub fn check_approver(&self) -> Result<()> {
+        if !self.is_approver {
+            bail!(
+                "`{}` is an operator's profile; approvals are answered with an approver's: name one with `--profile`",
+                self.name
+            );
+        }
+        Ok(())
+    }
+
+    /// The operator's or approver's name.
+    #[must_use]
+    pub fn name(&self) -> &OperatorId {
+        &self.name
     }
 
     /// Follows the audit stream.

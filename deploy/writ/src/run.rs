@@ -105,6 +105,7 @@ pub async fn start_broker(path: &Path, rebuild: bool) -> Result<BrokerHandle> {
         policy,
         nodes: config.nodes,
         operators: config.operators,
+        approvers: config.approvers,
         identity: Box::new(Issuers(config.issuers)),
         bus,
         state: config.state,

@@ -263,6 +263,9 @@ impl Agent {
 }
 
 pub(crate) fn read_capability(issued: &IssuedTask) -> Result<UnverifiedCapability, Error> {
-    UnverifiedCapability::parse(&issued.capability)
-        .map_err(|reason| Error::BadAnswer(format!("the capability: {reason}")))
+    read_chain(&issued.capability)
+}
+
+pub(crate) fn read_chain(bytes: &[u8]) -> Result<UnverifiedCapability, Error> {
+    UnverifiedCapability::parse(bytes).map_err(|reason| Error::BadAnswer(format!("the capability: {reason}")))
 }

@@ -8,7 +8,7 @@ use writ_common::{
     codec::{decode, encode},
     digest::Digest,
     entropy::draw,
-    ids::{Action, NodeId, Resource},
+    ids::{Action, ApprovalId, NodeId, Resource, ResourceKind},
     json::Value,
     reason::ReasonCode,
     record::{DecisionId, Origin, OutcomeStatus, Receipt},
@@ -19,10 +19,12 @@ use writ_common::{
     wire::{Answer, CallReply, FetchRequest, UnsignedCall, call_id},
 };
 
-use crate::{Error, Task, spans::Span};
+use crate::{Error, Held, Task, spans::Span};
 
 /// How long one attempt waits for an answer.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a called agent may take.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long after its first attempt a call may be sent again.
 const RESEND_WITHIN: Duration = Duration::from_secs(60);
 /// How often a call is repeated after a lost answer or while no node listens.
@@ -36,7 +38,47 @@ pub(crate) struct Logical {
     pub(crate) action: Action,
     pub(crate) arguments: Arguments,
     pub(crate) handover: Option<UnverifiedCapability>,
-    pub(crate) timeout: Duration,
+    pub(crate) nonce: [u8; 16],
+    /// The approval it is made under, once it was held for one.
+    pub(crate) approval: Option<ApprovalId>,
+}
+
+impl Logical {
+    pub(crate) fn new(
+        resource: Resource,
+        action: Action,
+        arguments: Value,
+        handover: Option<UnverifiedCapability>,
+    ) -> Self {
+        let arguments = Arguments::new(arguments);
+        Self { resource, action, arguments, handover, nonce: draw(&mut SystemEntropy), approval: None }
+    }
+
+    /// An agent may take longer than a tool.
+    fn timeout(&self) -> Duration {
+        match self.resource.kind() {
+            ResourceKind::Agent => AGENT_TIMEOUT,
+            _ => ATTEMPT_TIMEOUT,
+        }
+    }
+
+    /// The call, put aside until people have answered.
+    fn held(&self, task: &Task, answer: Answer, trace: Option<&TraceContext>) -> Option<Held> {
+        let Answer::Held { approval, expires, missing, unusable } = answer else { return None };
+        Some(Held {
+            approval,
+            task: task.id.clone(),
+            expires,
+            missing,
+            unusable,
+            resource: self.resource.clone(),
+            action: self.action.clone(),
+            arguments: self.arguments.canonical().to_owned(),
+            handover: self.handover.as_ref().map(|chain| chain.as_bytes().to_vec()).unwrap_or_default(),
+            nonce: self.nonce.to_vec(),
+            trace: trace.map(ToString::to_string),
+        })
+    }
 }
 
 impl Task {
@@ -45,29 +87,23 @@ impl Task {
     /// A lost answer is asked for again; the call itself runs at most once.
     ///
     /// # Errors
-    /// [`Error`], told apart by what can be done about it.
+    /// [`Error`], told apart by what can be done about it. [`Error::Held`] if people have to approve it first:
+    /// then [`Task::wait_for_approval`] or, later, [`Task::proceed`].
     pub async fn call(&self, resource: &str, action: &str, arguments: Value) -> Result<Value, Error> {
-        let logical = Logical {
-            resource: Resource::parse(resource)?,
-            action: Action::parse(action)?,
-            arguments: Arguments::new(arguments),
-            handover: None,
-            timeout: ATTEMPT_TIMEOUT,
-        };
+        let logical = Logical::new(Resource::parse(resource)?, Action::parse(action)?, arguments, None);
         let span = self.span.execute_tool(logical.resource.name(), &self.id);
-        let result = self.send(logical, span.context()).await;
+        let result = self.send(&logical, span.context()).await;
         note(&span, &result);
         result
     }
 
-    pub(crate) async fn send(&self, logical: Logical, trace: Option<TraceContext>) -> Result<Value, Error> {
-        let nonce = draw(&mut SystemEntropy);
+    pub(crate) async fn send(&self, logical: &Logical, trace: Option<TraceContext>) -> Result<Value, Error> {
         let begun = Instant::now();
         let mut attempt = 0;
         loop {
             attempt += 1;
             let capability = self.capability().await?;
-            let (payload, digest) = self.sign(&logical, &capability, nonce);
+            let (payload, digest) = self.sign(logical, &capability);
             let subject = Subject::Call {
                 agent: self.agent.name().clone(),
                 task: self.id.clone(),
@@ -75,11 +111,16 @@ impl Task {
             };
             let subject = subject.of(&self.agent.identity().tenant);
             let bus = &self.agent.shared.bus;
-            match bus.request(subject, payload, trace.as_ref(), logical.timeout).await {
+            match bus.request(subject, payload, trace.as_ref(), logical.timeout()).await {
                 Ok(reply) => {
-                    let id = call_id(capability.chain().holder(), &nonce);
-                    let reply = self.read(&reply.payload, digest, id).await?;
-                    return self.conclude(reply, id, attempt).await;
+                    let id = call_id(capability.chain().holder(), &logical.nonce);
+                    let (reply, receipt) = self.read(&reply.payload, digest, id).await?;
+                    if matches!(reply.answer, Answer::Held { .. })
+                        && let Some(held) = logical.held(self, reply.answer.clone(), trace.as_ref())
+                    {
+                        return Err(Error::Held(Box::new(held)));
+                    }
+                    return self.conclude((reply, receipt), id, attempt).await;
                 }
                 // The same nonce again: if the first was done, its result is fetched, not done twice.
                 Err(BusError::TimedOut(_) | BusError::NotConnected) if attempt < ATTEMPTS_MAX => {}
@@ -96,19 +137,15 @@ impl Task {
     }
 
     /// Signs a call; every attempt is signed afresh, since a signature ages.
-    fn sign(
-        &self,
-        logical: &Logical,
-        capability: &UnverifiedCapability,
-        nonce: [u8; 16],
-    ) -> (Vec<u8>, Digest) {
+    fn sign(&self, logical: &Logical, capability: &UnverifiedCapability) -> (Vec<u8>, Digest) {
         let call = UnsignedCall {
             capability,
             resource: &logical.resource,
             action: &logical.action,
             arguments: &logical.arguments,
             handover: logical.handover.as_ref(),
-            nonce,
+            nonce: logical.nonce,
+            approval: logical.approval.as_ref(),
             issued_at: self.agent.now(),
         };
         (encode(&call.sign(&self.agent.identity().holder)), call.digest())
@@ -130,6 +167,8 @@ impl Task {
                 Answer::Denied { reasons } if reasons.iter().all(|reason| is_unrecorded(reason.code)) => {
                     Ok((reply, None))
                 }
+                // Being told to go on waiting has no record of its own: the hold has. Made up, it delays.
+                Answer::Held { .. } => Ok((reply, None)),
                 _ => Err(bad("an answer without a receipt")),
             };
         };
@@ -170,6 +209,7 @@ impl Task {
                 Value::parse_canonical(&result).map_err(|error| Error::BadAnswer(error.to_string()))
             }
             Answer::Failed { reason, status } => Err(Error::Failed { reason, status }),
+            Answer::Held { .. } => Err(Error::BadAnswer("a hold where none can be".to_owned())),
             // Our own first attempt: its answer was lost, its result may still be had.
             Answer::Replayed { first, outcome } if attempt > 1 => self.fetch(&first, outcome, id).await,
             Answer::Replayed { first, outcome } => Err(Error::Replayed { first, outcome }),
@@ -192,7 +232,9 @@ impl Task {
                 Answer::Replayed { outcome: None, .. } => {
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }
-                Answer::Denied { .. } | Answer::Replayed { .. } => return Err(replayed()),
+                Answer::Denied { .. } | Answer::Held { .. } | Answer::Replayed { .. } => {
+                    return Err(replayed());
+                }
                 Answer::Done { .. } | Answer::Failed { .. } => {
                     let receipt = match &reply.receipt {
                         Some(signed) => Some(self.open_receipt(signed).await?),
@@ -246,6 +288,8 @@ fn is_unrecorded(code: ReasonCode) -> bool {
 pub(crate) fn note<T>(span: &Span, result: &Result<T, Error>) {
     if let Err(error) = result {
         let kind = match error {
+            // The guardrail did its work: nothing failed.
+            Error::Held(_) => return,
             Error::Denied(_) => "permission_denied",
             Error::CouldNotDecide(_) => "could_not_decide",
             Error::TimedOut => "timeout",

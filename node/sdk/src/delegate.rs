@@ -1,7 +1,5 @@
 //! Handing parts of a task to other agents. The hand-over itself needs no broker and no connection.
 
-use std::time::Duration;
-
 use writ_bus::SystemEntropy;
 use writ_common::{
     capability::{Narrowing, UnverifiedCapability},
@@ -10,16 +8,12 @@ use writ_common::{
     ids::{Action, AgentId, Resource},
     json::Value,
     keys::PublicKey,
-    request::Arguments,
 };
 
 use crate::{
     Error, Task,
     call::{Logical, note},
 };
-
-/// How long a called agent may take.
-const AGENT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A decision to delegate: to whom, by which key, giving up what. It is carried out anew for every call, so that
 /// a renewal of the delegator's capability reaches the other agent.
@@ -86,13 +80,8 @@ impl Delegation {
             [(AGENT_HANDOVER, Value::from(handover.chain_id().to_string())), (AGENT_INPUT, input)]
                 .into_iter()
                 .collect();
-        let logical = Logical {
-            resource: Resource::agent(&self.to),
-            action: Action::parse("invoke")?,
-            arguments: Arguments::new(arguments),
-            handover: Some(handover),
-            timeout: AGENT_TIMEOUT,
-        };
-        self.task.send(logical, self.task.span.context()).await
+        let logical =
+            Logical::new(Resource::agent(&self.to), Action::parse("invoke")?, arguments, Some(handover));
+        self.task.send(&logical, self.task.span.context()).await
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::Held;
 use writ_bus::{BusError, keyfile::KeyFileError};
 use writ_common::{
     capability::ExtendError,
@@ -66,6 +67,9 @@ pub enum Error {
         /// Whether it had its effect.
         status: OutcomeStatus,
     },
+    /// People have to approve it first. Nothing was done; [`crate::Task::wait_for_approval`] waits for them.
+    #[error("held: {0}")]
+    Held(Box<Held>),
     /// A name is outside the grammar of names.
     #[error(transparent)]
     Id(#[from] InvalidId),
@@ -117,6 +121,7 @@ impl Error {
         match self {
             Self::Denied(denial) | Self::CouldNotDecide(denial) => denial.code(),
             Self::Failed { reason, .. } => Some(reason.code),
+            Self::Held(_) => Some(ReasonCode::ApprovalNeeded),
             Self::Replayed { .. } => Some(ReasonCode::RequestReplayed),
             _ => None,
         }

@@ -16,6 +16,7 @@
 //! ```
 
 mod agent;
+mod approval;
 mod call;
 mod delegate;
 mod enroll;
@@ -27,6 +28,7 @@ mod spans;
 mod task;
 
 pub use agent::{Agent, NewTask};
+pub use approval::Held;
 pub use delegate::Delegation;
 pub use enroll::enroll;
 pub use error::{Denial, Error};
@@ -34,8 +36,9 @@ pub use identity::Identity;
 pub use serve::{Invocation, Server};
 pub use task::Task;
 pub use writ_common::{
+    approval::Need,
     capability::{DelegationChain, Narrowing, Right, UnverifiedCapability},
-    ids::{AgentId, TaskId},
+    ids::{AgentId, ApprovalId, TaskId},
     json::Value,
     reason::ReasonCode,
     record::{OutcomeStatus, Receipt},

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use opentelemetry::{
     Context, KeyValue, global,
     trace::{
-        SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+        Link, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState,
         Tracer as _,
     },
 };
 use writ_common::{
     capability::DelegationChain,
-    ids::TaskId,
+    ids::{ApprovalId, TaskId},
     trace::{TraceContext, attribute, span},
 };
 
@@ -47,6 +47,24 @@ impl Span {
         Self::start(span::task(kind), SpanKind::Server, &Context::current(), attributes)
     }
 
+    /// A held call taken up again: a trace of its own, which names the one it was held in. By attribute as well as
+    /// by link, since some collectors drop links.
+    pub(crate) fn resume(what: &str, approval: &ApprovalId, held_in: Option<TraceContext>) -> Self {
+        let mut attributes = vec![
+            KeyValue::new(attribute::OPENINFERENCE_KIND, "CHAIN"),
+            KeyValue::new(attribute::APPROVAL_ID, approval.to_string()),
+        ];
+        let tracer = global::tracer("writ-sdk");
+        let mut builder = tracer.span_builder(span::resume(what)).with_kind(SpanKind::Server);
+        if let Some(held_in) = held_in {
+            attributes.push(KeyValue::new(attribute::RESUMES_TRACE, hex(&held_in.trace)));
+            let awaited = vec![KeyValue::new(attribute::LINK_KIND, "awaited")];
+            builder = builder.with_links(vec![Link::new(remote(held_in), awaited, 0)]);
+        }
+        let started = builder.with_attributes(attributes).start_with_context(&tracer, &Context::current());
+        Self { context: Arc::new(EndOnDrop(Context::current().with_span(started))) }
+    }
+
     /// An agent at work, below the task or below the agent that called it.
     pub(crate) fn invoke_agent(&self, agent: &str, chain: &DelegationChain, task: &TaskId) -> Self {
         self.child(span::invoke_agent(agent), SpanKind::Internal, agent_attributes(agent, chain, task))
@@ -59,16 +77,8 @@ impl Span {
         chain: &DelegationChain,
         task: &TaskId,
     ) -> Self {
-        let parent = parent.map_or_else(Context::new, |parent| {
-            let flags = if parent.sampled { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
-            Context::new().with_remote_span_context(SpanContext::new(
-                TraceId::from_bytes(parent.trace),
-                SpanId::from_bytes(parent.span),
-                flags,
-                true,
-                TraceState::default(),
-            ))
-        });
+        let parent = parent
+            .map_or_else(Context::new, |parent| Context::new().with_remote_span_context(remote(parent)));
         let mut attributes = agent_attributes(agent, chain, task);
         attributes.push(KeyValue::new(attribute::MESSAGING_SYSTEM, "nats"));
         Self::start(span::invoke_agent(agent), SpanKind::Consumer, &parent, attributes)
@@ -122,6 +132,16 @@ impl Span {
             sampled: context.is_sampled(),
         })
     }
+}
+
+fn remote(context: TraceContext) -> SpanContext {
+    let flags = if context.sampled { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
+    let (trace, span) = (TraceId::from_bytes(context.trace), SpanId::from_bytes(context.span));
+    SpanContext::new(trace, span, flags, true, TraceState::default())
+}
+
+fn hex(trace: &[u8; 16]) -> String {
+    TraceId::from_bytes(*trace).to_string()
 }
 
 fn task_attributes(task: &TaskId) -> Vec<KeyValue> {

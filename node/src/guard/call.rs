@@ -6,13 +6,14 @@ use bytes::Bytes;
 use writ_bus::Attested;
 use writ_common::{
     admission::quota_of,
+    budget::Charges,
     capability::Capability,
     codec::{Message as _, decode, encode},
     contract::Effect as ToolEffect,
     decide::{Evidence, decide, without_policy},
     digest::Digest,
     epoch::Epoch,
-    ids::{AgentId, FlowDomain, Resource, ResourceKind, TaskId},
+    ids::{AgentId, ApprovalId, FlowDomain, Resource, ResourceKind, TaskId},
     json::Value,
     label::Label,
     reason::{Reason, ReasonCode},
@@ -29,7 +30,7 @@ use writ_common::{
     wire::{Answer, Call, CallProof, CallReply, FetchRequest, ToldReason, call_digest, call_id},
 };
 
-use super::{Arrival, CallRef, Effect, Guard, Pending, Purpose};
+use super::{Arrival, CallRef, Effect, Guard, Pending, Purpose, approval::Held};
 
 /// How long a call may wait for control state it names to arrive.
 const EPOCH_WAIT: Millis = Millis(200);
@@ -68,6 +69,22 @@ pub(super) struct Known {
     pub(super) label_revision: u64,
     pub(super) permit: Option<Permit>,
     pub(super) began: Option<Now>,
+    /// The call digest.
+    pub(super) call: Digest,
+    /// The approval the caller names.
+    pub(super) approval: Option<ApprovalId>,
+    /// The claim on an approval this call holds.
+    pub(super) held: Option<Held>,
+    /// What it took out of budgets.
+    pub(super) charged: Charges,
+}
+
+impl Known {
+    /// The agents of the chain, the one that was given the task first.
+    pub(super) fn agents(&self) -> Vec<AgentId> {
+        let hops = self.capability.chain().hops().map(|hop| hop.to.clone());
+        std::iter::once(self.capability.grant().agent.clone()).chain(hops).collect()
+    }
 }
 
 impl Guard {
@@ -217,6 +234,10 @@ impl Guard {
             label_revision: 0,
             permit: None,
             began: None,
+            call: digest,
+            approval: call.approval,
+            held: None,
+            charged: Charges::new(),
         })
     }
 
@@ -311,8 +332,19 @@ impl Guard {
             return self.deny(call, &Verdict::deny(reason, None), basis, now);
         }
         match verdict.decision() {
-            Decision::Allow => self.prepare_intent(call, verdict, basis, now),
+            Decision::Allow if let Some(terms) = verdict.approval().cloned() => {
+                self.seek_approval(call, verdict, &terms, basis, now);
+            }
+            Decision::Allow => self.go_on(call, verdict, basis, now),
             Decision::Deny => self.deny(call, &verdict, basis, now),
+        }
+    }
+
+    /// An allowed call whose approval, if it takes one, is at hand: charge what it costs, then record the intent.
+    pub(super) fn go_on(&mut self, call: CallRef, verdict: Verdict, basis: Basis, now: Now) {
+        match verdict.charges().cloned() {
+            Some(charges) => self.charge(call, verdict, &charges, basis, now),
+            None => self.prepare_intent(call, verdict, basis, now),
         }
     }
 
@@ -342,6 +374,7 @@ impl Guard {
 
     /// Records a denial and answers with it.
     pub(super) fn deny(&mut self, call: CallRef, verdict: &Verdict, basis: Basis, now: Now) {
+        self.give_back(call, now);
         let Some(flight) = self.calls.get_mut(&call) else { return };
         let mut recorded =
             Verdicted::new(RecordedDecision::Deny, verdict, flight.who.clone(), flight.what.clone(), basis);
@@ -376,6 +409,7 @@ impl Guard {
 
     /// An intent cannot be written: nothing is done, and the caller is told so. Its place is filled by a void.
     pub(super) fn unrecordable(&mut self, call: CallRef, now: Now) {
+        self.give_back(call, now);
         if let Some(void) = self.void_of(call, &ReasonCode::AuditFull.into(), now) {
             let message_id = void.message_id.clone();
             self.publish_record(void, message_id, Purpose::Record, Millis(0));

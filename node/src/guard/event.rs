@@ -12,7 +12,7 @@ use writ_common::{
 };
 use writ_journal::{Entry, Unsettled};
 
-use super::StreamPins;
+use super::{BudgetKey, StreamPins};
 
 /// Names a request while it is here; the driver's own choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +47,19 @@ pub enum Event {
         /// Its bytes.
         payload: Bytes,
     },
+    /// A message about approvals: a request, an answer or a claim.
+    Approval {
+        /// Its sequence.
+        sequence: u64,
+        /// Its subject.
+        subject: String,
+        /// Its bytes.
+        payload: Bytes,
+    },
+    /// What was spent of a budget was read: its stream sequence and bytes.
+    BudgetRead(BudgetKey, Result<Option<(u64, Bytes)>, String>),
+    /// Every message about approvals was read that was there when this run began.
+    ApprovalsRead,
     /// What the streams are now.
     Streams {
         /// The control stream.
@@ -113,6 +126,8 @@ pub enum Effect {
         /// After how long.
         delay: Millis,
     },
+    /// Read what was spent of a budget.
+    ReadBudget(BudgetKey),
     /// Read the last label of a domain.
     ReadLabel(FlowDomain),
     /// Read the message at a stream sequence, for a call that was made before.

@@ -41,6 +41,8 @@ impl Guard {
         let mut recorded =
             Verdicted::new(RecordedDecision::Allow, &verdict, flight.who.clone(), flight.what.clone(), basis);
         recorded.trace = trace_ref(trace);
+        let held = flight.known.as_ref().and_then(|known| known.held.as_ref());
+        recorded.approval = held.map(|held| Box::new(held.approval.clone()));
         self.span_of_verdict(&recorded, trace, arrived, now);
         let prepared = Box::new(self.recorder.prepare(RecordBody::Verdict(Box::new(recorded)), now.wall));
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
@@ -122,11 +124,25 @@ impl Guard {
         let Some(known) = flight.known.as_mut() else { return };
         let Some(intent) = known.intent.clone() else { return };
         known.began = Some(now);
-        let permit = known.permit.take();
+        let mut permit = known.permit.take();
         self.committed(intent.id.seq, sequence);
         if let Err(failure) = self.last_look(call, now) {
             return self.finished(call, Err(failure), now);
         }
+        if self.use_approval(call, &mut permit, now) {
+            return;
+        }
+        self.act(call, permit, now);
+    }
+
+    /// Runs what the call holds the permit for.
+    pub(super) fn run(&mut self, call: CallRef, now: Now) {
+        let known = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut());
+        let permit = known.and_then(|known| known.permit.take());
+        self.act(call, permit, now);
+    }
+
+    fn act(&mut self, call: CallRef, permit: Option<Permit>, now: Now) {
         match permit {
             Some(permit) if permit.resource().kind() == ResourceKind::Agent => self.relay(call, &permit, now),
             Some(permit) => self.push(Effect::RunTool(call, permit)),
@@ -231,6 +247,9 @@ impl Guard {
     /// The tool or agent is done: record how it ended.
     pub(super) fn finished(&mut self, call: CallRef, result: Result<String, ToolFailure>, now: Now) {
         let result = result.and_then(|text| check_result(&text).map(|()| text));
+        if matches!(&result, Err(ToolFailure { status: OutcomeStatus::NotRun, .. })) {
+            self.give_back(call, now);
+        }
         let Some(flight) = self.calls.get_mut(&call) else { return };
         let Some(known) = &flight.known else { return };
         let Some(intent) = known.intent.clone() else { return };
@@ -293,7 +312,9 @@ impl Guard {
         let (bytes, status) = match &reply.answer {
             Answer::Done { result } => (result.len(), OutcomeStatus::Done),
             Answer::Failed { status, .. } => (0, *status),
-            Answer::Denied { .. } | Answer::Replayed { .. } => (0, OutcomeStatus::NotRun),
+            Answer::Denied { .. } | Answer::Held { .. } | Answer::Replayed { .. } => {
+                (0, OutcomeStatus::NotRun)
+            }
         };
         let receipt = self.recorder.receipt(intent, &flight.what, &reply.answer);
         let reply = CallReply { receipt: Some(receipt), ..reply };
@@ -352,7 +373,8 @@ impl Guard {
     }
 
     /// The intent is definitely not on record: void it under an id of its own, and deny.
-    fn abandon(&mut self, call: CallRef, reason: &Reason, now: Now) {
+    pub(super) fn abandon(&mut self, call: CallRef, reason: &Reason, now: Now) {
+        self.give_back(call, now);
         let Some(void) = self.void_of(call, reason, now) else { return };
         let Some(flight) = self.calls.get_mut(&call) else { return };
         if flight.reply.is_none() {

@@ -8,6 +8,8 @@
 //! intent fenced on the task label, acknowledged, checked once more against time and revocation, and only then
 //! run. Whatever happens on the way is one record.
 
+mod approval;
+mod budget;
 mod call;
 mod chains;
 mod event;
@@ -21,9 +23,11 @@ use std::{
     sync::Arc,
 };
 
+pub use budget::BudgetKey;
 pub use event::{Arrival, CallRef, Effect, Event, Ticket, ToolFailure};
 pub use pins::{StreamPin, StreamPins};
 
+use budget::Budgets;
 use bytes::Bytes;
 use call::InFlight;
 use chains::Chains;
@@ -31,6 +35,7 @@ use kept::KeptResults;
 use writ_bus::{Store, StoreError, Stored, StreamFacts};
 use writ_common::{
     admission::Admission,
+    approval::{ApprovalClaim, Approvals},
     codec::{decode, encode},
     control::{ControlEvent, ControlFault, ControlState, claims_policy},
     decide::Gate,
@@ -120,6 +125,10 @@ pub struct Guard {
     labels: BTreeMap<FlowDomain, (u64, Label)>,
     kept: KeptResults,
     streams: pins::Streams,
+    approvals: Approvals,
+    budgets: Budgets,
+    /// Whether everything about approvals was read that was in the stream when this run began.
+    approvals_read: bool,
     calls: BTreeMap<CallRef, InFlight>,
     /// Calls that wait for the label of a domain.
     waiting_for_label: BTreeMap<FlowDomain, Vec<CallRef>>,
@@ -142,6 +151,16 @@ enum Pending {
     FinalWritten(CallRef, Box<Prepared>),
     /// The outcome of a call is being written.
     OutcomeWritten(CallRef, Box<Prepared>),
+    /// The hold of a call is being written.
+    HoldWritten(CallRef, Box<approval::Asking>),
+    /// A request for approval is being published.
+    Asked(CallRef, Box<approval::Asking>),
+    /// A claim is being published.
+    Claimed(CallRef, Box<approval::Claiming>),
+    /// A change of a budget is being published: what is spent with it.
+    Charged(BudgetKey, u64),
+    /// The use of an approval is being published.
+    Used(CallRef, Box<ApprovalClaim>),
     /// An earlier run's intent is being looked for.
     Search(Box<recovery::OldIntent>),
 }
@@ -192,6 +211,9 @@ impl Guard {
             labels: BTreeMap::new(),
             kept: KeptResults::default(),
             streams: pins::Streams::new(config.pins.clone()),
+            approvals: Approvals::default(),
+            budgets: Budgets::default(),
+            approvals_read: false,
             calls: BTreeMap::new(),
             waiting_for_label: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -236,6 +258,11 @@ impl Guard {
         match event {
             Event::Arrived(call, arrival) => self.arrived(call, &arrival, now),
             Event::Control { sequence, payload } => self.control_event(sequence, &payload, now),
+            Event::Approval { sequence, subject, payload } => {
+                self.approval_event(sequence, &subject, &payload, now);
+            }
+            Event::BudgetRead(key, found) => self.budget_read(&key, found, now),
+            Event::ApprovalsRead => self.approvals_read = true,
             Event::Streams { control, audit } => self.streams_seen(&control, &audit),
             Event::Recovered { boot, unsettled } => self.recover(boot, unsettled, now),
             Event::Fresh(payload) => self.fresh(&payload, now),
@@ -277,6 +304,7 @@ impl Guard {
         }
         self.record_refused(now);
         self.retry_waiting(now);
+        self.approvals.prune(now.wall);
     }
 
     /// Why nothing is decided here, for the operator.
@@ -408,27 +436,51 @@ impl Guard {
             Some(Pending::IntentWritten(call)) => self.publish_intent(call),
             Some(Pending::FinalWritten(call, prepared)) => self.final_written(call, prepared),
             Some(Pending::OutcomeWritten(call, prepared)) => self.outcome_written(call, prepared, now),
-            Some(Pending::IntentPublished(_) | Pending::Search(_)) | None => {}
+            Some(Pending::HoldWritten(call, asking)) => self.hold_written(call, asking),
+            Some(
+                Pending::IntentPublished(_)
+                | Pending::Search(_)
+                | Pending::Asked(..)
+                | Pending::Charged(..)
+                | Pending::Claimed(..)
+                | Pending::Used(..),
+            )
+            | None => {}
         }
     }
 
     fn journal_failed(&mut self, ticket: Ticket, why: &str, now: Now) {
         self.alarm(format!("the journal cannot be written: {why}"));
         match self.pending.remove(&ticket) {
-            Some(Pending::IntentWritten(call)) => self.unrecordable(call, now),
+            Some(Pending::IntentWritten(call) | Pending::HoldWritten(call, _)) => {
+                self.unrecordable(call, now);
+            }
             // The stream may still take what the disk does not.
             Some(Pending::FinalWritten(call, prepared)) => self.final_written(call, prepared),
             Some(Pending::OutcomeWritten(call, prepared)) => {
                 // It ran. The caller gets the answer; the stream, if it can be reached, the outcome.
                 self.outcome_unwritten(call, prepared);
             }
-            Some(Pending::IntentPublished(_) | Pending::Search(_)) | None => {}
+            Some(
+                Pending::IntentPublished(_)
+                | Pending::Search(_)
+                | Pending::Asked(..)
+                | Pending::Charged(..)
+                | Pending::Claimed(..)
+                | Pending::Used(..),
+            )
+            | None => {}
         }
     }
 
     fn published(&mut self, ticket: Ticket, result: Result<Stored, StoreError>, now: Now) {
-        if let Some(Pending::IntentPublished(call)) = self.pending.remove(&ticket) {
-            return self.intent_published(call, result, now);
+        match self.pending.remove(&ticket) {
+            Some(Pending::IntentPublished(call)) => return self.intent_published(call, result, now),
+            Some(Pending::Asked(call, asking)) => return self.asked(call, *asking, result, now),
+            Some(Pending::Claimed(call, claiming)) => return self.claimed(call, *claiming, result, now),
+            Some(Pending::Charged(key, total)) => return self.budget_charged(&key, total, result, now),
+            Some(Pending::Used(call, claim)) => return self.used(call, *claim, result, now),
+            _ => {}
         }
         let Some(unacknowledged) = self.unacknowledged.remove(&ticket) else { return };
         match result {

@@ -1,4 +1,5 @@
-//! `draft`: a message into the drafts of a maildir. Nothing is sent.
+//! `draft`: a message into the drafts of a maildir; nothing is sent. `send`: a message into the outbox, another
+//! maildir, from whose `new` the mail system takes it.
 //!
 //! Delivery is as in <https://cr.yp.to/proto/maildir.html>: write under `tmp`, flush, then rename into place, so
 //! that no reader ever sees half a message. Drafts carry the flag `D`.
@@ -27,27 +28,29 @@ use writ_common::{
 use super::{Tool, ToolSetupError, tool_failed, unknown_action};
 use crate::guard::ToolFailure;
 
-/// A maildir that drafts are put into.
+/// A maildir that drafts are put into, and one that what is to be sent is put into.
 pub struct Maildir {
     folder: PathBuf,
+    outbox: Option<PathBuf>,
     from: Mailbox,
     counter: AtomicU64,
 }
 
 impl Maildir {
-    /// Creates the folder's three parts if need be.
+    /// Creates the three parts of each folder if need be. Without an `outbox` nothing can be sent.
     ///
     /// # Errors
-    /// [`ToolSetupError`] if the folder cannot be written or the sender is no address.
-    pub fn open(folder: &Path, from: &str) -> Result<Self, ToolSetupError> {
-        for part in ["tmp", "new", "cur"] {
-            let path = folder.join(part);
+    /// [`ToolSetupError`] if a folder cannot be written or the sender is no address.
+    pub fn open(folder: &Path, outbox: Option<&Path>, from: &str) -> Result<Self, ToolSetupError> {
+        let folders = std::iter::once(folder).chain(outbox);
+        for path in folders.flat_map(|folder| ["tmp", "new", "cur"].map(|part| folder.join(part))) {
             fs::create_dir_all(&path)
                 .map_err(|error| ToolSetupError::Path { path, why: error.to_string() })?;
         }
         let from =
             from.parse().map_err(|error| ToolSetupError::Setting(format!("`from = \"{from}\"`: {error}")))?;
-        Ok(Self { folder: folder.to_owned(), from, counter: AtomicU64::new(0) })
+        let (folder, outbox) = (folder.to_owned(), outbox.map(Path::to_owned));
+        Ok(Self { folder, outbox, from, counter: AtomicU64::new(0) })
     }
 
     fn compose(&self, arguments: &Value) -> Result<Vec<u8>, Reason> {
@@ -69,24 +72,27 @@ impl Maildir {
         Ok(message.formatted())
     }
 
-    fn deliver(&self, message: &[u8]) -> std::io::Result<String> {
+    /// Puts a message into a maildir: as a draft, or as something new.
+    fn deliver(&self, folder: &Path, is_draft: bool, message: &[u8]) -> std::io::Result<String> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let count = self.counter.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}.P{}Q{count}.writ", since.as_micros(), std::process::id());
-        let tmp = self.folder.join("tmp").join(&name);
+        let tmp = folder.join("tmp").join(&name);
         let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&tmp)?;
         file.write_all(message)?;
         file.sync_all()?;
-        let flagged = format!("{name}:2,D");
-        fs::rename(&tmp, self.folder.join("cur").join(&flagged))?;
+        let (part, flagged) = if is_draft { ("cur", format!("{name}:2,D")) } else { ("new", name) };
+        fs::rename(&tmp, folder.join(part).join(&flagged))?;
         Ok(flagged)
     }
 }
 
 impl Gate for Maildir {
     fn admit(&self, action: &Action, arguments: &Value) -> Result<Vec<Predicate>, Reason> {
-        if action.as_str() != "draft" {
-            return Err(unknown_action(action));
+        match action.as_str() {
+            "draft" => {}
+            "send" if self.outbox.is_some() => {}
+            _ => return Err(unknown_action(action)),
         }
         self.compose(arguments).map(|_| Vec::new())
     }
@@ -97,10 +103,14 @@ impl Tool for Maildir {
     async fn call(&self, permit: Permit) -> Result<Value, ToolFailure> {
         let message =
             self.compose(permit.arguments().value()).map_err(|reason| tool_failed(reason.for_caller()))?;
+        let (folder, word) = match (permit.action().as_str(), &self.outbox) {
+            ("send", Some(outbox)) => (outbox, "sent"),
+            _ => (&self.folder, "draft"),
+        };
         // A few kilobytes to a local folder: not worth a thread of their own.
-        let name = self.deliver(&message).map_err(tool_failed)?;
+        let name = self.deliver(folder, word == "draft", &message).map_err(tool_failed)?;
         let digest = Digest::plain(&message).to_string();
-        Ok([("draft", Value::from(name)), ("sha256", Value::from(digest))].into_iter().collect())
+        Ok([(word, Value::from(name)), ("sha256", Value::from(digest))].into_iter().collect())
     }
 }
 
@@ -110,7 +120,7 @@ mod tests {
 
     fn compose(arguments: &str) -> Result<String, String> {
         let folder = tempfile::tempdir().unwrap();
-        let maildir = Maildir::open(folder.path(), "Support <support@acme.example>").unwrap();
+        let maildir = Maildir::open(folder.path(), None, "Support <support@acme.example>").unwrap();
         let bytes =
             maildir.compose(&Value::parse(arguments).unwrap()).map_err(|reason| reason.to_string())?;
         Ok(String::from_utf8(bytes).unwrap())
@@ -131,8 +141,8 @@ mod tests {
     #[test]
     fn drafts_appear_whole_and_flagged() {
         let folder = tempfile::tempdir().unwrap();
-        let maildir = Maildir::open(folder.path(), "support@acme.example").unwrap();
-        let name = maildir.deliver(b"message").unwrap();
+        let maildir = Maildir::open(folder.path(), None, "support@acme.example").unwrap();
+        let name = maildir.deliver(folder.path(), true, b"message").unwrap();
         assert!(name.ends_with(":2,D"));
         assert_eq!(fs::read(folder.path().join("cur").join(name)).unwrap(), b"message");
         assert_eq!(fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);

@@ -45,7 +45,9 @@ pub enum ToolKind {
     Maildir {
         /// The folder.
         folder: PathBuf,
-        /// The sender of every draft.
+        /// Where what is to be sent is put; without it nothing is sent.
+        outbox: Option<PathBuf>,
+        /// The sender of every message.
         from: String,
     },
     /// SELECT on a SQLite file.
@@ -81,7 +83,9 @@ pub enum ToolSetupError {
 /// [`ToolSetupError`]: found out now, not at the first call.
 pub fn build(kind: &ToolKind) -> Result<Arc<dyn Tool>, ToolSetupError> {
     Ok(match kind {
-        ToolKind::Maildir { folder, from } => Arc::new(Maildir::open(folder, from)?),
+        ToolKind::Maildir { folder, outbox, from } => {
+            Arc::new(Maildir::open(folder, outbox.as_deref(), from)?)
+        }
         ToolKind::Sqlite { file, rows_max, timeout } => Arc::new(Sqlite::open(file, *rows_max, *timeout)?),
     })
 }

@@ -60,6 +60,7 @@ pub fn signed_call(identity: &Identity, capability: &UnverifiedCapability) -> Re
         action: &Action::parse(ACTION)?,
         arguments: &Arguments::new(arguments()),
         handover: None,
+        approval: None,
         nonce: draw(&mut SystemEntropy),
         issued_at: SystemClock::new().now().wall,
     };

@@ -14,9 +14,9 @@ use writ_common::{
     request::Arguments,
     subjects::Subject,
     time::Millis,
-    wire::{Answer, CallReply, UnsignedCall},
+    wire::{Answer, Call, CallReply, UnsignedCall},
 };
-use writ_sdk::{Agent, Error, Narrowing, NewTask, Right, Task, Value, json};
+use writ_sdk::{Agent, ApprovalId, Error, Held, Narrowing, NewTask, Right, Task, Value, json};
 
 /// How long an answer to a hand-made call may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -77,8 +77,13 @@ pub async fn by_researcher(task: &Task) -> Result<Vec<Attempt>, Error> {
     ])
 }
 
-/// The mailer was handed one right: to draft.
-pub async fn by_mailer(task: &Task, bus: &Bus, stolen: &UnverifiedCapability) -> Result<Vec<Attempt>, Error> {
+/// The mailer was handed two rights: to draft, and to send what somebody approves.
+pub async fn by_mailer(
+    task: &Task,
+    bus: &Bus,
+    stolen: &UnverifiedCapability,
+    held: Option<&Held>,
+) -> Result<Vec<Attempt>, Error> {
     let me = task.agent();
     let widened = read(task, "SELECT email FROM customers").await;
     let thief = RawCall::new(me, stolen, "tool.crm", "read", json::object([("sql", "SELECT 1".into())]))?;
@@ -87,10 +92,22 @@ pub async fn by_mailer(task: &Task, bus: &Bus, stolen: &UnverifiedCapability) ->
     let recorded = RawCall::new(me, &own, "tool.mail", "draft", letter())?;
     recorded.send(bus).await?;
     let again = recorded.send(bus).await;
+    let twice = match held {
+        Some(held) => task.proceed(held).await,
+        None => Err(Error::BadAnswer("nothing was held".to_owned())),
+    };
+    let other = match held {
+        Some(held) => {
+            RawCall::new(me, &own, "tool.mail", "send", letter())?.under(&held.approval).send(bus).await
+        }
+        None => Err(Error::BadAnswer("nothing was held".to_owned())),
+    };
     Ok(vec![
         Attempt::new(me, "reads, which was not handed to it", ReasonCode::DelegationWidening, widened),
         Attempt::new(me, "uses a stolen capability without its key", ReasonCode::TokenHolderMismatch, thief),
         Attempt::new(me, "sends a recorded call a second time", ReasonCode::RequestReplayed, again),
+        Attempt::new(me, "makes the approved call once more", ReasonCode::RequestReplayed, twice),
+        Attempt::new(me, "sends another mail under bob's approval", ReasonCode::ApprovalBinding, other),
     ])
 }
 
@@ -122,7 +139,7 @@ pub async fn after_halt(task: &Task) -> Attempt {
 /// A call made by hand, past the SDK's own care.
 struct RawCall {
     subject: String,
-    payload: Vec<u8>,
+    call: Call,
 }
 
 impl RawCall {
@@ -140,22 +157,29 @@ impl RawCall {
             action: &Action::parse(action)?,
             arguments: &Arguments::new(arguments),
             handover: None,
+            approval: None,
             nonce: draw(&mut SystemEntropy),
             issued_at: SystemClock::new().now().wall,
         };
         let call = call.sign(&agent.identity().holder);
         let task = capability.grant().task.clone();
         let subject = Subject::Call { agent: agent.name().clone(), task, resource };
-        Ok(Self { subject: subject.of(&agent.identity().tenant), payload: encode(&call) })
+        Ok(Self { subject: subject.of(&agent.identity().tenant), call })
+    }
+
+    fn under(mut self, approval: &ApprovalId) -> Self {
+        self.call.approval = Some(approval.clone());
+        self
     }
 
     async fn send(&self, bus: &Bus) -> Result<(), Error> {
-        let reply = bus.request(self.subject.clone(), self.payload.clone(), None, TIMEOUT).await?;
+        let reply = bus.request(self.subject.clone(), encode(&self.call), None, TIMEOUT).await?;
         let reply: CallReply = decode(&reply.payload).map_err(|error| Error::BadAnswer(error.to_string()))?;
         match reply.answer {
             Answer::Done { .. } => Ok(()),
             Answer::Denied { reasons } => Err(Error::refused(reasons)),
             Answer::Failed { reason, status } => Err(Error::Failed { reason, status }),
+            Answer::Held { approval, .. } => Err(Error::BadAnswer(format!("held for {approval}"))),
             Answer::Replayed { first, outcome } => Err(Error::Replayed { first, outcome }),
         }
     }

@@ -7,7 +7,7 @@ mod attempts;
 mod report;
 mod story;
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -28,6 +28,9 @@ struct Options {
     /// Leave everything running afterwards, with its state in ./.writ-demo
     #[arg(long)]
     keep: bool,
+    /// Have bob answer by himself; without it, and on a terminal, the mail waits for an answer from another one
+    #[arg(long)]
+    yes: bool,
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,8 @@ fn main() -> ExitCode {
 
 async fn run(options: &Options) -> Result<()> {
     let voice = Voice { is_quiet: options.json, colour: Colour::detect() };
+    let is_asked = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let answers_himself = options.yes || options.json || !is_asked;
     let telemetry = writ_telemetry::init("writ-demo", writ_telemetry::LogFormat::Lines)?;
     let temporary = tempfile::tempdir().context("no temporary folder")?;
     let folder = if options.keep { fresh_folder()? } else { temporary.path().join(".writ") };
@@ -57,7 +62,7 @@ async fn run(options: &Options) -> Result<()> {
         "writ demo: nats-server, broker, node and three agents on this machine, ready in {} ms\n",
         ready.as_millis()
     ))?;
-    let task = Box::pin(Story::play(&stack, voice)).await?;
+    let task = Box::pin(Story::play(&stack, voice, answers_himself)).await?;
     let report = Report::read(&stack, &task, begin.elapsed()).await?;
     if options.json {
         report.print_json()?;

@@ -20,6 +20,8 @@ pub struct Report {
     allowed: u64,
     /// Verdicts that refused something.
     denied: u64,
+    /// Verdicts that wait, or waited, for people.
+    held: u64,
     /// How often each reason was the first one of a refusal.
     reasons: BTreeMap<String, u64>,
     /// Records in the stream.
@@ -43,6 +45,7 @@ impl Report {
         let mut report = Self {
             allowed: 0,
             denied: 0,
+            held: 0,
             reasons: BTreeMap::new(),
             audit_records: u64::try_from(recorded.len())?,
             audit_gaps: gaps::find(records()).iter().map(|gap| gap.to - gap.from + 1).sum(),
@@ -54,6 +57,10 @@ impl Report {
             let first = match &record.body {
                 RecordBody::Verdict(verdicted) if verdicted.decision == RecordedDecision::Allow => {
                     report.allowed += 1;
+                    continue;
+                }
+                RecordBody::Verdict(verdicted) if verdicted.decision == RecordedDecision::Hold => {
+                    report.held += 1;
                     continue;
                 }
                 RecordBody::Verdict(verdicted) => verdicted.reasons.first().map(|reason| reason.code),
@@ -86,8 +93,9 @@ impl Report {
         let reasons: Vec<String> =
             self.reasons.iter().map(|(code, count)| format!("{code} {count}")).collect();
         voice.say(format_args!(
-            "In all {} allowed, {} denied ({}); {} records, {} missing; {}.{} s",
+            "In all {} allowed, {} held, {} denied ({}); {} records, {} missing; {}.{} s",
             self.allowed,
+            self.held,
             self.denied,
             reasons.join(", "),
             self.audit_records,

@@ -4,22 +4,25 @@ use std::{
     fmt,
     io::Write as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use writ::{
     dev::DevStack,
     operator::Operator,
-    view::{Colour, colour},
+    view::{self, Colour, colour},
 };
-use writ_bus::Bus;
-use writ_common::{capability::UnverifiedCapability, control::RevocationTarget};
+use writ_bus::{Bus, SystemClock};
+use writ_common::{approval::ApprovalDecision, capability::UnverifiedCapability, control::RevocationTarget};
 use writ_sdk::{
-    Agent, Delegation, Error, Invocation, Narrowing, NewTask, Right, Server, Task, TaskId, Value, json,
+    Agent, Delegation, Error, Held, Invocation, Narrowing, NewTask, Right, Server, Task, TaskId, Value, json,
 };
 
 use crate::attempts::{self, Attempt};
 
+/// How long the demo waits for an answer from another terminal.
+const PATIENCE: Duration = Duration::from_secs(90);
 const KIND: &str = "customer-answer";
 const QUESTION: &str = "Ada Lovelace asks where her punched cards are. Look it up and draft the reply.";
 const LOOK_UP: &str = "SELECT c.name, c.email, o.item, o.status, c.note FROM orders o JOIN customers c ON c.id = o.customer \
@@ -58,29 +61,44 @@ impl Voice {
     }
 }
 
-/// What was tried, by whoever tried it, and a capability that was left lying about.
+/// What was tried, by whoever tried it, a capability that was left lying about, and a call that waited for bob.
 #[derive(Clone, Default)]
-struct Tried(Arc<Mutex<(Vec<Attempt>, Option<UnverifiedCapability>)>>);
+struct Tried(Arc<Mutex<TriedState>>);
+
+#[derive(Default)]
+struct TriedState {
+    attempts: Vec<Attempt>,
+    lost: Option<UnverifiedCapability>,
+    held: Option<Held>,
+}
 
 impl Tried {
-    fn state(&self) -> MutexGuard<'_, (Vec<Attempt>, Option<UnverifiedCapability>)> {
+    fn state(&self) -> MutexGuard<'_, TriedState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add(&self, attempts: Vec<Attempt>) {
-        self.state().0.extend(attempts);
+        self.state().attempts.extend(attempts);
     }
 
     fn take(&self) -> Vec<Attempt> {
-        std::mem::take(&mut self.state().0)
+        std::mem::take(&mut self.state().attempts)
     }
 
     fn lose(&self, capability: UnverifiedCapability) {
-        self.state().1 = Some(capability);
+        self.state().lost = Some(capability);
+    }
+
+    fn hold(&self, held: Held) {
+        self.state().held = Some(held);
+    }
+
+    fn held(&self) -> Option<Held> {
+        self.state().held.clone()
     }
 
     fn find(&self) -> Option<UnverifiedCapability> {
-        self.state().1.clone()
+        self.state().lost.clone()
     }
 }
 
@@ -92,6 +110,8 @@ fn rights<const N: usize>(texts: [&str; N]) -> Result<Vec<Right>, Error> {
 pub struct Story<'a> {
     stack: &'a DevStack,
     voice: Voice,
+    /// Whether bob answers by himself instead of from another terminal.
+    answers_himself: bool,
     planner: Agent,
     _servers: [Server; 2],
     tried: Tried,
@@ -99,7 +119,7 @@ pub struct Story<'a> {
 
 impl<'a> Story<'a> {
     /// Plays it all and returns the task it was about.
-    pub async fn play(stack: &'a DevStack, voice: Voice) -> Result<TaskId> {
+    pub async fn play(stack: &'a DevStack, voice: Voice, answers_himself: bool) -> Result<TaskId> {
         let (planner, researcher, mailer) =
             tokio::try_join!(stack.agent("planner"), stack.agent("researcher"), stack.agent("mailer"))?;
         let tried = Tried::default();
@@ -107,8 +127,8 @@ impl<'a> Story<'a> {
             serve_mailer(&mailer, tried.clone()).await?,
             serve_researcher(&researcher, tried.clone()).await?,
         ];
-        let story = Self { stack, voice, planner, _servers: servers, tried };
-        story.tell().await
+        let story = Self { stack, voice, answers_himself, planner, _servers: servers, tried };
+        Box::pin(story.tell()).await
     }
 
     async fn tell(&self) -> Result<TaskId> {
@@ -124,6 +144,7 @@ impl<'a> Story<'a> {
         voice.done("researcher", &format!("reads the customer database: {}", text("found")))?;
         voice.done("mailer", &format!("drafts the reply to {}", text("to")))?;
         self.check_draft(&text("to"))?;
+        Box::pin(self.send(&research)).await?;
 
         voice.say(format_args!(
             "\nThe customer's note says: \"{}\"\nThe agents fall for it, and try:\n",
@@ -143,7 +164,7 @@ impl<'a> Story<'a> {
     }
 
     async fn delegate_research(&self, task: &Task) -> Result<Delegation> {
-        let kept = rights(["tool.crm:read", "tool.mail:draft", "agent.mailer:invoke"])?;
+        let kept = rights(["tool.crm:read", "tool.mail:draft", "tool.mail:send", "agent.mailer:invoke"])?;
         Ok(task.delegate("researcher", Narrowing::new().only(kept)).await?)
     }
 
@@ -154,6 +175,56 @@ impl<'a> Story<'a> {
         let text = std::fs::read_to_string(draft.path())?;
         ensure!(text.contains(to), "the draft in {} is not to {to}", folder.display());
         Ok(())
+    }
+
+    /// What is sent is gone, so a person says yes first: the mail waits for bob, and is sent once.
+    async fn send(&self, research: &Delegation) -> Result<()> {
+        let (sent, answered) = tokio::join!(ask(research, "send"), self.answer());
+        answered?;
+        sent?;
+        let outbox = std::fs::read_dir(self.stack.layout.outbox().join("new"))?.count();
+        ensure!(outbox == 1, "{outbox} mails were sent instead of one");
+        self.voice.done("mailer", "sends the mail, once")
+    }
+
+    async fn answer(&self) -> Result<()> {
+        let bob = self.stack.approver("bob").await?;
+        let mut is_told = false;
+        let begun = Instant::now();
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let approvals = bob.approvals().await?;
+            let Some((id, approval)) = approvals.iter().next() else {
+                ensure!(begun.elapsed() < PATIENCE, "the mail does not wait for an approval");
+                continue;
+            };
+            if approval.answers().next().is_some() {
+                break;
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                let hold = self.voice.colour.paint(colour::YELLOW, "HOLD");
+                self.voice.say(format_args!(
+                    "  {hold}  mailer      wants to send the mail; a mail-approver has to say yes\n"
+                ))?;
+                let page = view::approval::page(approval, true, SystemClock::new().now().wall);
+                page.lines().try_for_each(|line| self.voice.say(format_args!("    {line}")))?;
+                if !self.answers_himself {
+                    let profile = self.stack.layout.approver("bob");
+                    self.voice.say(format_args!(
+                        "\n  Answer as bob, from another terminal (or wait, and he does so himself):\n  \
+                         cargo run -qp writ -- approval grant {id} --profile {}\n",
+                        profile.display()
+                    ))?;
+                }
+            }
+            if self.answers_himself || begun.elapsed() > PATIENCE {
+                let expires = approval.request().expires;
+                bob.answer_approval(approval, ApprovalDecision::Granted, "fine", expires).await?;
+                break;
+            }
+        }
+        bob.close().await;
+        self.voice.done("bob", "says yes")
     }
 
     async fn halt(&self, operator: &Operator, task: &Task) -> Result<()> {
@@ -194,7 +265,8 @@ async fn serve_researcher(agent: &Agent, tried: Tried) -> Result<Server> {
             let tried = tried.clone();
             async move {
                 match wish(&invocation).as_str() {
-                    "answer" => research(&invocation.task).await,
+                    "answer" => research(&invocation.task, "draft").await,
+                    "send" => research(&invocation.task, "send").await,
                     _ => {
                         let task = &invocation.task;
                         tried.add(attempts::by_researcher(task).await?);
@@ -208,10 +280,10 @@ async fn serve_researcher(agent: &Agent, tried: Tried) -> Result<Server> {
 }
 
 async fn hand_to_mailer(task: &Task) -> Result<Delegation, Error> {
-    task.delegate("mailer", Narrowing::new().only(rights(["tool.mail:draft"])?)).await
+    task.delegate("mailer", Narrowing::new().only(rights(["tool.mail:draft", "tool.mail:send"])?)).await
 }
 
-async fn research(task: &Task) -> Result<Value, Error> {
+async fn research(task: &Task, then: &str) -> Result<Value, Error> {
     let arguments =
         json::object([("sql", LOOK_UP.into()), ("params", json::list(["Ada Lovelace", "punched cards%"]))]);
     let found = task.call("tool.crm", "read", arguments).await?;
@@ -223,7 +295,7 @@ async fn research(task: &Task) -> Result<Value, Error> {
     let column = |index: usize| row.get(index).and_then(Value::as_str).unwrap_or_default();
     let (name, email, item, status, note) = (column(0), column(1), column(2), column(3), column(4));
     let draft = json::object([
-        ("do", "draft".into()),
+        ("do", then.into()),
         ("to", email.into()),
         ("subject", format!("Your order: {item}").into()),
         ("body", format!("Dear {name},\n\nyour {item} are {status}.\n").into()),
@@ -243,10 +315,20 @@ async fn serve_mailer(agent: &Agent, tried: Tried) -> Result<Server> {
             let (tried, bus) = (tried.clone(), Arc::clone(&bus));
             async move {
                 match wish(&invocation).as_str() {
-                    "draft" => draft(&invocation).await,
+                    "draft" => mail(&invocation, "draft").await,
+                    "send" => match mail(&invocation, "send").await {
+                        Err(Error::Held(held)) => {
+                            tried.hold(held.as_ref().clone());
+                            invocation.task.wait_for_approval(*held, 2 * PATIENCE).await
+                        }
+                        other => other,
+                    },
                     _ => {
                         if let Some(stolen) = tried.find() {
-                            tried.add(attempts::by_mailer(&invocation.task, &bus, &stolen).await?);
+                            tried.add(
+                                attempts::by_mailer(&invocation.task, &bus, &stolen, tried.held().as_ref())
+                                    .await?,
+                            );
                         }
                         Ok(Value::Null)
                     }
@@ -256,12 +338,12 @@ async fn serve_mailer(agent: &Agent, tried: Tried) -> Result<Server> {
         .await?)
 }
 
-async fn draft(invocation: &Invocation) -> Result<Value, Error> {
+async fn mail(invocation: &Invocation, action: &str) -> Result<Value, Error> {
     let text = |name: &str| invocation.input.get(name).and_then(Value::as_str).unwrap_or_default();
     let arguments = json::object([
         ("to", json::list([text("to")])),
         ("subject", text("subject").into()),
         ("body", text("body").into()),
     ]);
-    invocation.task.call("tool.mail", "draft", arguments).await
+    invocation.task.call("tool.mail", action, arguments).await
 }

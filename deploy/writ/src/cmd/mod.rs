@@ -1,6 +1,7 @@
 //! The command line: one file per noun.
 
 mod agent;
+mod approval;
 mod audit;
 mod capability;
 mod config;
@@ -22,7 +23,7 @@ use serde_json::Value;
 use crate::{
     exit::{Exit, code_of},
     operator::{Operator, OperatorProfile},
-    view::Colour,
+    view::{Colour, findings},
 };
 
 /// The runtime authority layer for AI agents.
@@ -75,6 +76,9 @@ enum Command {
     /// Tools and their contracts
     #[command(subcommand)]
     Tools(tools::Tools),
+    /// What waits for people, and their answers
+    #[command(subcommand)]
+    Approval(approval::Approval),
     /// What was decided, and why
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -118,6 +122,10 @@ impl Common {
         Ok(())
     }
 
+    fn is_for_people(&self) -> bool {
+        self.output == Output::Table
+    }
+
     fn colour(&self) -> Colour {
         match self.output {
             Output::Table => Colour::detect(),
@@ -157,7 +165,10 @@ fn report(error: &anyhow::Error) -> Exit {
     let mut err = std::io::stderr().lock();
     // Findings have their own form; everything else is one line with its causes.
     let written = match error.downcast_ref::<crate::exit::Invalid>() {
-        Some(invalid) => writeln!(err, "{invalid}"),
+        Some(invalid) => match Colour::of_stderr() {
+            Some(colour) => writeln!(err, "{}", findings::render(&invalid.0, colour)),
+            None => writeln!(err, "{invalid}"),
+        },
         None => writeln!(err, "error: {error:#}"),
     };
     drop(written);
@@ -174,6 +185,7 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Agent(agent) => agent.run(&common).await,
         Command::Task(task) => task.run(&common).await,
         Command::Tools(tools) => tools.run(&common).await,
+        Command::Approval(approval) => approval.run(&common).await,
         Command::Audit(audit) => audit.run(&common).await,
         Command::Policy(policy) => policy.run(&common).await,
         Command::Key(key) => key.run(&common),

@@ -38,6 +38,8 @@ use nats_server::NatsServer;
 pub const TENANT: &str = "acme";
 /// The agents of the sample story.
 pub const AGENTS: [&str; 3] = ["planner", "researcher", "mailer"];
+/// The approvers of the sample story.
+pub const APPROVERS: [&str; 2] = ["bob", "carol"];
 /// How long the keyset of a development set-up is good for.
 const KEYSET_LIFE: Millis = Millis::from_secs(365 * 86_400);
 /// The longest a broker key may let a capability live.
@@ -88,6 +90,18 @@ impl Layout {
     #[must_use]
     pub fn operator(&self) -> PathBuf {
         self.at("operator.toml")
+    }
+
+    /// An approver's profile.
+    #[must_use]
+    pub fn approver(&self, name: &str) -> PathBuf {
+        self.at(&format!("{name}.toml"))
+    }
+
+    /// The outbox.
+    #[must_use]
+    pub fn outbox(&self) -> PathBuf {
+        self.at("data/outbox")
     }
 
     /// The customer database.
@@ -155,6 +169,7 @@ struct Secrets {
     root: PrivateKey,
     broker: PrivateKey,
     operator: PrivateKey,
+    approvers: Vec<(OperatorId, PrivateKey, NatsUser)>,
     nodes: Vec<(NodeId, PrivateKey, NatsUser)>,
     broker_user: NatsUser,
     operator_user: NatsUser,
@@ -307,6 +322,14 @@ impl DevStack {
         Operator::connect(&OperatorProfile::load(&self.layout.operator())?).await
     }
 
+    /// An approver's connection.
+    ///
+    /// # Errors
+    /// If there is no connection.
+    pub async fn approver(&self, name: &str) -> Result<Operator> {
+        Operator::connect(&OperatorProfile::load(&self.layout.approver(name))?).await
+    }
+
     /// An agent's connection.
     ///
     /// # Errors
@@ -377,6 +400,10 @@ impl Secrets {
             root: key("root")?,
             broker: key("broker")?,
             operator: key("operator")?,
+            approvers: APPROVERS
+                .iter()
+                .map(|name| Ok((OperatorId::parse(*name)?, key(name)?, user(name)?)))
+                .collect::<Result<_>>()?,
             nodes: nodes
                 .iter()
                 .map(|name| Ok((NodeId::parse(name.as_str())?, key(name)?, user(name)?)))
@@ -392,6 +419,11 @@ impl Secrets {
             (CoreUser::Broker(BrokerId::parse("broker-1")?), self.broker_user.public().to_owned()),
             (CoreUser::Operator(OperatorId::parse("operator")?), self.operator_user.public().to_owned()),
         ];
+        core.extend(
+            self.approvers
+                .iter()
+                .map(|(name, _, user)| (CoreUser::Approver(name.clone()), user.public().to_owned())),
+        );
         core.extend(
             self.nodes.iter().map(|(name, _, user)| (CoreUser::Node(name.clone()), user.public().to_owned())),
         );
@@ -441,6 +473,11 @@ impl Secrets {
                 )
             })
             .collect();
+        let approvers: String = self
+            .approvers
+            .iter()
+            .map(|(name, key, _)| format!("\n[[approver]]\nname = \"{name}\"\nkey = \"{}\"\n", key.public()))
+            .collect();
         let broker = format!(
             r#"# Written by `writ dev`; `writ broker --config <this file>` runs the same broker by itself.
 tenant = "{TENANT}"
@@ -472,7 +509,7 @@ approvers = "approver"
 [[operator]]
 name = "operator"
 key = "{operator}"
-{nodes}"#,
+{approvers}{nodes}"#,
             audience = idp::AUDIENCE,
             operator = self.operator.public(),
         );
@@ -501,6 +538,7 @@ file = "data/crm.db"
 resource = "tool.mail"
 kind = "maildir"
 folder = "data/drafts"
+outbox = "data/outbox"
 from = "Support <support@acme.example>"
 "#
             );
@@ -518,6 +556,19 @@ idp_url = "http://127.0.0.1:{idp_port}"
 agents = "agents"
 "#
         );
+        for (name, ..) in &self.approvers {
+            let approver = format!(
+                r#"# Written by `writ dev`: what an approver's commands need.
+tenant = "{TENANT}"
+approver = "{name}"
+root_key = "{root}"
+key_file = "keys/{name}.key"
+user_file = "keys/{name}.nkey"
+bus_urls = ["nats://127.0.0.1:{port}"]
+"#
+            );
+            fs::write(layout.approver(name.as_str()), approver)?;
+        }
         Ok(fs::write(layout.operator(), operator)?)
     }
 }

@@ -16,6 +16,8 @@ const RESPONSE_EXPIRES: &str = "24h";
 /// A user of the CORE account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CoreUser {
+    /// An approver: reads the streams, answers requests for approval.
+    Approver(OperatorId),
     /// A broker.
     Broker(BrokerId),
     /// A node.
@@ -53,6 +55,7 @@ impl CoreUser {
     #[must_use]
     pub fn inbox_prefix(&self) -> String {
         match self {
+            Self::Approver(name) => format!("_INBOX.approver.{name}"),
             Self::Broker(name) => format!("_INBOX.broker.{name}"),
             Self::Node(name) => format!("_INBOX.node.{name}"),
             Self::Operator(name) => format!("_INBOX.operator.{name}"),
@@ -78,6 +81,11 @@ impl CoreUser {
             rights
         };
         match self {
+            Self::Approver(name) => {
+                let mut publish = vec![own(&format!("approval.*.*.answer.{name}"))];
+                publish.extend(reading());
+                (publish, vec![inbox])
+            }
             Self::Broker(name) => {
                 let mut publish =
                     vec![own(&format!("audit.*.*.*.{name}")), own("control.*"), own("label.*.*")];
@@ -89,7 +97,14 @@ impl CoreUser {
                 (publish, subscribe)
             }
             Self::Node(name) => {
-                let mut publish = vec![own(&format!("audit.*.*.*.{name}")), own("fresh"), own("inbox.*.*")];
+                let mut publish = vec![
+                    own("approval.*.*.request"),
+                    own(&format!("audit.*.*.*.{name}")),
+                    own("claim.*.approval.*"),
+                    own("claim.*.budget.*.*"),
+                    own("fresh"),
+                    own("inbox.*.*"),
+                ];
                 publish.extend(reading());
                 // Calls only as one of a queue group: nobody listens in.
                 let calls = format!("{} writ-node", own("call.*.*.*.*"));
@@ -146,6 +161,9 @@ impl Accounts {
         for (who, nkey) in &self.core {
             let (publish, subscribe) = who.permissions(tenant);
             let comment = match who {
+                CoreUser::Approver(name) => {
+                    format!("approver {name}: reads the streams, answers under their own name only")
+                }
                 CoreUser::Broker(name) => format!("broker {name}"),
                 CoreUser::Node(name) => format!("node {name}: publishes records under its own name only"),
                 CoreUser::Operator(name) => format!("operator {name}: asks the broker, reads the streams"),
@@ -221,6 +239,7 @@ pub fn shipped_accounts() -> Result<Accounts, InvalidId> {
         core: vec![
             (CoreUser::Broker(BrokerId::parse("broker-1")?), place("nkey of broker-1")),
             (CoreUser::Operator(OperatorId::parse("ops")?), place("nkey of ops")),
+            (CoreUser::Approver(OperatorId::parse("bob")?), place("nkey of bob")),
             (CoreUser::Node(NodeId::parse("node-1")?), place("nkey of node-1")),
         ],
         bootstrap: place("nkey of bootstrap"),

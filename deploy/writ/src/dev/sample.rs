@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result};
 use rusqlite::Connection;
 
 /// The policy folder of the repository, as it was built.
-pub const POLICIES: [(&str, &str); 8] = [
+pub const POLICIES: [(&str, &str); 9] = [
     ("agents.toml", include_str!("../../../../policies/agents.toml")),
+    ("approvers.toml", include_str!("../../../../policies/approvers.toml")),
     ("base.datalog", include_str!("../../../../policies/base.datalog")),
     ("cases.yaml", include_str!("../../../../policies/cases.yaml")),
     ("planes/10-identity.datalog", include_str!("../../../../policies/planes/10-identity.datalog")),

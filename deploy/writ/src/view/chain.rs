@@ -35,6 +35,8 @@ pub struct Chain {
     pub allowed: u64,
     /// How many were denied.
     pub denied: u64,
+    /// How many were held for people.
+    pub held: u64,
     /// Records that are not what they claim.
     pub faults: Vec<String>,
 }
@@ -67,6 +69,12 @@ pub struct Entry {
     pub verdict: &'static str,
     /// What was to be done.
     pub target: String,
+    /// The approval it waits for or was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<String>,
+    /// Who gave it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub approved_by: Vec<String>,
     /// How it ended, for what was allowed.
     pub outcome: Option<String>,
     /// Why not.
@@ -188,6 +196,7 @@ impl Chain {
         match entry.verdict {
             "allow" => self.allowed += 1,
             "deny" => self.denied += 1,
+            "hold" => self.held += 1,
             _ => {}
         }
     }
@@ -221,6 +230,12 @@ fn verdict_entry(
     Entry {
         verdict,
         target: records::target(&verdicted.what),
+        approval: verdicted.approval.as_ref().map(|approval| approval.id.to_string()),
+        approved_by: verdicted
+            .approval
+            .iter()
+            .flat_map(|approval| approval.by.iter().map(ToString::to_string))
+            .collect(),
         outcome: ended,
         reasons: verdicted.reasons.iter().map(Why::from).collect(),
         would_deny: verdicted.would_deny.iter().map(Why::from).collect(),
@@ -303,7 +318,8 @@ pub fn render(chain: &Chain, colour: Colour) -> String {
         render_entry(&mut text, entry, "", colour);
     }
     render_agent(&mut text, &chain.root, "", "", colour);
-    let _ = writeln!(text, "{} allowed, {} denied", chain.allowed, chain.denied);
+    let held = if chain.held > 0 { format!(", {} held", chain.held) } else { String::new() };
+    let _ = writeln!(text, "{} allowed{held}, {} denied", chain.allowed, chain.denied);
     for fault in &chain.faults {
         let _ = writeln!(text, "{}", colour.paint(colour::RED, fault));
     }
@@ -346,6 +362,11 @@ fn render_entry(text: &mut String, entry: &Entry, indent: &str, colour: Colour) 
         entry.target,
         colour.paint(colour::DIM, &format!("#{}", entry.sequence))
     );
+    if let Some(approval) = &entry.approval {
+        let by = entry.approved_by.join(", ");
+        let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
+        let _ = writeln!(text, "{indent}      approval {approval}{by}");
+    }
     for why in &entry.reasons {
         let noted = why.noted.as_ref().map(|noted| format!(" [{noted}]")).unwrap_or_default();
         let _ = writeln!(text, "{indent}      {}: {}{noted}", colour.paint(code, &why.code), why.told);

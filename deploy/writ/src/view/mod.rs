@@ -1,6 +1,9 @@
 //! What people read: records as trees and lines. Pure; where it comes from and goes to is decided elsewhere.
 
+pub mod approval;
 pub mod chain;
+pub mod explain;
+pub mod findings;
 pub mod gaps;
 pub mod records;
 
@@ -18,8 +21,19 @@ impl Colour {
     #[must_use]
     pub fn detect() -> Self {
         use std::io::IsTerminal as _;
-        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        if refused || !std::io::stdout().is_terminal() { Self::Off } else { Self::On }
+        if Self::is_refused() || !std::io::stdout().is_terminal() { Self::Off } else { Self::On }
+    }
+
+    /// For standard error, if that is a terminal.
+    #[must_use]
+    pub fn of_stderr() -> Option<Self> {
+        use std::io::IsTerminal as _;
+        let colour = if Self::is_refused() { Self::Off } else { Self::On };
+        std::io::stderr().is_terminal().then_some(colour)
+    }
+
+    fn is_refused() -> bool {
+        std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
     }
 
     /// The text in an ANSI colour (ECMA-48 SGR code).

@@ -2,7 +2,11 @@
 
 mod activate;
 mod check;
+mod diff;
+mod explain;
+mod fmt;
 mod show;
+mod suggest;
 mod test;
 
 use std::{fs, path::Path};
@@ -15,6 +19,7 @@ use writ_common::{
     datalog::Span,
     diagnostic::{Diagnostic, Diagnostics},
     policy::PolicySet,
+    time::Timestamp,
 };
 
 use super::Common;
@@ -34,6 +39,14 @@ pub enum Policy {
     Rollback(activate::Rollback),
     /// The policy in force, since when, by whom, on which nodes, and what there was before
     Show(show::Show),
+    /// Why a request is answered as it is: rules, where their facts come from, the nearest rule that allows
+    Explain(explain::Explain),
+    /// Write the rules of a policy folder the one way
+    Fmt(fmt::Fmt),
+    /// What another policy would have answered to what was asked
+    Diff(diff::Diff),
+    /// Make a policy from what was done; it is written to a new folder and not activated
+    Suggest(suggest::Suggest),
     /// Decide the cases in `cases.yaml` and say which rules no case fired
     Test(test::Test),
 }
@@ -45,9 +58,17 @@ impl Policy {
             Self::Check(check) => check.run(common),
             Self::Rollback(rollback) => rollback.run(common).await,
             Self::Show(show) => show.run(common).await,
+            Self::Explain(explain) => explain.run(common).await,
+            Self::Fmt(fmt) => fmt.run(common),
+            Self::Diff(diff) => diff.run(common).await,
+            Self::Suggest(suggest) => suggest.run(common).await,
             Self::Test(test) => test.run(common),
         }
     }
+}
+
+fn parse_time(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse(text).ok_or_else(|| "write it as 2026-01-31T12:00:00Z, in UTC".to_owned())
 }
 
 fn load(folder: &Path) -> Result<(PolicySet, Diagnostics), Invalid> {
@@ -62,7 +83,16 @@ fn read_cases(file: &Path) -> Result<Vec<Case>, Invalid> {
     let text = fs::read_to_string(file).map_err(|error| {
         fault(error.to_string(), "cases stand in a list in `cases.yaml`; see policies/README.md, \"Cases\"")
     })?;
-    let cases: Vec<Case> = serde_saphyr::from_str(&text).map_err(|error| unreadable(file, &text, &error))?;
+    // One case need not stand in a list.
+    let starts_list =
+        text.lines().find(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
+    let is_list = starts_list.is_none_or(|line| line.trim_start().starts_with(['-', '[']));
+    let read = if is_list {
+        serde_saphyr::from_str::<Vec<Case>>(&text)
+    } else {
+        serde_saphyr::from_str::<Case>(&text).map(|case| vec![case])
+    };
+    let cases = read.map_err(|error| unreadable(file, &text, &error))?;
     if cases.is_empty() {
         return Err(fault("there is no case in it".to_owned(), "a case is an entry of the list"));
     }

@@ -1,0 +1,123 @@
+//! Budgets: what a task may spend in all, whoever spends it and on whichever node.
+//!
+//! A policy charges a call to budgets of its task: calls, cents, whatever the rules count. What was spent so far
+//! stands on the bus, on one subject per budget, and only grows by compare-and-set: two children of a task, or two
+//! nodes, cannot both spend the last of it. It is charged before the intent, and given back if the call is known
+//! not to have run.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    codec::{Message, decode},
+    control::ControlState,
+    ids::{BudgetId, NodeId, TaskId, TenantId},
+    keys::Purpose,
+    reason::{Reason, ReasonCode},
+    record::Origin,
+    signed::{Signable, Signed},
+    time::Timestamp,
+};
+
+/// What one call takes out of one budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// The most the task may spend in all.
+    pub limit: u64,
+    /// What this call takes.
+    pub amount: u64,
+}
+
+/// What one call takes out of the budgets of its task.
+pub type Charges = BTreeMap<BudgetId, Charge>;
+
+/// What was spent of a budget, as it stands on the bus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetState {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The task.
+    pub task: TaskId,
+    /// The budget.
+    pub budget: BudgetId,
+    /// Spent so far.
+    pub spent: u64,
+    /// The node that charged it last.
+    pub node: NodeId,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Signable for BudgetState {
+    const PURPOSE: Purpose = Purpose::Budget;
+    const KIND: &'static str = "budget";
+}
+
+impl Message for Signed<BudgetState> {
+    const KIND: &'static str = "budget";
+    const BYTES_MAX: usize = 4 * 1024;
+}
+
+impl BudgetState {
+    /// Reads a state; only an enrolled node's word for this very budget counts.
+    ///
+    /// # Errors
+    /// `budget.unavailable`: what was spent is not known, so nothing more is.
+    pub fn open(
+        bytes: &[u8],
+        tenant: &TenantId,
+        task: &TaskId,
+        budget: &BudgetId,
+        control: &ControlState,
+    ) -> Result<Self, Reason> {
+        let unreadable = |why: String| Reason::new(ReasonCode::BudgetUnavailable).noted(why);
+        let signed: Signed<Self> = decode(bytes).map_err(|error| unreadable(error.to_string()))?;
+        let claimed = signed.peek().map_err(|error| unreadable(error.to_string()))?;
+        let origin = Origin::Node(claimed.node);
+        let state = signed
+            .open(|key| control.is_record_key(&origin, key))
+            .map_err(|error| unreadable(error.to_string()))?;
+        if state.tenant != *tenant || state.task != *task || state.budget != *budget {
+            return Err(unreadable("it is about another budget".to_owned()));
+        }
+        Ok(state)
+    }
+}
+
+/// What is spent after a charge.
+///
+/// # Errors
+/// `budget.exhausted`.
+pub fn charged(budget: &BudgetId, spent: u64, charge: Charge) -> Result<u64, Reason> {
+    let total = spent.checked_add(charge.amount);
+    match total {
+        Some(total) if total <= charge.limit || crate::red::off("D07") => Ok(total),
+        _ => Err(Reason::new(ReasonCode::BudgetExhausted).told(format_args!(
+            "`{budget}`: {spent} of {} is spent, and this takes {}",
+            charge.limit, charge.amount
+        ))),
+    }
+}
+
+/// Charges that are on the bus, made by whoever put them there. Discharges the obligation.
+#[derive(Debug)]
+pub struct Spent<'a>(pub &'a Charges);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d07_the_last_of_it_is_spent_once() {
+        let budget = BudgetId::parse("cents").unwrap();
+        let charge = |amount| Charge { limit: 100, amount };
+        assert_eq!(charged(&budget, 0, charge(100)), Ok(100));
+        assert_eq!(charged(&budget, 100, charge(0)), Ok(100));
+        for (spent, amount) in [(100, 1), (1, 100), (u64::MAX, 1)] {
+            let reason = charged(&budget, spent, charge(amount)).unwrap_err();
+            assert_eq!(reason.code(), ReasonCode::BudgetExhausted);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! A request for approval, as people read it: exactly what would run, the invisible made visible.
+
+use serde_json::{Value as Json, json};
+use writ_common::{
+    approval::{Approval, ApprovalAnswer, ApprovalDecision, in_words},
+    json::Value,
+    record::TraceRef,
+    time::Timestamp,
+    visible::{deceptive, visible},
+};
+
+/// Where a request stands, in a word.
+#[must_use]
+pub fn state(approval: &Approval, now: Timestamp) -> &'static str {
+    let answered = |wanted| approval.answers().any(|answer| answer.decision == wanted);
+    if approval.is_used() {
+        "used"
+    } else if answered(ApprovalDecision::Refused) {
+        "refused"
+    } else if now >= approval.request().expires {
+        "expired"
+    } else if answered(ApprovalDecision::Granted) {
+        "answered"
+    } else {
+        "waiting"
+    }
+}
+
+/// One line for a list.
+#[must_use]
+pub fn line(approval: &Approval, now: Timestamp) -> String {
+    let request = approval.request();
+    format!(
+        "{}  {:<8}  {}:{}  for {}  by {}  needs {}",
+        request.id,
+        state(approval, now),
+        request.resource,
+        request.action,
+        visible(request.user.subject()),
+        path(approval),
+        in_words(&request.needs)
+    )
+}
+
+fn path(approval: &Approval) -> String {
+    approval.request().chain.iter().map(ToString::to_string).collect::<Vec<_>>().join(" > ")
+}
+
+/// What a reader could be deceived by, and where.
+#[must_use]
+pub fn warnings(arguments: &str) -> Vec<String> {
+    let Ok(value) = Value::parse_canonical(arguments) else {
+        return vec!["the arguments are not canonical JSON".to_owned()];
+    };
+    let mut found = Vec::new();
+    value.for_each_leaf(&mut |path, leaf| {
+        found.extend(deceptive(path).into_iter().map(|why| format!("the name {}: {why}", visible(path))));
+        if let Value::String(text) = leaf {
+            found.extend(deceptive(text).into_iter().map(|why| format!("{} {why}", visible(path))));
+        }
+    });
+    found
+}
+
+/// Everything there is to know before answering.
+#[must_use]
+pub fn page(approval: &Approval, signed_by_node: bool, now: Timestamp) -> String {
+    let request = approval.request();
+    let left = request.expires.since(now);
+    let mut text = format!(
+        "approval   {}\nstate      {}\nneeds      {}\nasked      {} by {}{}\nends       {}{}\nfor        {} ({})\ntask       {}\nchain      {}\n\n\
+         would run  {}:{}\n",
+        request.id,
+        state(approval, now),
+        in_words(&request.needs),
+        request.at,
+        request.node,
+        if signed_by_node { "" } else { "   !! NOT SIGNED BY THIS NODE" },
+        request.expires,
+        if left.0 > 0 { format!(" (in {left})") } else { String::new() },
+        visible(request.user.subject()),
+        visible(request.user.issuer()),
+        request.task,
+        path(approval),
+        request.resource,
+        request.action,
+    );
+    if let Ok(value) = Value::parse_canonical(&request.arguments) {
+        value.for_each_leaf(&mut |path, leaf| {
+            text += &format!("  {:<12} {}\n", visible(path), visible(&leaf.to_string()));
+        });
+    }
+    text += &format!("exactly    {}\n", visible(&request.arguments));
+    for warning in warnings(&request.arguments) {
+        text += &format!("BEWARE     {warning}\n");
+    }
+    text += &format!(
+        "\ntask label {}\npolicy     {} ({})\ndigest     {}\n",
+        request.label,
+        request.policy.0.short(),
+        request.rules.join(", "),
+        approval.digest()
+    );
+    for answer in approval.answers() {
+        text += &format!("answer     {}\n", answered(&answer));
+    }
+    if let Some((_, Some(claim))) = approval.claim() {
+        text += &format!("used by    {} at {}\n", claim.node, claim.at);
+    }
+    text
+}
+
+fn answered(answer: &ApprovalAnswer) -> String {
+    let word = match answer.decision {
+        ApprovalDecision::Granted => "granted",
+        ApprovalDecision::Refused => "refused",
+    };
+    let comment = if answer.comment.is_empty() { "" } else { ": " };
+    format!("{} {word} at {}{comment}{}", answer.approver, answer.at, visible(&answer.comment))
+}
+
+/// The same for programs.
+#[must_use]
+pub fn to_json(approval: &Approval, now: Timestamp) -> Json {
+    let request = approval.request();
+    let answers: Vec<Json> = approval
+        .answers()
+        .map(|answer| {
+            json!({"approver": answer.approver, "decision": answer.decision, "at": answer.at.to_string(),
+                   "expires": answer.expires.to_string(), "comment": answer.comment})
+        })
+        .collect();
+    json!({
+        "approval": request.id,
+        "state": state(approval, now),
+        "needs": request.needs,
+        "asked": request.at.to_string(),
+        "expires": request.expires.to_string(),
+        "node": request.node,
+        "user": {"issuer": request.user.issuer(), "subject": request.user.subject()},
+        "task": request.task,
+        "chain": request.chain,
+        "resource": request.resource,
+        "action": request.action,
+        "arguments": request.arguments,
+        "warnings": warnings(&request.arguments),
+        "policy": request.policy,
+        "rules": request.rules,
+        "digest": approval.digest().to_string(),
+        "trace": request.trace.as_ref().map(|TraceRef { trace, .. }| trace),
+        "answers": answers,
+    })
+}

@@ -1,0 +1,345 @@
+//! Calls that people have to approve: asked once, held, claimed once, and only then allowed.
+//!
+//! The hold is journalled before the request is published, so that no request is open without a record. The claim
+//! is made before the intent, by compare-and-set on the bus, and marked used right before the tool runs: whoever
+//! lost the claim in between, to another node or to a later attempt, cannot act.
+
+use writ_bus::{Fence, Store, StoreError, Stored};
+use writ_common::{
+    approval::{
+        ApprovalClaim, ApprovalRequest, ApprovalTerms, Approved, ApprovedCall, ClaimState, KEPT_AFTER_END,
+        Need, Standing, in_words,
+    },
+    codec::encode,
+    ids::{ApprovalId, PartId},
+    reason::{Reason, ReasonCode},
+    record::{Basis, OutcomeStatus, RecordBody, RecordedApproval, RecordedDecision, Verdicted},
+    recorder::Prepared,
+    signed::Signed,
+    subjects::Subject,
+    time::{Millis, Now, Timestamp},
+    verdict::{Permit, Verdict},
+    wire::{Answer, CallReply, ToldReason},
+};
+
+use super::{
+    CallRef, Effect, Guard, Pending, ToolFailure,
+    call::{recorded, trace_ref},
+};
+
+/// A request on its way to the stream, and what follows once it is there.
+pub(super) struct Asking {
+    hold: Box<Prepared>,
+    store: Store,
+    needs: Vec<Need>,
+    id: ApprovalId,
+    expires: Timestamp,
+}
+
+/// A claim on its way to the stream, and what follows once it is there.
+pub(super) struct Claiming {
+    claim: ApprovalClaim,
+    approved: Approved,
+    verdict: Verdict,
+    basis: Basis,
+}
+
+/// A claim this node holds for a call.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) claim: ApprovalClaim,
+    pub(super) part: PartId,
+    pub(super) sequence: u64,
+    pub(super) approval: RecordedApproval,
+}
+
+impl Guard {
+    /// Takes a message about approvals.
+    pub(super) fn approval_event(&mut self, sequence: u64, subject: &str, payload: &[u8], now: Now) {
+        if let Err(fault) = self.approvals.take(sequence, subject, payload, now.wall) {
+            self.alarm(fault.to_string());
+        }
+    }
+
+    /// An allowed call that takes an approval: is there one, can there be one, or does it have to be asked for?
+    pub(super) fn seek_approval(
+        &mut self,
+        call: CallRef,
+        verdict: Verdict,
+        terms: &ApprovalTerms,
+        basis: Basis,
+        now: Now,
+    ) {
+        let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else { return };
+        let Some(policy) = self.policy.clone() else { return };
+        let revision = verdict.policy_revision();
+        let id = known.approval.clone().unwrap_or_else(|| ApprovalId::of_call(&known.call_id));
+        let is_new = known.approval.is_none() && self.approvals.get(&id).is_none();
+        if !self.approvals_read {
+            let reason = Reason::new(ReasonCode::ApprovalUnavailable).noted("approvals are still being read");
+            return self.deny(call, &Verdict::deny(reason, revision), basis, now);
+        }
+        if is_new {
+            return self.ask_people(call, id, &verdict, terms, basis, now);
+        }
+        let grant = known.capability.grant();
+        let chain = known.agents();
+        let asks = ApprovedCall {
+            user: &grant.user,
+            task: &grant.task,
+            chain: &chain,
+            call: known.call,
+            contract: self.calls.get(&call).and_then(|flight| flight.what.contract),
+        };
+        match self.approvals.weigh(&id, &asks, terms, &self.control, &policy, now.wall) {
+            Ok(Standing::Granted(approved)) => self.claim(call, approved, verdict, basis, now),
+            Ok(Standing::Waiting { missing, unusable }) => {
+                // The hold is on record already; asking how it stands is no other verdict.
+                let expires = self.approvals.get(&id).map_or(now.wall, |known| known.request().expires);
+                let unusable = unusable.iter().map(ToldReason::from).collect();
+                let answer = Answer::Held { approval: id, expires, missing, unusable };
+                self.calls.remove(&call);
+                self.reply(call, &CallReply { receipt: None, answer });
+            }
+            Err(reason) => self.deny(call, &Verdict::deny(reason, revision), basis, now),
+        }
+    }
+
+    /// Journals the hold, then has the request published.
+    fn ask_people(
+        &mut self,
+        call: CallRef,
+        id: ApprovalId,
+        verdict: &Verdict,
+        terms: &ApprovalTerms,
+        basis: Basis,
+        now: Now,
+    ) {
+        let Some(flight) = self.calls.get(&call) else { return };
+        let Some(known) = &flight.known else { return };
+        let grant = known.capability.grant();
+        let revision = verdict.policy_revision();
+        if let Err(reason) = self.approvals.check_quota(&grant.task, &grant.user, now.wall) {
+            return self.deny(call, &Verdict::deny(reason, revision), basis, now);
+        }
+        let Some(policy) = revision else { return };
+        let request = ApprovalRequest {
+            tenant: self.config.tenant.clone(),
+            id: id.clone(),
+            node: self.config.node.clone(),
+            at: now.wall,
+            expires: now.wall.after(terms.life),
+            user: grant.user.clone(),
+            task: grant.task.clone(),
+            chain: known.agents(),
+            resource: known.request.resource.clone(),
+            action: known.request.action.clone(),
+            arguments: known.request.arguments.canonical().to_owned(),
+            call: known.call,
+            contract: flight.what.contract,
+            policy,
+            rules: verdict.rules().to_vec(),
+            label: basis.label.clone().unwrap_or_else(writ_common::label::Label::top),
+            needs: terms.needs.clone(),
+            trace: trace_ref(flight.trace),
+        };
+        let signed = Signed::new(&request, &self.config.key);
+        let subject = Subject::ApprovalRequest { part: grant.domain.part.clone(), approval: id.clone() }
+            .of(&self.config.tenant);
+        let store = Store {
+            payload: encode(&signed),
+            // Whoever asks first has asked: what people see cannot be exchanged afterwards.
+            fence: Fence::LastOn { subject: subject.clone(), sequence: 0 },
+            subject,
+            message_id: None,
+            // It holds arguments, which records never do: it goes when it is of no more use.
+            ttl_secs: Some(terms.life.0.saturating_add(KEPT_AFTER_END.0) / 1_000),
+        };
+        let mut hold =
+            Verdicted::new(RecordedDecision::Hold, verdict, flight.who.clone(), flight.what.clone(), basis);
+        let needed = Reason::new(ReasonCode::ApprovalNeeded).told(in_words(&terms.needs));
+        hold.reasons = vec![recorded(&needed)];
+        hold.trace = trace_ref(flight.trace);
+        hold.approval = Some(Box::new(RecordedApproval {
+            id: id.clone(),
+            request: signed.digest(),
+            needs: terms.needs.clone(),
+            by: Vec::new(),
+            waited: None,
+        }));
+        let (trace, arrived) = (flight.trace, flight.arrived);
+        self.span_of_verdict(&hold, trace, arrived, now);
+        let hold = Box::new(self.recorder.prepare(RecordBody::Verdict(Box::new(hold)), now.wall));
+        let message_id = hold.message_id.clone();
+        if let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) {
+            known.intent = Some(hold.clone());
+        }
+        let asking =
+            Asking { hold: hold.clone(), store, needs: terms.needs.clone(), id, expires: request.expires };
+        let ticket = self.ticket(Pending::HoldWritten(call, Box::new(asking)));
+        self.journal(Some(ticket), &hold, &message_id, None);
+    }
+
+    /// The hold is in the journal: publish the request.
+    pub(super) fn hold_written(&mut self, call: CallRef, asking: Box<Asking>) {
+        let store = asking.store.clone();
+        self.streams.sent(store.payload.len());
+        let ticket = self.ticket(Pending::Asked(call, asking));
+        self.push(Effect::Publish { ticket, store, delay: Millis(0) });
+    }
+
+    /// What the stream said about a request.
+    pub(super) fn asked(
+        &mut self,
+        call: CallRef,
+        asking: Asking,
+        result: Result<Stored, StoreError>,
+        now: Now,
+    ) {
+        let Asking { hold, store, needs, id, expires } = asking;
+        match result {
+            Ok(stored) => {
+                self.streams.acknowledged(stored.sequence);
+                self.approval_event(stored.sequence, &store.subject, &store.payload, now);
+                if let Some(flight) = self.calls.get_mut(&call) {
+                    let answer = Answer::Held { approval: id, expires, missing: needs, unusable: Vec::new() };
+                    flight.reply = Some(CallReply { receipt: None, answer });
+                }
+                self.final_written(call, hold);
+            }
+            Err(error) => {
+                let reason = Reason::new(ReasonCode::ApprovalUnavailable).noted(&error);
+                // Another node asked for the very same call just before: the caller waits for that.
+                if let Some(flight) = self.calls.get_mut(&call)
+                    && error == StoreError::Fenced
+                {
+                    let answer = Answer::Held { approval: id, expires, missing: needs, unusable: Vec::new() };
+                    flight.reply = Some(CallReply { receipt: None, answer });
+                }
+                self.abandon(call, &reason, now);
+            }
+        }
+    }
+
+    /// Enough people said yes: take the approval for this call.
+    fn claim(&mut self, call: CallRef, approved: Approved, verdict: Verdict, basis: Basis, now: Now) {
+        let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else { return };
+        if known.held.as_ref().is_some_and(|held| held.claim.approval == *approved.id()) {
+            // Decided once more, since the label moved under it.
+            return self.go_on(call, verdict.discharged(&approved), basis, now);
+        }
+        let claim = ApprovalClaim {
+            tenant: self.config.tenant.clone(),
+            approval: approved.id().clone(),
+            call_id: known.call_id,
+            node: self.config.node.clone(),
+            boot: self.config.boot.clone(),
+            at: now.wall,
+            state: ClaimState::Claimed,
+        };
+        let part = known.domain.part.clone();
+        match self.approvals.claimable(&claim.approval, &claim.call_id, now.wall) {
+            Ok(sequence) => {
+                let store = self.claim_store(&claim, &part, sequence);
+                let claiming = Claiming { claim, approved, verdict, basis };
+                let ticket = self.ticket(Pending::Claimed(call, Box::new(claiming)));
+                self.push(Effect::Publish { ticket, store, delay: Millis(0) });
+            }
+            Err(reason) => {
+                let verdict = Verdict::deny(reason, verdict.policy_revision());
+                self.deny(call, &verdict, basis, now);
+            }
+        }
+    }
+
+    fn claim_store(&mut self, claim: &ApprovalClaim, part: &PartId, sequence: u64) -> Store {
+        let subject = Subject::ApprovalClaim { part: part.clone(), approval: claim.approval.clone() }
+            .of(&self.config.tenant);
+        let fence = match writ_common::red::off("H09") {
+            true => Fence::None,
+            false => Fence::LastOn { subject: subject.clone(), sequence },
+        };
+        let payload = encode(&Signed::new(claim, &self.config.key));
+        self.streams.sent(payload.len());
+        Store { subject, payload, message_id: None, fence, ttl_secs: None }
+    }
+
+    /// What the stream said about a claim.
+    pub(super) fn claimed(
+        &mut self,
+        call: CallRef,
+        claiming: Claiming,
+        result: Result<Stored, StoreError>,
+        now: Now,
+    ) {
+        let Claiming { claim, approved, verdict, basis } = claiming;
+        let sequence = match result {
+            Ok(stored) => stored.sequence,
+            Err(error) => {
+                let reason = claim_lost(&error);
+                return self.deny(call, &Verdict::deny(reason, verdict.policy_revision()), basis, now);
+            }
+        };
+        self.streams.acknowledged(sequence);
+        let asked = self.approvals.get(approved.id()).map(writ_common::approval::Approval::request);
+        let approval = RecordedApproval {
+            id: approved.id().clone(),
+            request: approved.request(),
+            needs: approved.terms().needs.clone(),
+            by: approved.by().to_vec(),
+            waited: asked.map(|request| now.wall.since(request.at)),
+        };
+        self.approvals.claimed(sequence, claim.clone());
+        let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
+        let part = known.domain.part.clone();
+        known.held = Some(Held { claim, part, sequence, approval });
+        self.go_on(call, verdict.discharged(&approved), basis, now);
+    }
+
+    /// The intent is on record and the permit at hand: mark the approval used, if there is one. True if the call
+    /// has to wait for that.
+    pub(super) fn use_approval(&mut self, call: CallRef, permit: &mut Option<Permit>, now: Now) -> bool {
+        let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else {
+            return false;
+        };
+        let Some(held) = known.held.clone() else { return false };
+        known.permit = permit.take();
+        let claim = ApprovalClaim { at: now.wall, state: ClaimState::Used, ..held.claim };
+        let store = self.claim_store(&claim, &held.part, held.sequence);
+        let ticket = self.ticket(Pending::Used(call, Box::new(claim)));
+        self.push(Effect::Publish { ticket, store, delay: Millis(0) });
+        true
+    }
+
+    /// What the stream said about the use of an approval: only now the call runs.
+    pub(super) fn used(
+        &mut self,
+        call: CallRef,
+        claim: ApprovalClaim,
+        result: Result<Stored, StoreError>,
+        now: Now,
+    ) {
+        match result {
+            Ok(stored) => {
+                self.streams.acknowledged(stored.sequence);
+                self.approvals.claimed(stored.sequence, claim);
+                if let Err(failure) = self.last_look(call, now) {
+                    return self.finished(call, Err(failure), now);
+                }
+                self.run(call, now);
+            }
+            Err(error) => {
+                let failure = ToolFailure { reason: claim_lost(&error), status: OutcomeStatus::NotRun };
+                self.finished(call, Err(failure), now);
+            }
+        }
+    }
+}
+
+/// Why a claim did not come about.
+fn claim_lost(error: &StoreError) -> Reason {
+    match error {
+        StoreError::Fenced => Reason::new(ReasonCode::ApprovalConsumed).told("another call took it"),
+        other => Reason::new(ReasonCode::ApprovalUnavailable).noted(other),
+    }
+}

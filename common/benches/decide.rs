@@ -182,8 +182,7 @@ fn files(rules: usize, agents: usize) -> BTreeMap<String, String> {
             format!("deny if {on}, hour($hour), $hour < 8 || $hour >= 18;"),
             format!("deny if {on}, caller($agent), $agent !== \"agent-0\";"),
         ];
-        text += &four.get(..4.min(rules - 4 * tool)).unwrap_or_default().join("\n");
-        text += "\n";
+        four.iter().take(rules - 4 * tool).for_each(|rule| writeln!(text, "{rule}").unwrap());
         let contract = format!(
             "resource = \"tool.t{tool}\"\n[[action]]\nname = \"wire\"\neffect = \"egress\"\n\
              scales = {{ \"/amount\" = 2 }}\n\

@@ -1,6 +1,6 @@
 //! Datalog for deciding: the verifier's facts, the capability's, and a compiled [`Program`], asked together.
 //!
-//! Rules and checks are evaluated by [`crate::datalog::eval`]. biscuit-auth, whose language this is, is the reference:
+//! Rules and checks are evaluated by `datalog/eval`. biscuit-auth, whose language this is, is the reference:
 //! `reference.rs` has the same world in its engine, and a test holds the two against each other. A limit or an error
 //! is never an answer: it is an [`EngineFault`], which denies with its own reason.
 

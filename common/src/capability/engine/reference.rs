@@ -262,6 +262,19 @@ fn condition(random: &mut Random, bound: &[Term], depth: usize) -> Expression {
         Binary::StartsWith,
         Binary::EndsWith,
     ]);
+    // Arithmetic that meets zero and the ends of the range.
+    if random.chance(25) && !bound.is_empty() {
+        let number = |random: &mut Random| Term::Integer(random.one_of(&[-1, 0, 1, 2, i64::MAX, i64::MIN]));
+        let op =
+            random.one_of(&[Binary::Add, Binary::Subtract, Binary::Multiply, Binary::Divide, Binary::Divide]);
+        let (variable, constant) = (random.one_of(bound), number(random));
+        let sum = if random.chance(50) {
+            Expression::binary(op, variable, constant)
+        } else {
+            Expression::binary(op, constant, variable)
+        };
+        return Expression::binary(random.one_of(&[Binary::LessThan, Binary::NotEqual]), sum, number(random));
+    }
     // Alike on both sides, mostly: otherwise nearly every program would end in an error.
     if random.chance(75) && !bound.is_empty() {
         let left: Expression = random.one_of(bound).into();

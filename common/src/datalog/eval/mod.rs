@@ -506,3 +506,73 @@ impl Join<'_, '_> {
         if fits { self.step(rest, None, bits) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { facts: 1_000, rounds: 10, looks: 10_000 };
+
+    fn atom(name: &str, variables: &[&str]) -> Predicate {
+        Predicate::new(name, variables.iter().map(|name| Term::var(*name)).collect::<Vec<_>>())
+    }
+
+    fn rule(head: Predicate, body: impl IntoIterator<Item = Predicate>) -> Rule {
+        Rule { head, body: Body { predicates: body.into_iter().collect(), expressions: Vec::new() } }
+    }
+
+    fn edge(from: i64, to: i64) -> Predicate {
+        Predicate::new("edge", [Term::Integer(from), Term::Integer(to)])
+    }
+
+    #[test]
+    fn a_join_that_is_too_large_is_given_up_by_count() {
+        let rules = [rule(atom("found", &["x"]), [atom("p", &["x"]), atom("p", &["y"]), atom("p", &["z"])])];
+        let program = Program::compile(&rules, &[], LIMITS);
+        let answer = |facts: i64| {
+            let mut run = Run::new(&program, LIMITS);
+            (0..facts).for_each(|n| run.state(&Predicate::new("p", [Term::Integer(n)]), Source::Verifier));
+            run.derive()
+        };
+        assert_eq!(answer(20), Ok(()));
+        assert_eq!(answer(40), Err(Fault::Work));
+    }
+
+    #[test]
+    fn what_was_settled_beforehand_is_derived_again_if_more_is_stated() {
+        let rules = [
+            rule(atom("reach", &["x", "y"]), [atom("edge", &["x", "y"])]),
+            rule(atom("reach", &["x", "z"]), [atom("reach", &["x", "y"]), atom("edge", &["y", "z"])]),
+        ];
+        let fixed = [edge(1, 2), edge(2, 3)];
+        let program = Program::compile(&rules, &fixed, LIMITS);
+        let reach = |from: i64, to: i64| [Term::Integer(from), Term::Integer(to)];
+        let mut run = Run::new(&program, LIMITS);
+        run.derive().unwrap();
+        assert!(run.has("reach", &reach(1, 3)) && !run.has("reach", &reach(1, 4)));
+        assert!(run.ready.is_empty(), "nothing is left to apply");
+        let mut run = Run::new(&program, LIMITS);
+        run.state(&edge(3, 4), Source::Verifier);
+        run.derive().unwrap();
+        assert!(run.has("reach", &reach(1, 4)));
+        assert_eq!(run.facts("reach", 2).len(), 6);
+    }
+
+    #[test]
+    fn a_rule_is_looked_at_only_where_its_constant_is() {
+        let about = |name: &str| Predicate::new("resource", [Term::str(name)]);
+        let rules: Vec<Rule> = (0..100i64)
+            .map(|n| {
+                let head = Predicate::new("fired", [Term::Integer(n)]);
+                rule(head, [Predicate::new("request", [Term::str("call")]), about(&format!("tool.t{n}"))])
+            })
+            .collect();
+        let program = Program::compile(&rules, &[], LIMITS);
+        let mut run = Run::new(&program, LIMITS);
+        run.state(&Predicate::new("request", [Term::str("call")]), Source::Verifier);
+        run.state(&about("tool.t7"), Source::Verifier);
+        assert_eq!(run.ready, [7]);
+        run.derive().unwrap();
+        assert_eq!(run.facts("fired", 1), [[Term::Integer(7)]]);
+    }
+}

@@ -224,12 +224,16 @@ mod tests {
             get(async move || json!({"issuer": issuer, "jwks_uri": jwks_uri}).to_string())
         };
         let at = |path: &str| format!("{path}/.well-known/openid-configuration");
+        let (issuer, jwks_uri) = (format!("{base}/long"), format!("{base}/keys"));
+        let pad = "x".repeat(DOCUMENT_BYTES_MAX);
+        let padded = json!({"issuer": issuer, "jwks_uri": jwks_uri, "pad": pad}).to_string();
         let slow = async || tokio::time::sleep(REQUEST_TIMEOUT * 5).await;
         let app = Router::new()
             .route(&at(""), document(base.clone(), format!("{base}/keys")))
             .route(&at("/slash"), document(format!("{base}/slash/"), format!("{base}/keys")))
             .route(&at("/other"), document("https://idp.example".to_owned(), format!("{base}/keys")))
             .route(&at("/plain"), document(format!("{base}/plain"), "http://idp.example/keys".to_owned()))
+            .route(&at("/long"), get(async move || padded))
             .route("/keys", get(async || SET))
             .route("/moved", get(async || (StatusCode::FOUND, [(LOCATION, "/keys")]).into_response()))
             .route("/broken", get(async || StatusCode::INTERNAL_SERVER_ERROR))
@@ -276,6 +280,8 @@ mod tests {
             let said = source.fetch().await.unwrap_err().to_string();
             assert!(said.contains(why), "{said}");
         }
+        let said = discovered(&format!("{base}/long")).await.unwrap_err();
+        assert!(said.contains("is longer than 64 KiB"), "{said}");
         // Nobody listens.
         let said = discovered("http://127.0.0.1:1").await.unwrap_err();
         assert!(said.contains("refused"), "{said}");

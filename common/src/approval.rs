@@ -534,20 +534,22 @@ impl Approvals {
         self.known.iter()
     }
 
+    /// Requests that nobody refused, that are not past their end, and that no call has claimed.
+    pub fn waiting(&self, now: Timestamp) -> impl Iterator<Item = &Approval> {
+        self.known.values().filter(move |approval| {
+            approval.claim.is_none()
+                && now < approval.request.expires
+                && !approval.answers().any(|answer| answer.decision == ApprovalDecision::Refused)
+        })
+    }
+
     /// Whether there is room for another request of this task and user.
     ///
     /// # Errors
     /// `approval.quota`.
     pub fn check_quota(&self, task: &TaskId, user: &UserId, now: Timestamp) -> Result<(), Reason> {
-        let waiting = || {
-            self.known.values().filter(|approval| {
-                approval.claim.is_none()
-                    && now < approval.request.expires
-                    && !approval.answers().any(|answer| answer.decision == ApprovalDecision::Refused)
-            })
-        };
-        let of_task = waiting().filter(|approval| approval.request.task == *task).count();
-        let of_user = waiting().filter(|approval| approval.request.user == *user).count();
+        let of_task = self.waiting(now).filter(|approval| approval.request.task == *task).count();
+        let of_user = self.waiting(now).filter(|approval| approval.request.user == *user).count();
         let is_over = of_task >= WAITING_PER_TASK_MAX || of_user >= WAITING_PER_USER_MAX;
         if (is_over || self.known.len() >= APPROVALS_MAX) && !crate::red::off("H10") {
             return Err(Reason::new(ReasonCode::ApprovalQuota).told(format_args!(

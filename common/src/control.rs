@@ -104,6 +104,8 @@ pub enum ControlEvent {
     },
     /// Another policy is in force.
     Policy(PolicyBundle),
+    /// Another policy is asked beside the one in force, or none any more. Nothing is done by its answers.
+    ShadowPolicy(Option<PolicyBundle>),
     /// An agent was isolated, or let go again.
     Quarantine {
         /// The agent.
@@ -253,6 +255,7 @@ pub struct ControlState {
     record_keys: BTreeMap<Origin, BTreeSet<PublicKey>>,
     join_tokens: BTreeMap<Digest, JoinToken>,
     policy: Option<(u64, PolicyBundle)>,
+    shadow: Option<PolicyBundle>,
     activations: VecDeque<Activation>,
     quarantined: BTreeSet<AgentId>,
     revocations: BTreeMap<RevocationTarget, Revocation>,
@@ -337,6 +340,7 @@ impl ControlState {
             record_keys: BTreeMap::new(),
             join_tokens: BTreeMap::new(),
             policy: None,
+            shadow: None,
             activations: VecDeque::new(),
             quarantined: BTreeSet::new(),
             revocations: BTreeMap::new(),
@@ -455,8 +459,11 @@ impl ControlState {
                 let (at, by) = (document.at, document.by);
                 let revision = bundle.revision();
                 self.activations.push_back(Activation { sequence, at, by, revision });
+                // What is in force needs no shadow of itself.
+                self.shadow = self.shadow.take().filter(|shadow| shadow.revision() != revision);
                 self.policy = Some((sequence, bundle));
             }
+            ControlEvent::ShadowPolicy(shadow) => self.shadow = shadow,
             ControlEvent::Quarantine { agent, on: true } => {
                 self.quarantined.insert(agent);
             }
@@ -557,6 +564,12 @@ impl ControlState {
     #[must_use]
     pub fn policy(&self) -> Option<(u64, &PolicyBundle)> {
         self.policy.as_ref().map(|(sequence, bundle)| (*sequence, bundle))
+    }
+
+    /// The policy that is asked beside it, if there is one.
+    #[must_use]
+    pub fn shadow(&self) -> Option<&PolicyBundle> {
+        self.shadow.as_ref()
     }
 
     /// Every policy that was put in force, the present one last.

@@ -4,7 +4,7 @@
 //! and each names the digest of the one prepared before it, so that a missing or exchanged record shows. A record
 //! holds digests of arguments and results, never the content, never a capability's bytes, never a secret.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ use crate::{
     reason::{Reason, ReasonCode},
     signed::{Signable, Signed},
     time::{Millis, Timestamp},
-    verdict::Verdict,
+    verdict::{Decision, Verdict},
 };
 
 /// Who recorded it.
@@ -451,9 +451,56 @@ pub struct Verdicted {
     /// The approval it waits for, or was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Box<RecordedApproval>>,
+    /// What the policy in the shadow would have answered, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Box<Shadowed>>,
     /// How many alike verdicts this record stands for; more than one only over quota.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub count: u64,
+}
+
+/// What a policy that is only asked would have answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shadowed {
+    /// The policy.
+    pub policy: PolicyRevision,
+    /// Its answer.
+    pub decision: RecordedDecision,
+    /// Why not, or why not yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<ReasonCode>,
+    /// The rules that decided, as `file:line`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<String>,
+    /// Whether that is another answer, or one for other reasons, than the policy in force gave.
+    pub differs: bool,
+}
+
+impl Shadowed {
+    /// Compares what the shadow would have answered with what was.
+    #[must_use]
+    pub fn of(shadow: &Verdict, active: &Verdict) -> Option<Self> {
+        let answer = |verdict: &Verdict| match verdict.decision() {
+            Decision::Deny => RecordedDecision::Deny,
+            Decision::Allow if verdict.approval().is_some() => RecordedDecision::Hold,
+            Decision::Allow => RecordedDecision::Allow,
+        };
+        let reasons = |verdict: &Verdict| {
+            let codes: BTreeSet<ReasonCode> = verdict.reasons().iter().map(Reason::code).collect();
+            codes
+        };
+        let differs = answer(shadow) != answer(active)
+            || reasons(shadow) != reasons(active)
+            || shadow.obligations() != active.obligations();
+        Some(Self {
+            policy: shadow.policy_revision()?,
+            decision: answer(shadow),
+            reasons: reasons(shadow).into_iter().collect(),
+            rules: shadow.rules().to_vec(),
+            differs,
+        })
+    }
 }
 
 /// An approval, as records keep it.
@@ -506,6 +553,7 @@ impl Verdicted {
             trace: None,
             granted: None,
             approval: None,
+            shadow: None,
             count: 1,
         }
     }

@@ -654,6 +654,11 @@ pub enum AdminWanted {
         /// The revision that has to be in force until then, if the operator says so.
         expect: Option<PolicyRevision>,
     },
+    /// Has a policy asked beside the one in force, or none any more.
+    ShadowPolicy {
+        /// Its files; none to end it.
+        bundle: Option<PolicyBundle>,
+    },
     /// Brokers and nodes, and how recently they were heard from.
     Status,
     /// One task.
@@ -682,6 +687,7 @@ impl AdminWanted {
         "release",
         "revoke",
         "rollback",
+        "shadow",
         "status",
         "task",
         "withdraw-key",
@@ -700,6 +706,7 @@ impl AdminWanted {
             Self::Quarantine { on: false, .. } => "release",
             Self::Revoke { .. } => "revoke",
             Self::RollbackPolicy { .. } => "rollback",
+            Self::ShadowPolicy { .. } => "shadow",
             Self::Status => "status",
             Self::Task { .. } => "task",
             Self::WithdrawKey { .. } => "withdraw-key",

@@ -229,6 +229,7 @@ fn records() {
             trace: None,
             granted: None,
             approval: None,
+            shadow: None,
             count: 1,
         };
         RecordBody::Verdict(Box::new(body))

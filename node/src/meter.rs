@@ -109,6 +109,9 @@ impl Meter {
         text.single("writ_policy_generation", Kind::Gauge, help, as_f64(generation));
         let help = "Control stream sequence applied last.";
         text.single("writ_control_sequence", Kind::Gauge, help, as_f64(guard.control().epoch().sequence));
+        let waiting = guard.approvals_waiting(now) as u64;
+        let help = "Requests for approval that wait for people.";
+        text.single("writ_approvals_pending", Kind::Gauge, help, as_f64(waiting));
         let in_flight = guard.calls_in_flight() as u64;
         text.single("writ_calls_in_flight", Kind::Gauge, "Calls under way.", as_f64(in_flight));
         let connected = u64::from(bus == ConnectionState::Connected);

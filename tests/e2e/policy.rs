@@ -72,7 +72,7 @@ fn a_case_is_explained_with_its_rule_its_facts_and_what_came_nearest() -> Result
     let said = writ_in(folder.path(), &["policy", "explain", "--case", "case.yaml"])?;
     assert_eq!(said.code, 0, "{}", said.err);
     for part in
-        ["policy.no_match", "nearest rule that allows:", "19 < 18", "($hour < 18)", "20-action.datalog:6"]
+        ["policy.no_match", "nearest rule that allows:", "19 < 18", "($hour < 18)", "20-action.datalog:10"]
     {
         assert!(said.out.contains(part), "{part}: {}", said.out);
     }
@@ -100,7 +100,7 @@ fn rules_are_formatted_or_left_alone() -> Result<()> {
     append(&broken, "deny if resource(tool);")?;
     let said = writ_in(folder.path(), &["policy", "fmt", "policies"])?;
     assert_eq!(said.code, 3, "{}", said.out);
-    assert!(said.err.contains("20-action.datalog:6"), "{}", said.err);
+    assert!(said.err.contains("20-action.datalog:10"), "{}", said.err);
     assert_eq!(fs::read_to_string(&file)?, ugly);
     fs::remove_file(&broken)?;
     let said = writ_in(folder.path(), &["policy", "fmt", "policies"])?;
@@ -127,8 +127,8 @@ fn two_folders_are_compared_without_any_server() -> Result<()> {
     let said = writ_in(folder.path(), &arguments)?;
     assert_eq!(said.code, 0, "{}", said.err);
     for part in [
-        "+ planes/20-action.datalog:6  deny if caller(\"researcher\"), resource(\"tool.crm\")",
-        "11 cases, 1 answered otherwise",
+        "+ planes/20-action.datalog:10  deny if caller(\"researcher\"), resource(\"tool.crm\")",
+        "12 cases, 1 answered otherwise",
         "the researcher reads: allow -> deny: policy.denied",
     ] {
         assert!(said.out.contains(part), "{part}: {}", said.out);
@@ -217,9 +217,9 @@ fn recorded_decisions_are_explained_compared_and_made_into_a_policy() -> Result<
             let said = writ(&world, arguments).await?;
             assert_eq!(said.code, 0, "{}", said.err);
             for part in [
-                "1 x mailer tool.mail:draft: allow -> deny policy.denied  by planes/20-action.datalog:6",
+                "1 x mailer tool.mail:draft: allow -> deny policy.denied  by planes/20-action.datalog:10",
                 "not to be said from records",
-                "2 x researcher tool.crm:read: allow -> depends on arguments  by planes/20-action.datalog:7",
+                "2 x researcher tool.crm:read: allow -> depends on arguments  by planes/20-action.datalog:11",
                 "1 x refused for sql.not_read_only, whatever the policy",
             ] {
                 assert!(said.out.contains(part), "{arguments:?}: {part}: {}", said.out);

@@ -351,3 +351,34 @@ fn what_is_observed_is_done_and_shown_wherever_one_looks() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_policy_in_the_shadow_is_asked_and_nothing_is_done_by_it() -> Result<()> {
+    run(async {
+        let world = World::new().await?;
+        let (_planner, task) = world.task().await?;
+        write(&world, NOBODY_READS)?;
+        let said = writ(&world, &["policy", "shadow", ".writ/policies"]).await?;
+        assert!(said.code == 0 && said.out.contains("is asked beside"), "{}{}", said.out, said.err);
+        // The node follows the control stream; until it has read the event nothing is compared.
+        let mut tail = String::new();
+        for _ in 0..50 {
+            read(&task, "SELECT name FROM customers").await?;
+            tail = writ(&world, &["audit", "tail", "--no-follow", "-n", "5"]).await?.out;
+            if tail.contains("shadow ") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(tail.contains(": DENY policy.denied [planes/20-action.datalog:"), "{tail}");
+        let shown = writ(&world, &["policy", "show"]).await?;
+        assert!(shown.out.contains("is asked beside it"), "{}", shown.out);
+        let off = writ(&world, &["policy", "shadow", "--off"]).await?;
+        assert_eq!(off.code, 0, "{}", off.err);
+        fs::write(world.layout.policies().join(RULES), "allow if tru;\n")?;
+        let broken = writ(&world, &["policy", "shadow", ".writ/policies"]).await?;
+        assert!(broken.code == 3 && broken.err.contains("20-action.datalog:1:"), "{}", broken.err);
+        world.close().await;
+        Ok(())
+    })
+}

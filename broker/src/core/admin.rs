@@ -131,6 +131,7 @@ impl Broker {
             AdminWanted::ActivatePolicy { bundle, .. } | AdminWanted::RollbackPolicy { bundle, .. } => {
                 Some(Resource::policy(&bundle.revision()))
             }
+            AdminWanted::ShadowPolicy { bundle: Some(bundle) } => Some(Resource::policy(&bundle.revision())),
             AdminWanted::Task { task: Some(id) }
             | AdminWanted::Revoke { target: RevocationTarget::Task(id), .. } => task(id),
             _ => None,
@@ -178,6 +179,12 @@ impl Broker {
                     return Ok(None);
                 }
                 ControlEvent::Policy(bundle.clone())
+            }
+            AdminWanted::ShadowPolicy { bundle } => {
+                if let Some(bundle) = bundle {
+                    self.may_be_shadow(bundle)?;
+                }
+                ControlEvent::ShadowPolicy(bundle.clone())
             }
             AdminWanted::Enroll { agent, life } => {
                 let known = self.policy.as_ref().is_some_and(|p| p.inventory().agents.contains_key(agent));

@@ -303,6 +303,7 @@ impl Broker {
                     trace: None,
                     granted: None,
                     approval: None,
+                    shadow: None,
                     count: 1,
                 };
                 self.record(RecordBody::Verdict(Box::new(recorded)), Some((call, payload)), now);

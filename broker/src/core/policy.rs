@@ -96,6 +96,14 @@ impl Broker {
         Ok(self.control.activations().back().map(|one| one.revision) != Some(revision))
     }
 
+    /// Whether a policy can be asked beside the one in force: it has to load, no more.
+    ///
+    /// # Errors
+    /// `policy.invalid` for every finding.
+    pub(super) fn may_be_shadow(&self, bundle: &PolicyBundle) -> Result<(), Vec<Reason>> {
+        PolicySet::load(bundle).map(drop).map_err(|findings| told(&findings))
+    }
+
     /// Under every policy some operator must be able to put another in force, or nobody ever could again.
     fn check_way_back(&self, policy: &PolicySet, now: Now) -> Result<(), Reason> {
         let wanted = AdminWanted::ActivatePolicy { bundle: PolicyBundle::default(), expect: None };

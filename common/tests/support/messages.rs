@@ -21,8 +21,8 @@ use writ_common::{
     reason::ReasonCode,
     record::{
         Basis, DecisionId, Granted, Origin, Outcome, OutcomeStatus, Receipt, Record, RecordBody,
-        RecordedApproval, RecordedDecision, RecordedHop, RecordedReason, TraceRef, Verdicted, Void, What,
-        Who,
+        RecordedApproval, RecordedDecision, RecordedHop, RecordedReason, Shadowed, TraceRef, Verdicted, Void,
+        What, Who,
     },
     signed::{Signable, Signed},
     time::{Millis, Timestamp},
@@ -328,6 +328,7 @@ fn control_events(random: &mut Random) -> Vec<ControlEvent> {
             boot: boot(random),
             key: public(random),
         },
+        ControlEvent::ShadowPolicy(None),
         ControlEvent::HaltAll { on: random.chance(50) },
         ControlEvent::Incarnation { number: u32::from(byte(random)) },
         ControlEvent::JoinToken { token: digest(random), agent: agent(random), expires: time(random) },
@@ -357,6 +358,7 @@ pub fn record(random: &mut Random) -> Record {
             trace: maybe(random, |random| TraceRef { trace: text(random), span: text(random) }),
             granted: maybe(random, |random| Box::new(granted(random))),
             approval: maybe(random, |random| Box::new(approval(random))),
+            shadow: maybe(random, |random| Box::new(shadowed(random))),
             count: random.one_of(&[1, 2, 300]),
         })),
         1 => RecordBody::Outcome(Box::new(Outcome {
@@ -433,6 +435,16 @@ fn basis(random: &mut Random) -> Basis {
         age: maybe(random, |random| Millis(random.next())),
         label_revision: maybe(random, Random::next),
         label: maybe(random, label),
+    }
+}
+
+fn shadowed(random: &mut Random) -> Shadowed {
+    Shadowed {
+        policy: PolicyRevision(digest(random)),
+        decision: random.one_of(&[RecordedDecision::Allow, RecordedDecision::Deny, RecordedDecision::Hold]),
+        reasons: vec![ReasonCode::PolicyDenied],
+        rules: vec![text(random)],
+        differs: random.chance(50),
     }
 }
 

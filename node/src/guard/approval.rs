@@ -160,6 +160,7 @@ impl Guard {
         let needed = Reason::new(ReasonCode::ApprovalNeeded).told(in_words(&terms.needs));
         hold.reasons = vec![recorded(&needed)];
         hold.trace = trace_ref(flight.trace);
+        hold.shadow.clone_from(&flight.shadow);
         hold.approval = Some(Box::new(RecordedApproval {
             id: id.clone(),
             request: signed.digest(),

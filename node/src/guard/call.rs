@@ -18,7 +18,8 @@ use writ_common::{
     label::Label,
     reason::{Reason, ReasonCode},
     record::{
-        Basis, OutcomeStatus, RecordBody, RecordedDecision, RecordedReason, TraceRef, Verdicted, What, Who,
+        Basis, OutcomeStatus, RecordBody, RecordedDecision, RecordedReason, Shadowed, TraceRef, Verdicted,
+        What, Who,
     },
     recorder::Prepared,
     request::{Arguments, Environment, Principal, Request},
@@ -47,6 +48,8 @@ pub(super) struct InFlight {
     /// What is left to do once the record that ends it is written.
     pub(super) reply: Option<CallReply>,
     pub(super) known: Option<Box<Known>>,
+    /// What the policy in the shadow would have answered.
+    pub(super) shadow: Option<Box<Shadowed>>,
     /// How its wait for control state ends.
     waits_until: Option<Now>,
 }
@@ -118,6 +121,7 @@ impl Guard {
             what: What::default(),
             reply: None,
             known: None,
+            shadow: None,
             waits_until: None,
         };
         let read = match subject {
@@ -360,7 +364,8 @@ impl Guard {
     }
 
     fn ask_policy(&mut self, call: CallRef, label: &Label, now: Timestamp) -> Option<Verdict> {
-        let known = self.calls.get(&call)?.known.as_ref()?;
+        let flight = self.calls.get_mut(&call)?;
+        let known = flight.known.as_ref()?;
         let Some(policy) = &self.policy else { return Some(without_policy()) };
         let evidence = Evidence {
             capability: Some(&known.capability),
@@ -369,7 +374,10 @@ impl Guard {
             gate: self.gates.get(&known.request.resource).map(|gate| gate.as_ref() as _),
             label,
         };
-        Some(decide(&known.request, &evidence, policy, now))
+        let verdict = decide(&known.request, &evidence, policy, now);
+        let shadow = self.shadow.as_ref().map(|shadow| decide(&known.request, &evidence, shadow, now));
+        flight.shadow = shadow.and_then(|shadow| Shadowed::of(&shadow, &verdict)).map(Box::new);
+        Some(verdict)
     }
 
     /// Records a denial and answers with it.
@@ -379,6 +387,7 @@ impl Guard {
         let mut recorded =
             Verdicted::new(RecordedDecision::Deny, verdict, flight.who.clone(), flight.what.clone(), basis);
         recorded.trace = trace_ref(flight.trace);
+        recorded.shadow = flight.shadow.take();
         if flight.reply.is_none() {
             flight.reply = Some(denied(verdict.reasons()));
         }

@@ -41,6 +41,7 @@ impl Guard {
         let mut recorded =
             Verdicted::new(RecordedDecision::Allow, &verdict, flight.who.clone(), flight.what.clone(), basis);
         recorded.trace = trace_ref(trace);
+        recorded.shadow = flight.shadow.take();
         let held = flight.known.as_ref().and_then(|known| known.held.as_ref());
         recorded.approval = held.map(|held| Box::new(held.approval.clone()));
         self.span_of_verdict(&recorded, trace, arrived, now);

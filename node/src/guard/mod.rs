@@ -116,6 +116,9 @@ pub struct Guard {
     recorder: Recorder,
     control: ControlState,
     policy: Option<Arc<PolicySet>>,
+    /// Asked beside it; nothing is done by its answers.
+    shadow: Option<Arc<PolicySet>>,
+
     /// Why a later policy was not taken; the one in force is the last good one.
     policy_fault: Option<ReasonCode>,
     gates: BTreeMap<Resource, Arc<dyn Gate + Send + Sync>>,
@@ -203,6 +206,8 @@ impl Guard {
             recorder,
             control: ControlState::new(config.tenant.clone(), config.root),
             policy: None,
+            shadow: None,
+
             policy_fault: None,
             gates,
             entropy,
@@ -370,6 +375,9 @@ impl Guard {
         if let ControlEvent::Policy(bundle) = &document.event {
             self.take_policy(sequence, bundle);
         }
+        if matches!(document.event, ControlEvent::Policy(_) | ControlEvent::ShadowPolicy(_)) {
+            self.take_shadow();
+        }
         self.retry_waiting(now);
     }
 
@@ -390,6 +398,19 @@ impl Guard {
                     bundle.revision(),
                     ReasonCode::PolicyInvalid
                 ));
+            }
+        }
+    }
+
+    /// A shadow that does not load is none: it was never in force, so nothing changes but what is compared.
+    fn take_shadow(&mut self) {
+        let loaded = self.control.shadow().map(PolicySet::load);
+        let loaded = loaded.transpose().map_err(|findings| findings.to_string());
+        match loaded {
+            Ok(shadow) => self.shadow = shadow.map(|(policy, _)| Arc::new(policy)),
+            Err(findings) => {
+                self.shadow = None;
+                self.alarm(format!("the policy in the shadow is broken and not asked: {findings}"));
             }
         }
     }

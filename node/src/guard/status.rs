@@ -31,6 +31,12 @@ impl Guard {
         self.recorder.counts()
     }
 
+    /// Requests for approval that wait for people.
+    #[must_use]
+    pub fn approvals_waiting(&self, now: Now) -> usize {
+        self.approvals.waiting(now.wall).count()
+    }
+
     /// How old the guard's knowledge of revocations is; none if the broker never answered.
     #[must_use]
     pub fn staleness(&self, now: Now) -> Option<Millis> {

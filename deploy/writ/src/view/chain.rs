@@ -75,6 +75,9 @@ pub struct Entry {
     /// Who gave it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub approved_by: Vec<String>,
+    /// What the policy in the shadow would have answered, if it is something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<String>,
     /// How it ended, for what was allowed.
     pub outcome: Option<String>,
     /// Why not.
@@ -236,6 +239,11 @@ fn verdict_entry(
             .iter()
             .flat_map(|approval| approval.by.iter().map(ToString::to_string))
             .collect(),
+        shadow: verdicted
+            .shadow
+            .as_ref()
+            .filter(|shadow| shadow.differs)
+            .map(|shadow| records::in_the_shadow(shadow)),
         outcome: ended,
         reasons: verdicted.reasons.iter().map(Why::from).collect(),
         would_deny: verdicted.would_deny.iter().map(Why::from).collect(),
@@ -374,6 +382,9 @@ fn render_entry(text: &mut String, entry: &Entry, indent: &str, colour: Colour) 
     for why in &entry.would_deny {
         let told = format!("{}: {}", colour.paint(colour::YELLOW, &why.code), why.told);
         let _ = writeln!(text, "{indent}      observed, would deny: {told}");
+    }
+    if let Some(shadow) = &entry.shadow {
+        let _ = writeln!(text, "{indent}      {}", colour.paint(colour::YELLOW, shadow));
     }
     if let (Some(help), false) = (&entry.help, entry.reasons.is_empty()) {
         let _ = writeln!(text, "{indent}      help: {help}");

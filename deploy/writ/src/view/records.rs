@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use writ_common::{
     reason::ReasonCode,
-    record::{Record, RecordBody, RecordedDecision, RecordedReason, What, Who},
+    record::{Record, RecordBody, RecordedDecision, RecordedReason, Shadowed, What, Who},
 };
 
 use super::{Colour, colour};
@@ -55,6 +55,19 @@ fn reasons(reasons: &[RecordedReason]) -> String {
     reasons.iter().map(|reason| format!("{}: {}", reason.code, reason.told)).collect::<Vec<_>>().join("; ")
 }
 
+/// What the policy in the shadow would have answered.
+#[must_use]
+pub fn in_the_shadow(shadow: &Shadowed) -> String {
+    let word = match shadow.decision {
+        RecordedDecision::Allow => "ALLOW",
+        RecordedDecision::Deny => "DENY",
+        RecordedDecision::Hold => "HOLD",
+    };
+    let codes: Vec<String> = shadow.reasons.iter().map(ToString::to_string).collect();
+    let codes = if codes.is_empty() { String::new() } else { format!(" {}", codes.join(", ")) };
+    format!("shadow {}: {word}{codes} [{}]", shadow.policy.0.short(), shadow.rules.join(", "))
+}
+
 /// The code of the first cause, for voids the cause.
 #[must_use]
 pub fn code(record: &Record) -> Option<ReasonCode> {
@@ -85,6 +98,9 @@ pub fn line(recorded: &Recorded, colour: Colour) -> String {
             let mut why = reasons(&verdicted.reasons);
             if !verdicted.would_deny.is_empty() {
                 why = format!("observed, would deny: {}", reasons(&verdicted.would_deny));
+            }
+            if let Some(shadow) = verdicted.shadow.as_ref().filter(|shadow| shadow.differs) {
+                why = format!("{why}  {}", in_the_shadow(shadow)).trim_start().to_owned();
             }
             (path(&verdicted.who), format!("{}{count}  {why}", target(&verdicted.what)))
         }

@@ -5,6 +5,7 @@ mod check;
 mod diff;
 mod explain;
 mod fmt;
+mod shadow;
 mod show;
 mod suggest;
 mod test;
@@ -37,6 +38,8 @@ pub enum Policy {
     Check(check::Check),
     /// Put an earlier revision in force again
     Rollback(activate::Rollback),
+    /// Have another policy asked beside the one in force, and its answers recorded
+    Shadow(shadow::Shadow),
     /// The policy in force, since when, by whom, on which nodes, and what there was before
     Show(show::Show),
     /// Why a request is answered as it is: rules, where their facts come from, the nearest rule that allows
@@ -57,6 +60,7 @@ impl Policy {
             Self::Activate(activate) => activate.run(common).await,
             Self::Check(check) => check.run(common),
             Self::Rollback(rollback) => rollback.run(common).await,
+            Self::Shadow(shadow) => shadow.run(common).await,
             Self::Show(show) => show.run(common).await,
             Self::Explain(explain) => explain.run(common).await,
             Self::Fmt(fmt) => fmt.run(common),

@@ -71,6 +71,10 @@ impl Show {
                 policy.observed().map(|(what, until)| (what.to_string(), until.to_string())).collect()
             })
             .unwrap_or_default();
+        let shadow = control.shadow().map(PolicyBundle::revision);
+        if let Some(shadow) = shadow {
+            text += &format!("shadow      {shadow} is asked beside it\n");
+        }
         observed.iter().for_each(|(what, until)| text += &format!("observed    {what} until {until}\n"));
         match &status {
             Ok(status) if is_present => text += &nodes(status, activation),
@@ -92,6 +96,7 @@ impl Show {
             "observed": observed.iter().map(|(what, until)| json!({"resource": what, "until": until})).collect::<Vec<_>>(),
             "nodes": status.as_ref().ok().map(|status| &status.nodes),
             "configured": status.as_ref().ok().and_then(|status| status.configured),
+                        "shadow": shadow,
             "history": listed,
         });
         common.say(text, &answer)?;

@@ -22,11 +22,12 @@ use crate::{
     label::Label,
     policy::{PolicyRevision, PolicySet},
     reason::{Reason, ReasonCode},
-    record::{Origin, TraceRef},
+    record::TraceRef,
     request::ARGUMENT_BYTES_MAX,
     signed::{Signable, Signed},
     subjects::Subject,
     time::{Millis, Timestamp},
+    wire::call_digest,
 };
 
 /// Most approvals one obligation can ask for.
@@ -45,8 +46,10 @@ pub const COMMENT_BYTES_MAX: usize = 1_024;
 pub const WAITING_PER_TASK_MAX: usize = 8;
 /// Most requests on one user's authority that wait at once.
 pub const WAITING_PER_USER_MAX: usize = 32;
-/// Most approvals kept in memory.
+/// Most approvals kept in memory; those that are settled make room.
 const APPROVALS_MAX: usize = 4_096;
+/// Most claims kept of approvals that are not.
+const CLAIMS_MAX: usize = 65_536;
 /// How long a claim that was not used keeps other calls off.
 const CLAIM_LIFE: Millis = Millis::from_secs(120);
 
@@ -325,7 +328,7 @@ impl Approval {
     /// Whether it was used.
     #[must_use]
     pub fn is_used(&self) -> bool {
-        matches!(&self.claim, Some((_, Some(ApprovalClaim { state: ClaimState::Used, .. }))))
+        self.claim.as_ref().is_some_and(|(_, claim)| is_used(claim.as_ref()))
     }
 
     /// Every answer, the last of each person, whether it counts or not.
@@ -338,8 +341,8 @@ impl Approval {
     /// # Errors
     /// `approval.signature`.
     pub fn check_request(&self, control: &ControlState) -> Result<(), Reason> {
-        let origin = Origin::Node(self.request.node.clone());
-        let opened = self.signed.open(|key| control.is_record_key(&origin, key));
+        let node = control.nodes().get(&self.request.node);
+        let opened = self.signed.open(|key| node.is_some_and(|node| node.key == *key));
         match opened {
             Err(error) if !crate::red::off("H11") => {
                 Err(Reason::new(ReasonCode::ApprovalSignature).told("the request").noted(error))
@@ -456,8 +459,8 @@ impl Approvals {
         payload: &[u8],
         now: Timestamp,
     ) -> Result<(), ApprovalFault> {
-        if self.known.len() >= APPROVALS_MAX || self.claims.len() >= APPROVALS_MAX {
-            self.prune(now);
+        if self.known.len() >= APPROVALS_MAX || self.claims.len() >= CLAIMS_MAX {
+            self.make_room(now);
         }
         let fault = |why: String| ApprovalFault { subject: subject.to_owned(), why };
         let (tenant, parsed) = Subject::parse(subject).map_err(|error| fault(error.to_string()))?;
@@ -468,6 +471,16 @@ impl Approvals {
                 let request = signed.peek().map_err(|error| fault(error.to_string()))?;
                 if request.tenant != tenant || request.id != approval {
                     return Err(fault("the request names another approval or tenant".to_owned()));
+                }
+                // What people see and what is compared with the call have to be the same.
+
+                let shown =
+                    call_digest(&request.resource, &request.action, &request.arguments, &request.task);
+                let is_short = request.expires.since(request.at) <= LIFE_MAX;
+                if (shown != request.call || !is_short) && !crate::red::off("H06-digest") {
+                    return Err(fault(
+                        "the request does not show the call it is for, or never ends".to_owned(),
+                    ));
                 }
                 // The first counts: what was shown cannot be exchanged.
                 if !self.known.contains_key(&approval) && self.known.len() < APPROVALS_MAX {
@@ -491,9 +504,12 @@ impl Approvals {
                 let claim =
                     decode::<Signed<ApprovalClaim>>(payload).ok().and_then(|signed| signed.peek().ok());
                 match self.known.get_mut(&approval) {
+                    // Used is used, whatever a node says afterwards.
+                    Some(known) if known.is_used() => {}
                     Some(known) if known.claim.as_ref().is_some_and(|(last, _)| *last >= sequence) => {}
                     Some(known) => known.claim = Some((sequence, claim)),
-                    None if self.claims.len() < APPROVALS_MAX => {
+                    None if self.claims.get(&approval).is_some_and(|(_, known)| is_used(known.as_ref())) => {}
+                    None if self.claims.len() < CLAIMS_MAX => {
                         self.claims.insert(approval, (sequence, claim));
                     }
                     None => {}
@@ -510,6 +526,23 @@ impl Approvals {
             && known.claim.as_ref().is_none_or(|(last, _)| *last < sequence)
         {
             known.claim = Some((sequence, Some(claim)));
+        }
+    }
+
+    /// Forgets what ended long ago, and of what is settled everything but that it was used.
+    fn make_room(&mut self, now: Timestamp) {
+        self.prune(now);
+        if self.known.len() < APPROVALS_MAX {
+            return;
+        }
+        let waiting: BTreeSet<ApprovalId> =
+            self.waiting(now).map(|approval| approval.request.id.clone()).collect();
+        for (id, approval) in std::mem::take(&mut self.known) {
+            match approval.claim {
+                _ if waiting.contains(&id) => drop(self.known.insert(id, approval)),
+                Some(claim) if self.claims.len() < CLAIMS_MAX => drop(self.claims.insert(id, claim)),
+                _ => {}
+            }
         }
     }
 
@@ -543,15 +576,26 @@ impl Approvals {
         })
     }
 
-    /// Whether there is room for another request of this task and user.
+    /// Whether there is room for another request of this task and user, besides those that are on their way.
     ///
     /// # Errors
     /// `approval.quota`.
-    pub fn check_quota(&self, task: &TaskId, user: &UserId, now: Timestamp) -> Result<(), Reason> {
-        let of_task = self.waiting(now).filter(|approval| approval.request.task == *task).count();
-        let of_user = self.waiting(now).filter(|approval| approval.request.user == *user).count();
+    pub fn check_quota<'a>(
+        &self,
+        task: &TaskId,
+        user: &UserId,
+        on_their_way: impl Iterator<Item = &'a (TaskId, UserId)>,
+        now: Timestamp,
+    ) -> Result<(), Reason> {
+        let waiting = self.waiting(now).map(|approval| (&approval.request.task, &approval.request.user));
+        let (mut all, mut of_task, mut of_user) = (0, 0, 0);
+        for (other_task, other_user) in waiting.chain(on_their_way.map(|(task, user)| (task, user))) {
+            all += 1;
+            of_task += usize::from(other_task == task);
+            of_user += usize::from(other_user == user);
+        }
         let is_over = of_task >= WAITING_PER_TASK_MAX || of_user >= WAITING_PER_USER_MAX;
-        if (is_over || self.known.len() >= APPROVALS_MAX) && !crate::red::off("H10") {
+        if (is_over || all >= APPROVALS_MAX) && !crate::red::off("H10") {
             return Err(Reason::new(ReasonCode::ApprovalQuota).told(format_args!(
                 "{of_task} requests of this task and {of_user} of this user wait already"
             )));
@@ -645,6 +689,10 @@ impl Approvals {
             if is_own { "by this very call; the audit stream has how that ended" } else { "by another call" };
         Err(Reason::new(ReasonCode::ApprovalConsumed).told(format_args!("`{id}` was used {by}")))
     }
+}
+
+fn is_used(claim: Option<&ApprovalClaim>) -> bool {
+    claim.is_some_and(|claim| claim.state == ClaimState::Used)
 }
 
 /// Who is still missing if every person counts for one need only.

@@ -155,20 +155,14 @@ fn decide_call(
     }
     let rules = apply_rules(&mut world, policy, &mut reasons)?;
     reasons.splice(0..0, right_missing);
-    let is_observed = may_be_observed(&mut world, &observed)?;
-    if is_observed && is_of_rules(&reasons) {
-        return Ok(Allowed { obligations: Vec::new(), rules, would_deny: reasons });
-    }
-    let mut obligations = Vec::new();
     let mut would_deny = Vec::new();
+    if is_of_rules(&reasons) && may_be_observed(&mut world, &observed)? {
+        would_deny = std::mem::take(&mut reasons);
+    }
+    // Whatever is observed: who has to be asked is asked, and what it costs is charged.
+    let mut obligations = Vec::new();
     if reasons.is_empty() {
-        match approval_terms(&mut world)? {
-            Some(terms) if is_observed => {
-                would_deny
-                    .push(Reason::new(ReasonCode::ApprovalNeeded).told(approval::in_words(&terms.needs)));
-            }
-            terms => obligations.extend(terms.map(Obligation::Approval)),
-        }
+        obligations.extend(approval_terms(&mut world)?.map(Obligation::Approval));
         obligations.extend(charges(&mut world)?.map(Obligation::Budget));
     }
     let allowed = conclude(reasons, rules, obligations)?;

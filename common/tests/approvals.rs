@@ -139,7 +139,12 @@ fn request(needs: &[Need]) -> ApprovalRequest {
         resource: Resource::parse("tool.pay").unwrap(),
         action: writ_common::ids::Action::parse("wire").unwrap(),
         arguments: "{\"amount\":100}".to_owned(),
-        call: Digest::plain(b"the call"),
+        call: writ_common::wire::call_digest(
+            &Resource::parse("tool.pay").unwrap(),
+            &writ_common::ids::Action::parse("wire").unwrap(),
+            "{\"amount\":100}",
+            &TaskId::parse("t-1").unwrap(),
+        ),
         contract: Some(Digest::plain(b"the contract")),
         policy: policy().revision(),
         rules: vec!["a.datalog:1".to_owned()],
@@ -419,6 +424,8 @@ fn h01_a_claim_keeps_others_off_and_a_used_one_for_good() {
     // Whoever claimed it and went away does not keep it for ever: taking over takes it from them.
     assert_eq!(case.approvals.claimable(&id(), &other, after(121)), Ok(sequence));
     case.claim(b"mine", ClaimState::Used, after(2));
+    // A node that says otherwise afterwards changes nothing.
+    case.claim(b"other", ClaimState::Claimed, after(3));
     for call in [mine, other] {
         let used = case.approvals.claimable(&id(), &call, after(9_999)).unwrap_err();
         assert_eq!(used.code(), ReasonCode::ApprovalConsumed);
@@ -437,9 +444,15 @@ fn what_stands_on_anothers_subject_is_not_taken() {
     };
     assert!(case.approvals.take(9, &subject.of(&tenant()), &signed, NOW).is_err());
     // The first request counts, whoever asks again.
-    let other = ApprovalRequest { arguments: "{\"amount\":1}".to_owned(), ..case.request.clone() };
+    let other = ApprovalRequest { rules: Vec::new(), ..case.request.clone() };
     let subject = Subject::ApprovalRequest { part: PartId::first(), approval: id() };
     case.take(&subject, &encode(&Signed::new(&other, &key(NODE))));
+    assert_eq!(case.approvals.get(&id()).unwrap().request().rules.len(), 1);
+    // What is shown has to be what the digest is of.
+    let other = ApprovalRequest { arguments: "{\"amount\":1}".to_owned(), ..case.request.clone() };
+    let forged = encode(&Signed::new(&other, &key(NODE)));
+    let mut fresh = Approvals::default();
+    assert!(fresh.take(1, &subject.of(&tenant()), &forged, NOW).is_err());
     assert_eq!(case.approvals.get(&id()).unwrap().request().arguments, "{\"amount\":100}");
 }
 

@@ -122,18 +122,19 @@ fn a14_a_mail_waits_for_bob_and_is_sent_once() -> Result<()> {
 #[test]
 fn h01_an_approval_is_used_up_by_one_call() -> Result<()> {
     run(async {
-        let world = World::shared().await?;
-        let task = mailer(world).await?;
+        let world = World::new().await?;
+        let task = mailer(&world).await?;
         let held = send(&task).await?;
-        answer(world, "bob", &held, ApprovalDecision::Granted).await?;
+        answer(&world, "bob", &held, ApprovalDecision::Granted).await?;
         wait(&task, &held).await?;
-        let before = outbox(world)?;
+        let before = outbox(&world)?;
         let bus = world.bus_of("mailer").await?;
         let capability = task.capability().await?;
         let another = RawCall::new(task.agent(), &capability, "tool.mail", "send", letter())?;
         let answered = another.under(&held.approval).send(&bus).await?;
         assert_eq!(answered, Answered::Denied(ReasonCode::ApprovalConsumed));
-        assert_eq!(outbox(world)?, before);
+        assert_eq!(outbox(&world)?, before);
+        world.close().await;
         Ok(())
     })
 }
@@ -141,10 +142,10 @@ fn h01_an_approval_is_used_up_by_one_call() -> Result<()> {
 #[test]
 fn h02_an_approval_is_for_exactly_what_was_shown() -> Result<()> {
     run(async {
-        let world = World::shared().await?;
-        let task = mailer(world).await?;
+        let world = World::new().await?;
+        let task = mailer(&world).await?;
         let held = send(&task).await?;
-        answer(world, "bob", &held, ApprovalDecision::Granted).await?;
+        answer(&world, "bob", &held, ApprovalDecision::Granted).await?;
         let bus = world.bus_of("mailer").await?;
         let capability = task.capability().await?;
         let arguments = json::object([
@@ -152,20 +153,21 @@ fn h02_an_approval_is_for_exactly_what_was_shown() -> Result<()> {
             ("subject", "Your order".into()),
             ("body", "On its way.".into()),
         ]);
-        let before = outbox(world)?;
+        let before = outbox(&world)?;
         let other = RawCall::new(task.agent(), &capability, "tool.mail", "send", arguments)?;
         let answered = other.under(&held.approval).send(&bus).await?;
         assert_eq!(answered, Answered::Denied(ReasonCode::ApprovalBinding));
         // The same letter, in another task of the same user through the same agents.
-        let second = mailer(world).await?;
+        let second = mailer(&world).await?;
         let capability = second.capability().await?;
         let other = RawCall::new(second.agent(), &capability, "tool.mail", "send", letter())?;
         let answered = other.under(&held.approval).send(&bus).await?;
         assert_eq!(answered, Answered::Denied(ReasonCode::ApprovalBinding));
-        assert_eq!(outbox(world)?, before);
+        assert_eq!(outbox(&world)?, before);
         let unknown = RawCall::new(task.agent(), &task.capability().await?, "tool.mail", "send", letter())?;
         let answered = unknown.under(&ApprovalId::parse("ap-none")?).send(&bus).await?;
         assert_eq!(answered, Answered::Denied(ReasonCode::ApprovalUnknown));
+        world.close().await;
         Ok(())
     })
 }
@@ -536,8 +538,7 @@ fn approvals_are_listed_shown_and_answered_on_the_command_line() -> Result<()> {
             writ(&world, &["approval", "grant", id, "--yes", "--digest", "00", bob[0], bob[1]]).await?;
         assert!(wrong.code == 2 && wrong.err.contains("digest"), "{}", wrong.err);
         let granted =
-            writ(&world, &["approval", "grant", "last", "--yes", "--comment", "fine", bob[0], bob[1]])
-                .await?;
+            writ(&world, &["approval", "grant", id, "--yes", "--comment", "fine", bob[0], bob[1]]).await?;
         assert_eq!((granted.code, granted.out.trim()), (0, format!("{id} granted by bob").as_str()));
         wait(&task, &held).await?;
         let shown = writ(&world, &["approval", "show", id, "-o", "json"]).await?;

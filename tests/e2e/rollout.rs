@@ -46,6 +46,12 @@ fn a_policy_is_activated_shown_and_rolled_back_without_a_restart() -> Result<()>
         read(&task, "SELECT 1").await?;
         let (first, second) = (with(&world, "")?.revision(), with(&world, NOBODY_READS)?.revision());
 
+        // Each node reports once a second.
+        eventually("both nodes have reported", async || {
+            let said = writ(&world, &["policy", "show"]).await?;
+            Ok(said.out.matches(" has it").count() == 2)
+        })
+        .await?;
         let said = writ(&world, &["policy", "show"]).await?;
         assert_eq!(said.code, 0, "{}", said.err);
         for part in

@@ -93,7 +93,10 @@ impl Broker {
             return Err(told(&too_long));
         }
         self.check_way_back(&policy, now).map_err(|reason| vec![reason])?;
-        Ok(self.control.activations().back().map(|one| one.revision) != Some(revision))
+        // With another change on its way, the one in force now is not the one that will be.
+        let is_settled = self.control_queue.is_empty() && self.control_in_flight.is_none();
+        let in_force = self.control.activations().back().map(|one| one.revision);
+        Ok(!is_settled || in_force != Some(revision))
     }
 
     /// Whether a policy can be asked beside the one in force: it has to load, no more.

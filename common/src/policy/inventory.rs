@@ -134,6 +134,15 @@ impl Inventory {
                     "list the `sub` of every account they have: without it, nobody could tell whether they approve their own doing",
                 ));
             }
+            for (other, entry) in &self.approvers {
+                if let Some(user) = entry.users.intersection(&users).next() {
+                    let message = format!("`{name}` and `{other}` are both the user `{user}`");
+                    let finding = document.at(span, message);
+                    document.note(
+                        finding.help("one person counts once: give them one name, with all their roles"),
+                    );
+                }
+            }
             if self.approvers.contains_key(&name) {
                 document.note(document.at(span, format!("approver `{name}` is declared twice")));
             }

@@ -51,6 +51,15 @@ pub(super) struct Held {
     pub(super) part: PartId,
     pub(super) sequence: u64,
     pub(super) approval: RecordedApproval,
+    pub(super) terms: ApprovalTerms,
+}
+
+/// The use of a claim, on its way to the stream.
+#[derive(Clone, Debug)]
+pub(super) struct Using {
+    claim: ApprovalClaim,
+    store: Store,
+    is_again: bool,
 }
 
 impl Guard {
@@ -94,6 +103,7 @@ impl Guard {
         match self.approvals.weigh(&id, &asks, terms, &self.control, &policy, now.wall) {
             Ok(Standing::Granted(approved)) => self.claim(call, approved, verdict, basis, now),
             Ok(Standing::Waiting { missing, unusable }) => {
+                self.give_back(call, now);
                 // The hold is on record already; asking how it stands is no other verdict.
                 let expires = self.approvals.get(&id).map_or(now.wall, |known| known.request().expires);
                 let unusable = unusable.iter().map(ToldReason::from).collect();
@@ -119,7 +129,9 @@ impl Guard {
         let Some(known) = &flight.known else { return };
         let grant = known.capability.grant();
         let revision = verdict.policy_revision();
-        if let Err(reason) = self.approvals.check_quota(&grant.task, &grant.user, now.wall) {
+        let asks = (grant.task.clone(), grant.user.clone());
+        let room = self.approvals.check_quota(&asks.0, &asks.1, self.asking.values(), now.wall);
+        if let Err(reason) = room {
             return self.deny(call, &Verdict::deny(reason, revision), basis, now);
         }
         let Some(policy) = revision else { return };
@@ -177,6 +189,8 @@ impl Guard {
         }
         let asking =
             Asking { hold: hold.clone(), store, needs: terms.needs.clone(), id, expires: request.expires };
+        self.give_back(call, now);
+        self.asking.insert(call, asks);
         let ticket = self.ticket(Pending::HoldWritten(call, Box::new(asking)));
         self.journal(Some(ticket), &hold, &message_id, None);
     }
@@ -198,6 +212,7 @@ impl Guard {
         now: Now,
     ) {
         let Asking { hold, store, needs, id, expires } = asking;
+        self.asking.remove(&call);
         match result {
             Ok(stored) => {
                 self.streams.acknowledged(stored.sequence);
@@ -293,7 +308,7 @@ impl Guard {
         self.approvals.claimed(sequence, claim.clone());
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
         let part = known.domain.part.clone();
-        known.held = Some(Held { claim, part, sequence, approval });
+        known.held = Some(Held { claim, part, sequence, approval, terms: approved.terms().clone() });
         self.go_on(call, verdict.discharged(&approved), basis, now);
     }
 
@@ -305,25 +320,58 @@ impl Guard {
         };
         let Some(held) = known.held.clone() else { return false };
         known.permit = permit.take();
+        // Answers may have ended, and roles and keys gone, since it was claimed.
+        if let Err(reason) = self.still_approved(call, &held, now) {
+            self.finished(call, Err(ToolFailure { reason, status: OutcomeStatus::NotRun }), now);
+            return true;
+        }
         let claim = ApprovalClaim { at: now.wall, state: ClaimState::Used, ..held.claim };
-        let store = self.claim_store(&claim, &held.part, held.sequence);
-        let ticket = self.ticket(Pending::Used(call, Box::new(claim)));
-        self.push(Effect::Publish { ticket, store, delay: Millis(0) });
+        let mut store = self.claim_store(&claim, &held.part, held.sequence);
+        // Sent again after a lost acknowledgement, the stream says that it was ours.
+        store.message_id = Some(format!("used-{}-{}", claim.approval, claim.call_id));
+        self.publish_use(call, Using { claim, store, is_again: false });
         true
     }
 
+    fn publish_use(&mut self, call: CallRef, using: Using) {
+        let store = using.store.clone();
+        let ticket = self.ticket(Pending::Used(call, Box::new(using)));
+        self.push(Effect::Publish { ticket, store, delay: Millis(0) });
+    }
+
+    fn still_approved(&self, call: CallRef, held: &Held, now: Now) -> Result<(), Reason> {
+        let gone = || Reason::new(ReasonCode::ApprovalUnavailable).noted("the call is gone");
+        let flight = self.calls.get(&call).ok_or_else(gone)?;
+        let known = flight.known.as_ref().ok_or_else(gone)?;
+        let policy = self.policy.as_ref().ok_or(ReasonCode::PolicyUnavailable)?;
+        let grant = known.capability.grant();
+        let chain = known.agents();
+        let asks = ApprovedCall {
+            user: &grant.user,
+            task: &grant.task,
+            chain: &chain,
+            call: known.call,
+            contract: flight.what.contract,
+        };
+        let id = &held.claim.approval;
+        match self.approvals.weigh(id, &asks, &held.terms, &self.control, policy, now.wall)? {
+            Standing::Granted(_) => Ok(()),
+            Standing::Waiting { missing, unusable } => Err(unusable
+                .into_iter()
+                .next()
+                .unwrap_or_else(|| Reason::new(ReasonCode::ApprovalNeeded).told(in_words(&missing)))),
+        }
+    }
+
     /// What the stream said about the use of an approval: only now the call runs.
-    pub(super) fn used(
-        &mut self,
-        call: CallRef,
-        claim: ApprovalClaim,
-        result: Result<Stored, StoreError>,
-        now: Now,
-    ) {
+    pub(super) fn used(&mut self, call: CallRef, using: Using, result: Result<Stored, StoreError>, now: Now) {
         match result {
+            Err(StoreError::Unknown(_)) if !using.is_again => {
+                self.publish_use(call, Using { is_again: true, ..using });
+            }
             Ok(stored) => {
                 self.streams.acknowledged(stored.sequence);
-                self.approvals.claimed(stored.sequence, claim);
+                self.approvals.claimed(stored.sequence, using.claim);
                 if let Err(failure) = self.last_look(call, now) {
                     return self.finished(call, Err(failure), now);
                 }

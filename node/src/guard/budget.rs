@@ -50,6 +50,8 @@ enum Change {
 struct Queue {
     changes: VecDeque<Change>,
     is_busy: bool,
+    /// Whether what was spent was read for the change at the front, and is not only remembered.
+    is_read: bool,
     attempts: u32,
 }
 
@@ -117,53 +119,59 @@ impl Guard {
         self.next_change(key, now);
     }
 
-    /// Begins the next change of a budget, unless one is under way.
+    /// Begins the next change of a budget, unless one is under way. A loop: as many as there are can fail at once.
     fn next_change(&mut self, key: &BudgetKey, now: Now) {
-        let Some(queue) = self.budgets.queues.get_mut(key) else { return };
-        if queue.is_busy {
-            return;
-        }
-        let Some(change) = queue.changes.front() else {
-            self.budgets.queues.remove(key);
-            return;
-        };
-        let Some((sequence, spent)) = self.budgets.known.get(key).copied() else {
-            queue.is_busy = true;
-            return self.push(Effect::ReadBudget(key.clone()));
-        };
-        let total = match change {
-            Change::Charge(_, charge) => charged(&key.budget, spent, *charge),
-            Change::Return(amount) => Ok(spent.saturating_sub(*amount)),
-        };
-        match total {
-            Ok(total) => {
-                queue.is_busy = true;
-                let state = BudgetState {
-                    tenant: self.config.tenant.clone(),
-                    task: key.task.clone(),
-                    budget: key.budget.clone(),
-                    spent: total,
-                    node: self.config.node.clone(),
-                    at: now.wall,
-                };
-                let subject = Subject::Budget {
-                    part: key.part.clone(),
-                    task: key.task.clone(),
-                    budget: key.budget.clone(),
-                };
-                let subject = subject.of(&self.config.tenant);
-                let fence = match writ_common::red::off("D07-fence") {
-                    true => Fence::None,
-                    false => Fence::LastOn { subject: subject.clone(), sequence },
-                };
-                let payload = encode(&Signed::new(&state, &self.config.key));
-                let store = Store { subject, payload, message_id: None, fence, ttl_secs: None };
-                self.streams.sent(store.payload.len());
-                let ticket = self.ticket(Pending::Charged(key.clone(), total));
-                self.push(Effect::Publish { ticket, store, delay: Millis(0) });
+        loop {
+            let Some(queue) = self.budgets.queues.get_mut(key) else { return };
+            if queue.is_busy {
+                return;
             }
-            Err(reason) => self.change_done(key, Err(reason), now),
+            let Some(change) = queue.changes.front() else {
+                self.budgets.queues.remove(key);
+                return;
+            };
+            let Some((sequence, spent)) = self.budgets.known.get(key).copied() else {
+                queue.is_busy = true;
+                queue.is_read = true;
+                return self.push(Effect::ReadBudget(key.clone()));
+            };
+            let total = match change {
+                Change::Charge(_, charge) => charged(&key.budget, spent, *charge),
+                Change::Return(amount) => Ok(spent.saturating_sub(*amount)),
+            };
+            match total {
+                Ok(total) => {
+                    queue.is_busy = true;
+                    return self.publish_change(key, sequence, total, now);
+                }
+                // Another node may have given back since: what was only remembered is read before anybody is refused.
+                Err(_) if !queue.is_read => drop(self.budgets.known.remove(key)),
+                Err(reason) => self.settle(key, Err(reason), now),
+            }
         }
+    }
+
+    fn publish_change(&mut self, key: &BudgetKey, sequence: u64, total: u64, now: Now) {
+        let state = BudgetState {
+            tenant: self.config.tenant.clone(),
+            task: key.task.clone(),
+            budget: key.budget.clone(),
+            spent: total,
+            node: self.config.node.clone(),
+            at: now.wall,
+        };
+        let subject =
+            Subject::Budget { part: key.part.clone(), task: key.task.clone(), budget: key.budget.clone() };
+        let subject = subject.of(&self.config.tenant);
+        let fence = match writ_common::red::off("D07-fence") {
+            true => Fence::None,
+            false => Fence::LastOn { subject: subject.clone(), sequence },
+        };
+        let payload = encode(&Signed::new(&state, &self.config.key));
+        let store = Store { subject, payload, message_id: None, fence, ttl_secs: None };
+        self.streams.sent(store.payload.len());
+        let ticket = self.ticket(Pending::Charged(key.clone(), total));
+        self.push(Effect::Publish { ticket, store, delay: Millis(0) });
     }
 
     /// What a budget's subject said.
@@ -231,10 +239,16 @@ impl Guard {
         }
     }
 
-    /// The change at the front is made, or cannot be.
     fn change_done(&mut self, key: &BudgetKey, result: Result<(), Reason>, now: Now) {
+        self.settle(key, result, now);
+        self.next_change(key, now);
+    }
+
+    /// The change at the front is made, or cannot be.
+    fn settle(&mut self, key: &BudgetKey, result: Result<(), Reason>, now: Now) {
         let Some(queue) = self.budgets.queues.get_mut(key) else { return };
         queue.attempts = 0;
+        queue.is_read = false;
         let change = queue.changes.pop_front();
         match (change, result) {
             (Some(Change::Charge(call, charge)), Ok(())) => self.call_charged(call, key, charge, now),
@@ -253,7 +267,6 @@ impl Guard {
             )),
             (Some(Change::Return(_)) | None, _) => {}
         }
-        self.next_change(key, now);
     }
 
     fn call_charged(&mut self, call: CallRef, key: &BudgetKey, charge: Charge, now: Now) {

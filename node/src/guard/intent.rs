@@ -392,6 +392,7 @@ impl Guard {
     fn unknown_fate(&mut self, call: CallRef, why: &str, now: Now) {
         let reason = Reason::new(ReasonCode::AuditUnavailable).noted(why);
         let Some(void) = self.void_of(call, &reason, now) else { return };
+        self.give_back(call, now);
         let Some(flight) = self.calls.remove(&call) else { return };
         let Some(known) = flight.known else { return };
         let Some(intent) = known.intent else { return };

@@ -36,13 +36,13 @@ use kept::KeptResults;
 use writ_bus::{Store, StoreError, Stored, StreamFacts};
 use writ_common::{
     admission::Admission,
-    approval::{ApprovalClaim, Approvals},
+    approval::Approvals,
     codec::{decode, encode},
     control::{ControlEvent, ControlFault, ControlState, claims_policy},
     decide::Gate,
     entropy::{Entropy, draw},
     fresh::{FreshAnswer, FreshBounds, FreshQuestion, Freshness},
-    ids::{BootId, FlowDomain, NodeId, PartId, Resource, TenantId},
+    ids::{BootId, FlowDomain, NodeId, PartId, Resource, TaskId, TenantId, UserId},
     keys::{PrivateKey, PublicKey},
     label::{DomainLabel, Label},
     policy::{PolicyBundle, PolicySet},
@@ -130,6 +130,8 @@ pub struct Guard {
     kept: KeptResults,
     streams: pins::Streams,
     approvals: Approvals,
+    /// Requests that are on their way to the stream: of which task and user.
+    asking: BTreeMap<CallRef, (TaskId, UserId)>,
     budgets: Budgets,
     /// Whether everything about approvals was read that was in the stream when this run began.
     approvals_read: bool,
@@ -164,7 +166,7 @@ enum Pending {
     /// A change of a budget is being published: what is spent with it.
     Charged(BudgetKey, u64),
     /// The use of an approval is being published.
-    Used(CallRef, Box<ApprovalClaim>),
+    Used(CallRef, Box<approval::Using>),
     /// An earlier run's intent is being looked for.
     Search(Box<recovery::OldIntent>),
 }
@@ -218,6 +220,7 @@ impl Guard {
             kept: KeptResults::default(),
             streams: pins::Streams::new(config.pins.clone()),
             approvals: Approvals::default(),
+            asking: BTreeMap::new(),
             budgets: Budgets::default(),
             approvals_read: false,
             calls: BTreeMap::new(),
@@ -475,6 +478,7 @@ impl Guard {
         self.alarm(format!("the journal cannot be written: {why}"));
         match self.pending.remove(&ticket) {
             Some(Pending::IntentWritten(call) | Pending::HoldWritten(call, _)) => {
+                self.asking.remove(&call);
                 self.unrecordable(call, now);
             }
             // The stream may still take what the disk does not.

@@ -161,7 +161,9 @@ impl Answer {
             bail!("nothing was answered");
         }
         let end = approval.request().expires;
-        let expires = self.seconds.map_or(end, |seconds| now.after(Millis::from_secs(seconds)).min(end));
+        let sooner = self.seconds.map(|seconds| now.after(Millis::from_secs(seconds)).min(end));
+        // A no does not run out before its question.
+        let expires = if decision == ApprovalDecision::Granted { sooner.unwrap_or(end) } else { end };
         operator.answer_approval(approval, decision, &self.comment, expires).await?;
         let word = match decision {
             ApprovalDecision::Granted => "granted",
@@ -183,6 +185,9 @@ impl Answer {
     ) -> Result<()> {
         let request = approval.request();
         let denied = |why: String| Err(Denied(why).into());
+        if self.id == "last" && self.yes && self.digest.is_none() {
+            bail!("whoever asks last decides what `last` is: name the request, or its `--digest`");
+        }
         if self.comment.len() > COMMENT_BYTES_MAX {
             bail!("the comment has {} bytes, at most {COMMENT_BYTES_MAX}", self.comment.len());
         }

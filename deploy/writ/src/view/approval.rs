@@ -98,7 +98,7 @@ pub fn page(approval: &Approval, signed_by_node: bool, now: Timestamp) -> String
         "\ntask label {}\npolicy     {} ({})\ndigest     {}\n",
         request.label,
         request.policy.0.short(),
-        request.rules.join(", "),
+        visible(&request.rules.join(", ")),
         approval.digest()
     );
     for answer in approval.answers() {

@@ -276,9 +276,6 @@ impl Postgres {
         while let Some(row) = rows.try_next().await.map_err(failed)? {
             if found.len() == self.rows_max || bytes > RESULT_BYTES_MAX {
                 is_truncated = true;
-                if found.len() < self.rows_max {
-                    continue;
-                }
                 break;
             }
             let size: i64 = row.try_get(0).map_err(failed)?;

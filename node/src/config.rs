@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -18,7 +18,7 @@ use writ_common::{
 use writ_journal::Sync;
 
 use crate::tools::{
-    FilesSettings, HttpSettings, SmtpSecurity, SmtpSettings, ToolKind,
+    FilesSettings, HttpSettings, PostgresServer, PostgresSettings, SmtpSecurity, SmtpSettings, ToolKind,
     http_target::{Host, Reach},
 };
 
@@ -165,7 +165,7 @@ fn read_fresh(mut section: Section<'_, '_>) -> FreshBounds {
 }
 
 fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path) -> Option<ToolKind> {
-    const KINDS: [&str; 5] = ["files", "http", "maildir", "smtp", "sqlite"];
+    const KINDS: [&str; 6] = ["files", "http", "maildir", "postgres", "smtp", "sqlite"];
     let span = section.span_of("kind");
     let kind = section.text("kind", "\"sqlite\"");
     match kind.as_deref() {
@@ -179,6 +179,7 @@ fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path)
             section.finish(&["resource", "kind", "folder", "outbox", "from"]);
             tool
         }
+        Some("postgres") => read_postgres(section, base),
         Some("smtp") => read_smtp(section, base),
         Some("sqlite") => {
             let file = section.text("file", "\"crm.db\"").map(|path| base.join(path));
@@ -242,6 +243,81 @@ fn read_http(mut section: Section<'_, '_>, base: &Path) -> Option<ToolKind> {
     ]);
     let bytes_max = count(bytes_max, 256 * 1024);
     Some(ToolKind::Http(HttpSettings { hosts, ca_file, bytes_max, timeout: Millis::from_secs(timeout) }))
+}
+
+fn read_postgres(mut section: Section<'_, '_>, base: &Path) -> Option<ToolKind> {
+    let span = section.span();
+    let host: Option<LocalHost> = section.optional("host");
+    let socket = section.optional_text("socket").map(|path| base.join(path));
+    if section.has("host") == section.has("socket") {
+        let document = section.document();
+        let finding = document.at(span, "either `tool.host` or `tool.socket` says where the server is");
+        document.note(finding.help("add `socket = \"/var/run/postgresql\"` or `host = \"127.0.0.1\"`"));
+    }
+    let port = section.optional_integer("port", 1..=65_535).and_then(|port| u16::try_from(port).ok());
+    let database = section.text("database", "\"crm\"");
+    let user = section.text("user", "\"crm_reader\"");
+    let password_file = section.optional_text("password_file").map(|path| base.join(path));
+    let schema = section.optional("schema").map_or_else(|| "public".to_owned(), |SchemaName(name)| name);
+    let rows_max = section.optional_integer("rows_max", 1..=100_000);
+    let timeout = section.optional_integer("timeout_seconds", 1..=600).unwrap_or(10);
+    section.finish(&[
+        "resource",
+        "kind",
+        "host",
+        "socket",
+        "port",
+        "database",
+        "user",
+        "password_file",
+        "schema",
+        "rows_max",
+        "timeout_seconds",
+    ]);
+    let server = match (host, socket) {
+        (Some(LocalHost(address)), None) => PostgresServer::Loopback(address),
+        (None, Some(folder)) => PostgresServer::Socket(folder),
+        _ => return None,
+    };
+    Some(ToolKind::Postgres(PostgresSettings {
+        server,
+        port: port.unwrap_or(5432),
+        database: database?,
+        user: user?,
+        password_file,
+        schema,
+        rows_max: count(rows_max, 1_000),
+        timeout: Millis::from_secs(timeout),
+    }))
+}
+
+struct LocalHost(IpAddr);
+
+impl std::str::FromStr for LocalHost {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let address = if text == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { text.parse().ok() };
+        let address = address.filter(IpAddr::is_loopback).map(Self);
+        address.ok_or(
+            "must be `127.0.0.1`, `::1` or `localhost`: there is no TLS to PostgreSQL, so the server has to be on this \
+             machine; reach another one through a tunnel or proxy that ends here",
+        )
+    }
+}
+
+struct SchemaName(String);
+
+impl std::str::FromStr for SchemaName {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_system = text.starts_with("pg_") || text == "information_schema";
+        if text.is_empty() || text.len() > 63 || text.contains(['.', '"', '\0']) || is_system {
+            return Err(
+                "must be the name of one schema of data, as PostgreSQL keeps it (`public`), without quotes",
+            );
+        }
+        Ok(Self(text.to_owned()))
+    }
 }
 
 fn read_smtp(mut section: Section<'_, '_>, base: &Path) -> Option<ToolKind> {
@@ -396,6 +472,13 @@ mod tests {
         from = "support@example.com"
         user = "support"
         password_file = "smtp.password"
+        [[tool]]
+        resource = "tool.orders"
+        kind = "postgres"
+        socket = "run"
+        database = "shop"
+        user = "reader"
+        schema = "Sales"
         "#;
         let config = read(&format!("{GOOD}{tools}")).unwrap_or_else(|findings| panic!("{findings}"));
         let kinds: Vec<String> = config.tools.values().map(|kind| format!("{kind:?}")).collect();
@@ -406,6 +489,7 @@ mod tests {
             "name: \"127.0.0.1\", port: 8080, reach: Loopback",
             "port: 587, security: StartTls",
             "/etc/writ/smtp.password",
+            "Socket(\"/etc/writ/run\"), port: 5432, database: \"shop\"",
         ] {
             assert!(whole.contains(expected), "{expected} not in\n{whole}");
         }
@@ -418,6 +502,12 @@ mod tests {
             ("password_file = \"smtp.password\"", "password = \"x\"", "unknown key `tool.password`"),
             ("user = \"support\"", "", "go together"),
             ("root = \"reports\"", "folder = \"x\"", "`tool.root` is missing"),
+            ("socket = \"run\"", "", "either `tool.host` or `tool.socket`"),
+            ("socket = \"run\"", "socket = \"run\"\nhost = \"::1\"", "either `tool.host` or `tool.socket`"),
+            ("socket = \"run\"", "host = \"10.0.0.5\"", "the server has to be on this machine"),
+            ("socket = \"run\"", "host = \"db.example.com\"", "the server has to be on this machine"),
+            ("\"Sales\"", "\"pg_catalog\"", "one schema of data"),
+            ("\"Sales\"", "\"a,b\\\".c\"", "one schema of data"),
         ] {
             let found = read(&format!("{GOOD}{}", tools.replacen(from, to, 1)));
             let found = found.err().map(|findings| findings.to_string()).unwrap_or_default();

@@ -4,7 +4,7 @@ use anyhow::Result;
 use writ::dev::Layout;
 use writ_common::reason::ReasonCode;
 use writ_sdk::{Error, Task, Value, json};
-use writ_tests::{Answered, RawCall, Seen, SmtpServer, World, WorldOptions, read, run};
+use writ_tests::{Answered, PostgresServer, RawCall, Seen, SmtpServer, World, WorldOptions, read, run};
 
 async fn refused(task: &Task, sql: &str, code: ReasonCode) {
     let error = read(task, sql).await.unwrap_err();
@@ -433,6 +433,170 @@ fn a14_a_letter_goes_to_whom_policy_saw_and_to_nobody_else() -> Result<()> {
             "{head}"
         );
         assert!(!head.to_lowercase().contains("bcc") && body.contains("MAIL FROM"), "{head}");
+        world.close().await;
+        Ok(())
+    })
+}
+
+const CRM: &str = include_str!("../../policies/tools/crm.toml");
+const SHOP: &str = r#"
+    CREATE TABLE customers (id int, name text, email text, plan text);
+    INSERT INTO customers VALUES (1, 'Ada', 'ada@example.com', 'pro'), (2, 'Bo', NULL, 'free');
+    CREATE TABLE "Customers" (id int);
+    CREATE TABLE orders (small smallint, large bigint, exact numeric, real float8, yes boolean, at timestamptz,
+        day date, bytes bytea, doc jsonb, id uuid, tags text[], nothing text);
+    INSERT INTO orders VALUES (-7, 9223372036854775807, 1234567890123456789012345678901234567890.10, 0.1, true,
+        '2026-01-02 03:04:05.123456+02', '2026-01-02', '\x00ff', '{"a": 1.10}',
+        '00000000-0000-0000-0000-000000000001', '{a,"b c"}', NULL);
+    INSERT INTO orders (small, real) SELECT n, 'NaN' FROM generate_series(1, 20) AS n;
+    CREATE TABLE salaries (amount int); INSERT INTO salaries VALUES (1000);
+    CREATE SCHEMA hr; CREATE TABLE hr.customers (id int);
+    CREATE FUNCTION lower(text) RETURNS text LANGUAGE sql AS $$SELECT 'shadowed'$$;
+    CREATE FUNCTION leak(text) RETURNS text LANGUAGE sql AS $$SELECT max(amount)::text FROM salaries$$;
+    CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA hr TO reader;
+    GRANT SELECT ON ALL TABLES IN SCHEMA public, hr TO reader;
+    CREATE ROLE writer LOGIN; GRANT SELECT, INSERT ON customers TO writer;
+    CREATE ROLE cellist LOGIN; GRANT SELECT ON customers TO cellist; GRANT UPDATE (plan) ON customers TO cellist;
+    CREATE ROLE owner LOGIN; CREATE TABLE owned (id int); ALTER TABLE owned OWNER TO owner;
+    CREATE ROLE filer LOGIN; GRANT pg_read_server_files TO filer;
+    CREATE ROLE maker LOGIN CREATEROLE;"#;
+
+/// A database to sell from, and the tool that reads it as `reader`.
+fn shop(server: &PostgresServer) -> Result<String> {
+    server.sql("postgres", "CREATE DATABASE shop")?;
+    server.sql("shop", SHOP)?;
+    Ok(format!(
+        "resource = \"tool.shop\"\nkind = \"postgres\"\nsocket = \"{}\"\ndatabase = \"shop\"\nuser = \"reader\"\n\
+         rows_max = 10\ntimeout_seconds = 2\n",
+        server.socket().display()
+    ))
+}
+
+async fn select(task: &Task, sql: &str, params: Vec<Value>) -> Result<Value, Error> {
+    let arguments = json::object([("sql", sql.into()), ("params", Value::Array(params))]);
+    task.call("tool.shop", "read", arguments).await
+}
+
+/// Over a real server: what comes back, what policy is told, and what the locks hold.
+#[test]
+fn a02_a_select_on_postgresql_reads_what_policy_was_told_of() -> Result<()> {
+    const RULES: &str = include_str!("../../policies/examples/select-on-named-tables/rules.datalog");
+    run(async {
+        let Some(mut server) = PostgresServer::start()? else { return Ok(()) };
+        let tool = shop(&server)?;
+        let (contract, rules) =
+            (CRM.replace("tool.crm", "tool.shop"), RULES.replace("tool.crm", "tool.shop"));
+        // The sample policies have a contract for tool.crm already; this one stands beside it.
+        let world = world_with_tool(&contract, r#""tool.shop:read""#, &rules, &tool).await?;
+        let (_planner, task) = world.task().await?;
+        for (sql, params, rows) in [
+            ("SELECT name FROM customers WHERE id = $1", vec![1.into()], r#"[["Ada"]]"#),
+            ("SELECT Name FROM Customers WHERE plan = $1;", vec!["pro' OR '1'='1".into()], "[]"),
+            ("SELECT c.name FROM public.customers c ORDER BY c.id DESC", vec![], r#"[["Bo"],["Ada"]]"#),
+            (
+                "SELECT lower('ABC'), upper($1), $2::bigint",
+                vec!["x'; DROP TABLE t; --".into(), Value::Null],
+                r#"[["abc","X'; DROP TABLE T; --",null]]"#,
+            ),
+            (
+                "SELECT small, large, exact, real, yes, at, day, bytes, doc, id, tags, nothing FROM orders \
+                 WHERE large > 0 AND yes = $1",
+                vec![true.into()],
+                r#"[[-7,9223372036854775807,"1234567890123456789012345678901234567890.10",0.1,true,"2026-01-02 01:04:05.123456+00","2026-01-02","hex:00ff","{\"a\": 1.10}","00000000-0000-0000-0000-000000000001","{a,\"b c\"}",null]]"#,
+            ),
+            ("SELECT o.real FROM orders o WHERE o.small = 1", vec![], r#"[["NaN"]]"#),
+            ("SELECT count(*), 1.50 FROM orders", vec![], r#"[[21,"1.50"]]"#),
+            (
+                "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3) SELECT x FROM n",
+                vec![],
+                "[[1],[2],[3]]",
+            ),
+        ] {
+            let result =
+                select(&task, sql, params).await.map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
+            assert_eq!(result.get("rows").unwrap().to_string(), rows, "{sql}");
+            assert_eq!(result.get("truncated"), Some(&Value::Bool(false)), "{sql}");
+        }
+        let result = select(&task, "SELECT o.small FROM orders o", vec![]).await?;
+        assert!(result.to_string().ends_with("[8],[9]],\"truncated\":true}"), "{result}");
+        for (sql, code) in [
+            ("SELECT email FROM customers", ReasonCode::PolicyDenied),
+            ("SELECT c FROM customers c", ReasonCode::PolicyDenied),
+            ("SELECT id FROM \"Customers\"", ReasonCode::PolicyDenied),
+            ("SELECT id FROM hr.customers", ReasonCode::PolicyDenied),
+            ("SELECT amount FROM salaries", ReasonCode::PolicyDenied),
+            ("SELECT leak('x')", ReasonCode::SqlNotReadOnly),
+            ("SELECT pg_sleep(10)", ReasonCode::SqlNotReadOnly),
+            ("SELECT pg_read_file('/etc/passwd')", ReasonCode::SqlNotReadOnly),
+            ("SELECT set_config('transaction_read_only', 'off', false)", ReasonCode::SqlNotReadOnly),
+            ("SELECT rolname FROM pg_roles", ReasonCode::SqlNotReadOnly),
+            ("DELETE FROM customers", ReasonCode::SqlNotReadOnly),
+            ("WITH d AS (DELETE FROM customers RETURNING *) SELECT * FROM d", ReasonCode::SqlNotReadOnly),
+            ("SELECT id INTO copied FROM customers", ReasonCode::SqlNotReadOnly),
+            ("SELECT id FROM customers FOR UPDATE", ReasonCode::SqlNotReadOnly),
+            ("SELECT 1; DROP TABLE customers", ReasonCode::SqlMultiStatement),
+            ("SELECT U&\"e\\006dail\" FROM customers", ReasonCode::SqlUnparsable),
+            ("SELECT missing FROM orders", ReasonCode::ToolFailed),
+            ("SELECT id FROM customers WHERE id = $1", ReasonCode::ToolFailed),
+            (
+                "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x > 0) SELECT max(x) FROM n",
+                ReasonCode::ToolTimeout,
+            ),
+            (
+                "WITH RECURSIVE n(x, t) AS (SELECT 1, 'x' UNION ALL SELECT x + 1, t || t FROM n WHERE x < 22) \
+                 SELECT t FROM n WHERE x = 22",
+                ReasonCode::ToolResultTooLarge,
+            ),
+        ] {
+            let error = select(&task, sql, vec![]).await.expect_err(sql);
+            assert_eq!(error.code(), Some(code), "{sql}: {error}");
+        }
+        assert_eq!(server.sql("shop", "SELECT count(*) FROM customers")?, "2", "nothing is gone");
+        // Connections that were lost are made again; without a server the failure says that.
+        server.restart()?;
+        select(&task, "SELECT 1", vec![]).await?;
+        server.stop();
+        let error = select(&task, "SELECT 1", vec![]).await.unwrap_err();
+        assert_eq!(error.code(), Some(ReasonCode::ToolFailed), "{error}");
+        server.restart()?;
+        select(&task, "SELECT 1", vec![]).await?;
+        // A role that was given more meanwhile is not used for new connections.
+        server.sql("shop", "GRANT INSERT ON orders TO reader")?;
+        server.restart()?;
+        let error = select(&task, "SELECT 1", vec![]).await.unwrap_err();
+        assert!(error.to_string().contains("public.orders"), "{error}");
+        world.close().await;
+        Ok(())
+    })
+}
+
+#[test]
+fn a02_a_role_of_postgresql_that_can_write_is_not_used() -> Result<()> {
+    run(async {
+        let Some(server) = PostgresServer::start()? else { return Ok(()) };
+        let tool = shop(&server)?;
+        let mut world = World::with(WorldOptions { start_core: false, ..Default::default() }).await?;
+        world.start_broker().await?;
+        let config = world.layout.node_config("node-1");
+        let text = std::fs::read_to_string(&config)?;
+        for (from, to, says) in [
+            ("\"reader\"", "\"writ\"", "superuser"),
+            ("\"reader\"", "\"writer\"", "public.customers"),
+            ("\"reader\"", "\"cellist\"", "public.customers"),
+            ("\"reader\"", "\"owner\"", "public.owned"),
+            ("\"reader\"", "\"filer\"", "pg_read_server_files"),
+            ("\"reader\"", "\"maker\"", "may make roles"),
+            ("\"reader\"", "\"nobody\"", "does not exist"),
+            ("\"shop\"\nuser", "\"shops\"\nuser", "does not exist"),
+            ("rows_max", "schema = \"sales\"\nrows_max", "there is no schema `sales`"),
+        ] {
+            std::fs::write(&config, format!("{text}\n[[tool]]\n{}", tool.replace(from, to)))?;
+            let Err(error) = world.start_node("node-1").await else { panic!("{to} is used") };
+            let shown = format!("{error:#}");
+            assert!(shown.contains(says), "{to}: {shown}");
+        }
+        std::fs::write(&config, format!("{text}\n[[tool]]\n{tool}"))?;
+        world.start_node("node-1").await?;
         world.close().await;
         Ok(())
     })

@@ -10,6 +10,8 @@ mod http;
 pub mod http_target;
 mod mail;
 mod maildir;
+mod postgres;
+mod postgres_gate;
 mod smtp;
 pub mod sql_gate;
 mod sql_reads;
@@ -33,6 +35,7 @@ use writ_common::{
 pub use files::{Files, FilesSettings};
 pub use http::{Http, HttpSettings};
 pub use maildir::Maildir;
+pub use postgres::{Postgres, PostgresServer, PostgresSettings};
 pub use smtp::{Smtp, SmtpSecurity, SmtpSettings};
 pub use sqlite::Sqlite;
 
@@ -64,6 +67,8 @@ pub enum ToolKind {
         /// The sender of every message.
         from: String,
     },
+    /// SELECT on a PostgreSQL database.
+    Postgres(PostgresSettings),
     /// Letters by SMTP.
     Smtp(SmtpSettings),
     /// SELECT on a SQLite file.
@@ -104,6 +109,7 @@ pub fn build(kind: &ToolKind) -> Result<Arc<dyn Tool>, ToolSetupError> {
         ToolKind::Maildir { folder, outbox, from } => {
             Arc::new(Maildir::open(folder, outbox.as_deref(), from)?)
         }
+        ToolKind::Postgres(settings) => Arc::new(Postgres::open(settings)?),
         ToolKind::Smtp(settings) => Arc::new(Smtp::open(settings)?),
         ToolKind::Sqlite { file, rows_max, timeout } => Arc::new(Sqlite::open(file, *rows_max, *timeout)?),
     })

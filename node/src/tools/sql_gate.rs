@@ -11,16 +11,17 @@ use sqlparser::{
         Expr, FunctionArguments, ObjectName, Query, Select, SelectFlavor, SetExpr, Statement, TableFactor,
         Visit as _, Visitor,
     },
-    dialect::SQLiteDialect,
+    dialect::{PostgreSqlDialect, SQLiteDialect},
     parser::Parser,
     tokenizer::{Token, Tokenizer, Whitespace},
 };
 use writ_common::reason::{Reason, ReasonCode};
 
+use super::postgres_gate;
 pub use super::sql_reads::{Dialect, Reads};
 use super::sql_reads::{Tracker, Unsure};
 
-/// Functions that read nothing but their arguments.
+/// Functions of SQLite that read nothing but their arguments.
 pub const FUNCTIONS: [&str; 46] = [
     "abs",
     "avg",
@@ -77,10 +78,13 @@ const RECURSION_MAX: usize = 40;
 ///
 /// # Errors
 /// `sql.unparsable`, `sql.multi_statement` or `sql.not_read_only`.
-pub fn admit_select(sql: &str) -> Result<Reads, Reason> {
+pub fn admit_select(sql: &str, names: Dialect<'_>) -> Result<Reads, Reason> {
     let unparsable = |text: String| Reason::new(ReasonCode::SqlUnparsable).told(text);
-    let dialect = SQLiteDialect {};
-    let tokens = Tokenizer::new(&dialect, sql).tokenize().map_err(|error| unparsable(error.to_string()))?;
+    let dialect: &dyn sqlparser::dialect::Dialect = match names {
+        Dialect::Postgres { .. } => &PostgreSqlDialect {},
+        Dialect::Sqlite => &SQLiteDialect {},
+    };
+    let tokens = Tokenizer::new(dialect, sql).tokenize().map_err(|error| unparsable(error.to_string()))?;
     let has_comment = tokens.iter().any(|token| {
         matches!(
             token,
@@ -90,7 +94,10 @@ pub fn admit_select(sql: &str) -> Result<Reads, Reason> {
     if has_comment && !writ_common::red::off("A03") {
         return Err(unparsable("comments are not accepted".to_owned()));
     }
-    let statements = Parser::new(&dialect)
+    if matches!(names, Dialect::Postgres { .. }) {
+        postgres_gate::check_tokens(&tokens).map_err(unparsable)?;
+    }
+    let statements = Parser::new(dialect)
         .with_recursion_limit(RECURSION_MAX)
         .with_tokens(tokens)
         .parse_statements()
@@ -104,7 +111,7 @@ pub fn admit_select(sql: &str) -> Result<Reads, Reason> {
                 .told(format_args!("{} statements where one is allowed", more.len())));
         }
     };
-    let mut gate = SelectGate { tracker: Tracker::new(Dialect::Sqlite) };
+    let mut gate = SelectGate { names, tracker: Tracker::new(names) };
     match statement.visit(&mut gate) {
         ControlFlow::Break(refusal) if !writ_common::red::off("A02") => {
             Err(Reason::new(ReasonCode::SqlNotReadOnly).told(refusal))
@@ -114,12 +121,13 @@ pub fn admit_select(sql: &str) -> Result<Reads, Reason> {
 }
 
 struct SelectGate<'a> {
+    names: Dialect<'a>,
     tracker: Tracker<'a>,
 }
 
-type Flow = ControlFlow<String>;
+pub(super) type Flow = ControlFlow<String>;
 
-fn refuse(what: impl Into<String>) -> Flow {
+pub(super) fn refuse(what: impl Into<String>) -> Flow {
     ControlFlow::Break(what.into())
 }
 
@@ -207,6 +215,10 @@ impl Visitor for SelectGate<'_> {
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> Flow {
+        if matches!(self.names, Dialect::Postgres { .. }) {
+            postgres_gate::check_relation(relation)?;
+            return flow(self.tracker.relation(relation));
+        }
         let name = relation.to_string().to_ascii_lowercase().replace(['"', '`', '[', ']'], "");
         let schema_table = name.rsplit('.').next().unwrap_or("");
         if schema_table.starts_with("sqlite_") || schema_table.starts_with("pragma_") {
@@ -217,10 +229,19 @@ impl Visitor for SelectGate<'_> {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> Flow {
         self.tracker.expr(expr);
+        let functions: &[&str] = match self.names {
+            Dialect::Postgres { .. } => {
+                if let Some(answer) = postgres_gate::check_expr(expr) {
+                    return answer;
+                }
+                &postgres_gate::FUNCTIONS
+            }
+            Dialect::Sqlite => &FUNCTIONS,
+        };
         match expr {
             Expr::Function(function) => {
                 let name = function.name.to_string().to_ascii_lowercase();
-                if !FUNCTIONS.contains(&name.as_str()) {
+                if !functions.contains(&name.as_str()) {
                     return refuse(format!("the function `{name}` is not on the list"));
                 }
                 match function.args {
@@ -281,11 +302,11 @@ mod tests {
     use super::*;
 
     fn code(sql: &str) -> Option<ReasonCode> {
-        admit_select(sql).err().map(|reason| reason.code())
+        admit_select(sql, Dialect::Sqlite).err().map(|reason| reason.code())
     }
 
     fn reads(sql: &str) -> (Vec<String>, Vec<String>) {
-        let reads = admit_select(sql).unwrap_or_else(|reason| panic!("{sql}: {reason}"));
+        let reads = admit_select(sql, Dialect::Sqlite).unwrap_or_else(|reason| panic!("{sql}: {reason}"));
         let columns = reads.columns().map(|(table, column)| format!("{table}.{column}"));
         (reads.tables().map(str::to_owned).collect(), columns.collect())
     }

@@ -27,7 +27,7 @@ use writ_common::{
 
 use super::{
     Tool, ToolSetupError,
-    sql_gate::{self, Reads},
+    sql_gate::{self, Dialect, Reads},
     tool_failed, unknown_action,
 };
 use crate::guard::ToolFailure;
@@ -123,7 +123,7 @@ impl Gate for Sqlite {
             return Err(unknown_action(action));
         }
         let sql = arguments.get("sql").and_then(Value::as_str).unwrap_or_default();
-        Ok(sql_gate::admit_select(sql)?.facts())
+        Ok(sql_gate::admit_select(sql, Dialect::Sqlite)?.facts())
     }
 }
 
@@ -167,7 +167,7 @@ impl Tool for Sqlite {
 /// Sets the authorizer for one query. If the gate were fooled, it would have said less than the query reads.
 fn watch(connection: &mut Connection, arguments: &Value) -> rusqlite::Result<()> {
     let sql = arguments.get("sql").and_then(Value::as_str).unwrap_or_default();
-    let reads = sql_gate::admit_select(sql).unwrap_or_default();
+    let reads = sql_gate::admit_select(sql, Dialect::Sqlite).unwrap_or_default();
     if writ_common::red::off("A02") {
         return Ok(());
     }

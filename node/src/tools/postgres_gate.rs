@@ -119,7 +119,7 @@ pub(super) fn check_tokens(tokens: &[Token]) -> Result<(), String> {
                 return Err(format!("a name is longer than {NAME_BYTES_MAX} bytes"));
             }
             Token::Word(Word { value, quote_style: Some('"'), .. }) if !value.contains('\0') => {
-                bare.push('"')
+                bare.push('"');
             }
             Token::Placeholder(name) => {
                 let number = name.strip_prefix('$').unwrap_or_default();

@@ -30,10 +30,11 @@ impl PostgresServer {
     ///
     /// # Errors
     /// If the server does not start.
+    #[expect(clippy::print_stderr, reason = "what was not tested is said")]
     pub fn start() -> Result<Option<Self>> {
         let Some(binaries) = find() else {
             eprintln!(
-                "no PostgreSQL: `initdb` and `postgres` are neither in PATH nor in /usr/lib/postgresql"
+                "no PostgreSQL: this needs `psql` in PATH, and `initdb` and `postgres` there or below /usr/lib/postgresql"
             );
             return Ok(None);
         };
@@ -85,9 +86,15 @@ impl PostgresServer {
 
     /// Ends the server; its data stay.
     pub fn stop(&mut self) {
+        // After its end the number may be another process's.
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         // SIGINT is the fast shutdown: it waits for nobody.
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        drop(pid.map(|pid| kill_process(pid, Signal::INT)));
+        if let Some(pid) = pid {
+            _ = kill_process(pid, Signal::INT);
+        }
         drop(self.child.wait());
     }
 

@@ -10,8 +10,7 @@ use sqlparser::{
 
 use super::sql_gate::{Flow, refuse};
 
-/// Functions of PostgreSQL that read nothing but their arguments, change nothing, and take time and space in
-/// proportion to them.
+/// Functions of PostgreSQL that read nothing but their arguments, change nothing, and do not wait.
 pub(super) const FUNCTIONS: [&str; 78] = [
     "abs",
     "age",

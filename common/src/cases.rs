@@ -642,6 +642,17 @@ mod tests {
     }
 
     #[test]
+    fn whoever_lacks_a_right_is_told_who_grants_it_if_policy_says_so() {
+        let text = r#"{"name":"a","call":"tool.pay:wire","chain":["planner"],"roles":["clerk"],"task":"bills","asks":["agent.payer:invoke"],"arguments":{"amount":1},"expect":"deny","reasons":["right.missing"],"says":"the finance lead can grant it"}"#;
+        let told =
+            policy("grantable(\"tool.pay\", \"wire\", \"the finance lead\") <- caller(\"planner\");\n");
+        assert_eq!(case(text).run(&told).faults, Vec::<String>::new());
+        let others =
+            policy("grantable(\"tool.pay\", \"wire\", \"the finance lead\") <- caller(\"payer\");\n");
+        assert!(case(text).run(&others).faults[0].contains("no reason says"), "told to somebody else");
+    }
+
+    #[test]
     fn rules_that_no_case_fired_are_known() {
         let policy = policy("deny if resource(\"tool.pay\"), arg(\"/amount\", $a), $a > 1000;\n");
         let text = r#"{"name":"a","call":"tool.pay:wire","chain":["planner"],"roles":["clerk"],"task":"bills","arguments":{"amount":1},"expect":"allow"}"#;

@@ -106,6 +106,9 @@ fn decide_call(
     let observed = policy.observed_in(&request.resource, caller, now);
     let right_missing = match check_right(capability, &request.right()) {
         Err(reason) if reason.code() == ReasonCode::RightMissing && !observed.is_empty() => Some(reason),
+        Err(reason) if reason.code() == ReasonCode::RightMissing => {
+            return Err(tell_who_grants(reason, request, evidence, policy, now).into());
+        }
         checked => {
             checked?;
             None
@@ -167,6 +170,35 @@ fn decide_call(
     }
     let allowed = conclude(reasons, rules, obligations)?;
     Ok(Allowed { would_deny, ..allowed })
+}
+
+/// Adds to a missing right who could grant it, where the policy lets that be told. Nothing is decided by it.
+fn tell_who_grants(
+    reason: Reason,
+    request: &Request,
+    evidence: &Evidence<'_>,
+    policy: &PolicySet,
+    now: Timestamp,
+) -> Reason {
+    let facts = ambient_facts(request, now, evidence.label);
+    let Ok(mut world) = World::run(evidence.capability, &facts, &policy.program) else { return reason };
+    let (wanted, action) = (Term::str(request.resource.as_str()), Term::str(request.action.as_str()));
+    let who: BTreeSet<String> = world
+        .facts("grantable", 3)
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|tuple| match tuple.as_slice() {
+            [resource, asked, Term::Str(by)] if *resource == wanted && *asked == action => {
+                Some(by.as_str().to_owned())
+            }
+            _ => None,
+        })
+        .collect();
+    if who.is_empty() {
+        return reason;
+    }
+    let told = format!("{}; {} can grant it", reason.for_caller(), joined(who.into_iter()));
+    reason.told(told)
 }
 
 /// Whether what is called or who calls is in observe mode, and the policy lets it be observed.

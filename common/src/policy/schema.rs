@@ -176,6 +176,13 @@ pub const SCHEMA: &[Declared] = {
             Policy,
             "a right a new capability may hold",
         ),
+        declared(
+            "grantable",
+            &[("resource", Text), ("action", Text), ("by", Text)],
+            Identity,
+            Policy,
+            "that a caller without this right is told who could grant it",
+        ),
         declared("holder", &[("key", Bytes)], Identity, Capability, "the key the task was given to"),
         declared(
             "hop",

@@ -86,15 +86,18 @@ impl Dev {
              bus        {url}\n\
              broker     broker-1   (config {dir}/broker.toml)\n\
              node       {nodes}   (config {dir}/node-1.toml)\n\
-             tools      tool.crm:read on {dir}/data/crm.db, tool.mail:draft into {dir}/data/drafts\n\
+             tools      tool.crm:read on {dir}/data/crm.db, tool.mail:draft into {dir}/data/drafts,\n           \
+             tool.mail:send into {dir}/data/outbox once an approver has said yes\n\
              metrics    {broker_http} (broker), {nodes_http} (nodes); /metrics, /healthz, /readyz\n\
              identity   {idp}      users alice (analyst), bob (approver)\n\
              agents     planner, researcher, mailer   (keys in {dir}/agents)\n\
-             policies   {dir}/policies\n\n\
+             policies   {dir}/policies\n\
+             approvers  bob, carol   (profiles {dir}/bob.toml, {dir}/carol.toml)\n\n\
              In another terminal:\n  \
              writ task start customer-answer --user alice --agent planner{profile}\n  \
              writ capability inspect {dir}/task.cap\n  \
-             writ audit tail{profile}\n\n\
+             writ audit tail{profile}\n  \
+             writ approval list{profile}\n\n\
              Ctrl-C stops everything; `rm -r {dir}` forgets it.",
             nodes_http = node_http.join(", "),
             nodes = (1..=self.nodes).map(|number| format!("node-{number}")).collect::<Vec<_>>().join(", "),

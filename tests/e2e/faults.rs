@@ -26,7 +26,7 @@ fn node(world: &World, name: &str) -> Result<WritProcess> {
     WritProcess::start(WRIT, &["node", "--config", &config], &world.state(), &format!("{name}.log"))
 }
 
-fn broker(world: &World) -> Result<WritProcess> {
+pub(crate) fn broker(world: &World) -> Result<WritProcess> {
     WritProcess::start(WRIT, &["broker", "--config", "broker.toml"], &world.state(), "broker.log")
 }
 
@@ -323,7 +323,7 @@ fn r07_r12_a_restored_backup_of_the_streams_is_refused_by_broker_and_node() -> R
     })
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status()?;
     anyhow::ensure!(copied.success(), "cp -a {} {}", from.display(), to.display());
     Ok(())

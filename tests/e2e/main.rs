@@ -13,6 +13,7 @@ mod health;
 mod policy;
 mod revocation;
 mod rollout;
+mod rotation;
 mod shipped;
 mod story;
 mod theft;

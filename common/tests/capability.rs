@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use biscuit_auth::{BiscuitBuilder, BlockBuilder, KeyPair, builder::Algorithm};
 use prost::Message as _;
 use support::{
-    BROKER, MAILER, NOW, PLANNER, RESEARCHER, ROOT, agent, append, biscuit_key, block, delegated, grant, issued,
-    key, keyset, keyset_document, keyset_of, right, schema, verify,
+    BROKER, MAILER, NOW, PLANNER, RESEARCHER, ROOT, agent, append, biscuit_key, block, delegated, grant,
+    issued, key, keyset, keyset_document, keyset_of, right, schema, verify,
 };
 use writ_common::{
     capability::{ExtendError, Link, Narrowing, UnverifiedCapability},

@@ -5,8 +5,8 @@
 mod support;
 
 use support::{
-    BROKER, Call, PLANNER, World, agent, append, block, grant, issued, key,
-    keyset, keyset_document, right, verify,
+    BROKER, Call, PLANNER, World, agent, append, block, grant, issued, key, keyset, keyset_document, right,
+    verify,
 };
 use writ_common::{
     capability::{Capability, Narrowing, UnverifiedCapability},
@@ -191,11 +191,16 @@ fn d06_a_capability_handed_to_another_tenant_opens_nothing_on_either_side() {
 #[test]
 fn a05_texts_have_one_spelling_and_hide_nothing() {
     let code = |text: &str| {
-        let value = Value::Object([("to".to_owned(), Value::Array(vec![Value::String(text.to_owned())]))].into());
+        let value =
+            Value::Object([("to".to_owned(), Value::Array(vec![Value::String(text.to_owned())]))].into());
         Arguments::parse(&value.to_string()).map_err(|reason| (reason.code(), reason.for_caller().to_owned()))
     };
-    for plain in ["caf\u{e9}", "Gr\u{fc}\u{df}e, \u{4e16}\u{754c}", "\u{645}\u{6cc}\u{200c}\u{62e}\u{648}\u{627}\u{647}\u{645}", "\u{1f469}\u{200d}\u{1f4bb}"]
-    {
+    for plain in [
+        "caf\u{e9}",
+        "Gr\u{fc}\u{df}e, \u{4e16}\u{754c}",
+        "\u{645}\u{6cc}\u{200c}\u{62e}\u{648}\u{627}\u{647}\u{645}",
+        "\u{1f469}\u{200d}\u{1f4bb}",
+    ] {
         assert!(code(plain).is_ok(), "{plain}");
     }
     for (text, why) in [

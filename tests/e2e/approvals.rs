@@ -34,7 +34,11 @@ use writ_tests::{
     Answered, RawCall, Seen, World, WorldOptions, WritProcess, eventually, letter, only, read, run,
 };
 
-use crate::{WRIT, cli::writ, faults::copy};
+use crate::{
+    WRIT,
+    cli::writ,
+    faults::{copy, node},
+};
 
 /// The mailer with a task of alice's, handed on from planner to researcher to it.
 async fn mailer(world: &World) -> Result<Task> {
@@ -384,14 +388,14 @@ fn h12_without_the_stream_nobody_is_asked_and_nothing_is_sent() -> Result<()> {
         let task = mailer(&world).await?;
         let held = send(&task).await?;
         answer(&world, "bob", &held, ApprovalDecision::Granted).await?;
-        world.nats.signal(rustix::process::Signal::STOP)?;
+        world.nats.signal(Signal::STOP)?;
         let calling = tokio::spawn({
             let (task, held) = (task.clone(), held.clone());
             async move { task.wait_for_approval(held, Duration::from_secs(30)).await }
         });
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         assert_eq!(outbox(&world)?, 0);
-        world.nats.signal(rustix::process::Signal::CONT)?;
+        world.nats.signal(Signal::CONT)?;
         calling.await??;
         assert_eq!(outbox(&world)?, 1);
         world.close().await;
@@ -550,7 +554,7 @@ fn h08_a_used_approval_is_not_unused_by_a_restored_backup() -> Result<()> {
         let second = server().await?;
         let refused = format!("{:#}", world.start_broker().await.unwrap_err());
         assert!(refused.contains("state.rollback"), "{refused}");
-        world.start_node("node-1").await?;
+        let _node = node(&world, "node-1")?;
         let bus = world.bus_of("mailer").await?;
         let again = RawCall::new(task.agent(), &task.capability().await?, "tool.mail", "send", letter())?;
         let again = again.under(&held.approval);

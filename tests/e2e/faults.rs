@@ -21,7 +21,7 @@ use crate::WRIT;
 const SLOW: &str =
     "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 60000000) SELECT max(x) FROM c";
 
-fn node(world: &World, name: &str) -> Result<WritProcess> {
+pub(crate) fn node(world: &World, name: &str) -> Result<WritProcess> {
     let config = format!("{name}.toml");
     WritProcess::start(WRIT, &["node", "--config", &config], &world.state(), &format!("{name}.log"))
 }
@@ -32,7 +32,8 @@ pub(crate) fn broker(world: &World) -> Result<WritProcess> {
 
 /// A set-up whose nodes are processes of their own.
 async fn processes(nodes: Vec<&'static str>) -> Result<(World, Vec<WritProcess>)> {
-    let mut world = World::with(WorldOptions { nodes: nodes.clone(), start_core: false, edit: None }).await?;
+    let mut world =
+        World::with(WorldOptions { nodes: nodes.clone(), start_core: false, ..Default::default() }).await?;
     world.start_broker().await?;
     let started = nodes.iter().map(|name| node(&world, name)).collect::<Result<_>>()?;
     world.enroll_missing().await?;

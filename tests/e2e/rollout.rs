@@ -351,7 +351,8 @@ fn p14_a_live_node_that_stays_on_another_policy_raises_an_alarm() -> Result<()> 
             drop(bus.request(Subject::Fresh.of(&tenant), payload, None, Duration::from_secs(5)).await?);
             anyhow::Ok(())
         };
-        let numbers = async || anyhow::Ok(sample(&get(http, "/metrics").await?.1, "writ_nodes_on_another_policy"));
+        let numbers =
+            async || anyhow::Ok(sample(&get(http, "/metrics").await?.1, "writ_nodes_on_another_policy"));
         let (first, second) = (with(&world, "")?, with(&world, NOBODY_READS)?);
         ask(first.revision()).await?;
         let changed = AdminWanted::ActivatePolicy { bundle: second.clone(), expect: None };
@@ -369,7 +370,11 @@ fn p14_a_live_node_that_stays_on_another_policy_raises_an_alarm() -> Result<()> 
         .await?;
         let said = writ(&world, &["doctor"]).await?;
         let (old, new) = (short(first.revision()), short(second.revision()));
-        assert!(said.out.contains(&format!("FAULT node node-1: has decided by policy {old}")), "{}", said.out);
+        assert!(
+            said.out.contains(&format!("FAULT node node-1: has decided by policy {old}")),
+            "{}",
+            said.out
+        );
         assert!(said.out.contains(&new) && said.code == 1, "{}", said.out);
         eventually("it is counted", async || Ok(numbers().await? == Some(1.0))).await?;
         ask(first.revision()).await?;
@@ -389,8 +394,7 @@ fn what_is_observed_is_done_and_shown_wherever_one_looks() -> Result<()> {
         let (_planner, task) = world.task().await?;
         let contract = world.layout.policies().join("tools/crm.toml");
         let until = |days: u64| {
-            let until =
-                writ_bus::SystemClock::new().now().wall.after(Millis::from_secs(days * 86_400)).to_string();
+            let until = SystemClock::new().now().wall.after(Millis::from_secs(days * 86_400)).to_string();
             format!("{}Z", until.split('.').next().unwrap())
         };
         World::edit(

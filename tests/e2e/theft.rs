@@ -108,8 +108,7 @@ fn a16_one_letter_submitted_many_times_at_once_is_written_once() -> Result<()> {
         let handed = task.delegate("researcher", rights()?).await?.capability().await?;
         let handed = Task::resume(&researcher, handed)?.delegate("mailer", rights()?).await?;
         let bus = world.bus_of("mailer").await?;
-        let call =
-            RawCall::new(&mailer, &handed.capability().await?, "tool.mail", "draft", letter())?;
+        let call = RawCall::new(&mailer, &handed.capability().await?, "tool.mail", "draft", letter())?;
         let attempts = (0..24).map(|_| {
             let (call, bus) = (call.clone(), bus.clone());
             tokio::spawn(async move { call.send(&bus).await })

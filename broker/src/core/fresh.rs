@@ -144,7 +144,8 @@ impl Broker {
         }
         let untold = liveness.behind(now).filter(|_| !std::mem::replace(&mut liveness.is_told, true));
         if let Some(behind) = untold {
-            let name = |revision: Option<PolicyRevision>| revision.map_or("none".to_owned(), |r| r.to_string());
+            let name =
+                |revision: Option<PolicyRevision>| revision.map_or("none".to_owned(), |r| r.to_string());
             self.alarm(format!(
                 "{} has decided by another policy for {behind} than the one in force: by {}, not {}; \
                  `writ doctor` says which nodes do",

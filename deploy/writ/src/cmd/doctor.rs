@@ -102,7 +102,9 @@ fn nodes(status: &StatusInfo, findings: &mut Findings) {
                 node.policy.map_or("none".to_owned(), |revision| revision.0.short())
             ));
         }
-        if let Some(behind) = node.policy_behind.filter(|_| node.heard.is_some_and(|heard| heard <= SILENT_AFTER)) {
+        if let Some(behind) =
+            node.policy_behind.filter(|_| node.heard.is_some_and(|heard| heard <= SILENT_AFTER))
+        {
             findings.bad(format!(
                 "node {}: has decided by policy {} for {behind}, and {policy} is in force; `writ policy show` tells them apart",
                 node.node,

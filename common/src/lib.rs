@@ -40,6 +40,7 @@ pub mod replay;
 pub mod request;
 pub mod settings;
 pub mod signed;
+pub mod source;
 pub mod subjects;
 pub mod time;
 pub mod trace;

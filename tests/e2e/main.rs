@@ -9,6 +9,7 @@ mod cli;
 mod delegation;
 mod examples;
 mod faults;
+mod flow_races;
 mod health;
 mod policy;
 mod revocation;

@@ -144,7 +144,7 @@ fn names(predicate: &str, position: usize) -> Option<Names> {
         | ("delegates" | "may_delegate", _)
         | ("hop", 1 | 2)
         | ("role_runs", 1) => Some(Names::Agent),
-        ("resource" | "right" | "grant" | "tool_owner" | "may_observe", 0)
+        ("resource" | "right" | "grant" | "tool_owner" | "may_observe" | "asked", 0)
         | ("role_right", 2)
         | ("team_may", 1) => Some(Names::Resource),
         ("owner" | "tool_owner", 1) | ("team_may", 0) => Some(Names::Team),

@@ -87,8 +87,13 @@ impl CoreUser {
                 (publish, vec![inbox])
             }
             Self::Broker(name) => {
-                let mut publish =
-                    vec![own(&format!("audit.*.*.*.{name}")), own("control.*"), own("label.*.*")];
+                let mut publish = vec![
+                    own("approval.*.*.request"),
+                    own(&format!("audit.*.*.*.{name}")),
+                    own("claim.*.approval.*"),
+                    own("control.*"),
+                    own("label.*.*"),
+                ];
                 // Creating, never updating: an update can make a stream forget.
                 publish.extend(streams.iter().map(|stream| format!("$JS.API.STREAM.CREATE.{stream}")));
                 publish.extend(reading());

@@ -455,8 +455,12 @@ pub enum Wanted {
 
 /// Longest reason an agent can give for asking, in bytes.
 pub const WHY_BYTES_MAX: usize = 1_024;
-/// Most values a right can be bound to.
-pub const RIGHT_VALUES_MAX: usize = 32;
+/// Most values a right can be bound to: each is a check of the capability.
+pub const RIGHT_VALUES_MAX: usize = 16;
+/// Most bytes of all of them, as canonical JSON.
+pub const RIGHT_VALUES_BYTES_MAX: usize = 4 * 1_024;
+/// Most bytes of one text among them, and of one JSON Pointer.
+pub const RIGHT_VALUE_BYTES_MAX: usize = 1_024;
 
 /// A right that is asked for. The agent the task was given to asks, with the key it was given to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -615,10 +615,10 @@ impl Broker {
     fn extra(&mut self, wanting: &Wanting, issuing: &Issuing) -> Result<Vec<u8>, Reason> {
         let Wanting { entry, right, .. } = wanting;
         let values = bound_values(wanting.arguments.canonical())?;
-        let bounds = match values.is_empty() {
-            true => Vec::new(),
-            false => Narrowing::new().only_where([(right.clone(), values)]).checks().to_vec(),
-        };
+        // One check for each: a single one holds no more than a few conditions.
+        let bounds = values
+            .into_iter()
+            .flat_map(|value| Narrowing::new().only_where([(right.clone(), vec![value])]).checks().to_vec());
         let capability = issuing.verdicted.who.capability.clone();
         let grant = Grant {
             tenant: self.setup.tenant.clone(),
@@ -635,7 +635,7 @@ impl Broker {
             // What it was decided on: a revocation since then covers it.
             min_epoch: issuing.verdicted.basis.epoch.unwrap_or_default(),
             max_depth: u8::from(writ_common::red::off("D02-right")),
-            bounds,
+            bounds: bounds.collect(),
         };
         let issued = grant.issue(&self.setup.key, &draw(self.entropy.as_mut()));
         let issued = issued.map_err(|error| Reason::new(ReasonCode::TokenTooLarge).noted(error))?;

@@ -21,7 +21,7 @@ use crate::{
     request::{Arguments, Principal, Request},
     time::{Millis, Timestamp},
     verdict::{GrantBounds, Obligation},
-    wire::RIGHT_VALUES_MAX,
+    wire::{RIGHT_VALUE_BYTES_MAX, RIGHT_VALUES_BYTES_MAX, RIGHT_VALUES_MAX},
 };
 
 /// The kind of request, and its action.
@@ -111,32 +111,62 @@ pub(super) fn decide(
 /// `arg.invalid`, or what is wrong with the text as JSON.
 pub fn bound_values(arguments: &str) -> Result<Vec<(String, Term)>, Reason> {
     let invalid = |why: std::fmt::Arguments<'_>| Reason::new(ReasonCode::ArgInvalid).told(why);
-    let arguments = Arguments::parse(arguments)?;
-    let Value::Object(members) = arguments.value() else {
+    let parsed = Arguments::parse(arguments)?;
+    let Value::Object(members) = parsed.value() else {
         return Err(invalid(format_args!("the values of a right are an object of JSON Pointers")));
     };
-    if members.len() > RIGHT_VALUES_MAX {
+    if members.len() > RIGHT_VALUES_MAX || arguments.len() > RIGHT_VALUES_BYTES_MAX {
         return Err(invalid(format_args!(
-            "{} values, a right can be bound to {RIGHT_VALUES_MAX}",
-            members.len()
+            "{} values in {} bytes; a right can be bound to {RIGHT_VALUES_MAX} in {RIGHT_VALUES_BYTES_MAX}",
+            members.len(),
+            arguments.len()
         )));
     }
     let mut values = Vec::new();
     for (path, value) in members {
         let term = match value {
-            Value::String(text) => Some(Term::str(text.as_str())),
+            Value::String(text) => (text.len() <= RIGHT_VALUE_BYTES_MAX).then(|| Term::str(text.as_str())),
             Value::Bool(value) => Some(Term::Bool(*value)),
             Value::Number(number) => number.as_i64().map(Term::Integer),
             _ => None,
         };
         match term {
-            Some(term) if path.starts_with('/') => values.push((path.clone(), term)),
+            Some(term) if path.starts_with('/') && path.len() <= RIGHT_VALUE_BYTES_MAX => {
+                values.push((path.clone(), term));
+            }
             _ => {
                 return Err(invalid(format_args!(
-                    "`{path}`: a right is bound by JSON Pointers to texts, whole numbers and booleans"
+                    "`{path}`: a right is bound by JSON Pointers to short texts, whole numbers and booleans"
                 )));
             }
         }
     }
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_scalars_at_json_pointers_and_few() {
+        let values = bound_values("{\"/a\":\"x\",\"/b/0\":7,\"/c\":true}").unwrap();
+        let paths: Vec<&str> = values.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(paths, ["/a", "/b/0", "/c"]);
+        assert_eq!(values[1].1, Term::Integer(7));
+        assert_eq!(bound_values("{}"), Ok(Vec::new()));
+        let many: Vec<String> = (0..=RIGHT_VALUES_MAX).map(|n| format!("\"/{n:02}\":1")).collect();
+        for bad in [
+            "[]".to_owned(),
+            "{\"a\":1}".to_owned(),
+            "{\"/a\":1.5}".to_owned(),
+            "{\"/a\":null}".to_owned(),
+            "{\"/a\":{\"b\":1}}".to_owned(),
+            format!("{{\"/a\":\"{}\"}}", "x".repeat(RIGHT_VALUE_BYTES_MAX + 1)),
+            format!("{{{}}}", many.join(",")),
+        ] {
+            assert_eq!(bound_values(&bad).unwrap_err().code(), ReasonCode::ArgInvalid, "{bad}");
+        }
+        assert!(bound_values("{\"/b\":1, \"/a\":1}").is_err());
+    }
 }

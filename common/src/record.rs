@@ -425,6 +425,19 @@ pub struct Granted {
     pub started: Epoch,
 }
 
+/// A right that a task asked for beyond what it holds, in records of the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedRight {
+    /// The right.
+    pub right: Right,
+    /// Key that asked, and that alone could use it.
+    pub key: KeyId,
+    /// When the extra capability ends, if one was issued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+}
+
 /// A verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -449,6 +462,9 @@ pub struct Verdicted {
     /// What was granted, if a capability was issued or renewed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub granted: Option<Box<Granted>>,
+    /// The right that was asked for, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right: Option<Box<RecordedRight>>,
     /// The approval it waits for, or was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Box<RecordedApproval>>,
@@ -579,6 +595,7 @@ impl Verdicted {
             basis,
             trace: None,
             granted: None,
+            right: None,
             approval: None,
             sources: verdict.flow().arguments.iter().map(RecordedSource::from).collect(),
             shadow: None,

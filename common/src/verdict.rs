@@ -60,7 +60,7 @@ pub struct Verdict {
     obligations: Vec<Obligation>,
     rules: Vec<String>,
     policy_revision: Option<PolicyRevision>,
-    flow: FlowVerdict,
+    flow: Box<FlowVerdict>,
     /// What an allowance permits, until somebody takes it.
     permit: Option<Permit>,
 }
@@ -82,7 +82,7 @@ impl Verdict {
             obligations: Vec::new(),
             rules,
             policy_revision,
-            flow: FlowVerdict::default(),
+            flow: Box::default(),
             permit: None,
         }
     }
@@ -114,7 +114,7 @@ impl Verdict {
             obligations,
             rules,
             policy_revision,
-            flow: FlowVerdict::default(),
+            flow: Box::default(),
             permit,
         }
     }
@@ -129,7 +129,7 @@ impl Verdict {
         if let Some(permit) = &mut self.permit {
             permit.clearance = flow.clearance.clone();
         }
-        Self { flow, ..self }
+        Self { flow: Box::new(flow), ..self }
     }
 
     /// What was found out about the flow of data, as far as the decision got.

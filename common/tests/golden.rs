@@ -228,6 +228,7 @@ fn records() {
             basis,
             trace: None,
             granted: None,
+            right: None,
             approval: None,
             sources: Vec::new(),
             shadow: None,

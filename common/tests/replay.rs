@@ -77,6 +77,7 @@ fn issued(capability: &Capability) -> Record {
         basis: Basis::default(),
         trace: None,
         granted: Some(Box::new(granted)),
+        right: None,
         approval: None,
         sources: Vec::new(),
         shadow: None,

@@ -12,6 +12,7 @@ mod faults;
 mod health;
 mod policy;
 mod revocation;
+mod rights;
 mod rollout;
 mod shipped;
 mod story;

@@ -302,6 +302,7 @@ impl Broker {
                     basis,
                     trace: None,
                     granted: None,
+                    right: None,
                     approval: None,
                     sources: Vec::new(),
                     shadow: None,

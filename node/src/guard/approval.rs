@@ -154,6 +154,7 @@ impl Guard {
             label: basis.label.clone().unwrap_or_else(writ_common::label::Label::top),
             needs: terms.needs.clone(),
             trace: trace_ref(flight.trace),
+            right: None,
         };
         let signed = Signed::new(&request, &self.config.key);
         let subject = Subject::ApprovalRequest { part: grant.domain.part.clone(), approval: id.clone() }

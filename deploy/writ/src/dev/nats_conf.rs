@@ -88,7 +88,9 @@ impl CoreUser {
             }
             Self::Broker(name) => {
                 let mut publish = vec![
+                    own("approval.*.*.request"),
                     own(&format!("audit.*.*.*.{name}")),
+                    own("claim.*.approval.*"),
                     own("control.*"),
                     own("label.*.*"),
                     own("label.*.*.instruction"),

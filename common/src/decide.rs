@@ -450,7 +450,7 @@ fn check_binding(
     caller: &AgentId,
 ) -> Result<(), Reason> {
     let grant = capability.grant();
-    if grant.tenant != *tenant {
+    if grant.tenant != *tenant && !crate::red::off("D06") {
         return Err(ReasonCode::TenantMismatch.into());
     }
     if Some(&grant.task) != task && !crate::red::off("T23") {
@@ -682,7 +682,7 @@ fn apply_rules(
             None => reason,
         }
     }));
-    if denied.is_empty() && allowed.is_empty() && reasons.is_empty() {
+    if denied.is_empty() && allowed.is_empty() && reasons.is_empty() && !crate::red::off("P15") {
         reasons.push(ReasonCode::PolicyNoMatch.into());
     }
     let deciding = if denied.is_empty() { allowed } else { denied };

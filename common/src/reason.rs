@@ -171,8 +171,8 @@ reason_codes! {
         "Send each key once.";
     ArgEncoding = "arg.encoding", Action, Denied,
         "A text in the arguments is malformed, or not in the one accepted form.",
-        "Broken escapes, lone surrogates, raw control characters, or text that is not canonical.",
-        "Send arguments as canonical JSON; the SDK does.";
+        "Broken escapes, lone surrogates, control, tag or direction characters, or text that is not canonical or not NFC.",
+        "Send arguments as canonical JSON (the SDK does), with text in Unicode normalization form C.";
     ArgHost = "arg.host", Action, Denied,
         "A URL in the arguments, or where a server sends on to, is not one of the tool's hosts.",
         "A host that is not listed, one written in a roundabout way, a name with a private address, or a redirect.",

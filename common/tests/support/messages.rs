@@ -313,6 +313,7 @@ fn administration(random: &mut Random) -> Vec<Sample> {
             fault: maybe(random, |_| ReasonCode::PolicyUnavailable),
             policy: maybe(random, |random| PolicyRevision(digest(random))),
             policy_fault: maybe(random, |_| ReasonCode::PolicyRollback),
+            policy_behind: maybe(random, |random| Millis(random.next())),
         }],
     };
     let info = TaskInfo {

@@ -81,8 +81,8 @@ impl Guard {
             subject: Subject::Label(known.domain.clone()).of(&self.config.tenant),
             sequence: known.label_revision,
         };
-        let message_id =
-            if writ_common::red::off("T02") { intent.message_id.clone() } else { known.call_id.to_string() };
+        let is_red = writ_common::red::off("T02") || writ_common::red::off("A16");
+        let message_id = if is_red { intent.message_id.clone() } else { known.call_id.to_string() };
         let store = Store {
             subject: intent.subject.clone(),
             payload: intent.bytes.clone(),

@@ -393,6 +393,7 @@ pub fn record(random: &mut Random) -> Record {
             }),
             approval: maybe(random, |random| Box::new(approval(random))),
             sources: Vec::new(),
+            acts: Vec::new(),
             shadow: maybe(random, |random| Box::new(shadowed(random))),
             count: random.one_of(&[1, 2, 300]),
         })),

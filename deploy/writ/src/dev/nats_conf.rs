@@ -82,7 +82,10 @@ impl CoreUser {
         };
         match self {
             Self::Approver(name) => {
-                let mut publish = vec![own(&format!("approval.*.*.answer.{name}"))];
+                let mut publish = vec![
+                    own(&format!("approval.*.*.act.{name}")),
+                    own(&format!("approval.*.*.answer.{name}")),
+                ];
                 publish.extend(reading());
                 (publish, vec![inbox])
             }

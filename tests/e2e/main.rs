@@ -9,6 +9,7 @@ mod cli;
 mod delegation;
 mod examples;
 mod faults;
+mod flow;
 mod health;
 mod policy;
 mod revocation;

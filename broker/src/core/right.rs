@@ -325,6 +325,8 @@ impl Broker {
             policy,
             rules: verdict.rules().to_vec(),
             label: Label::top(),
+            origins: Default::default(),
+            sources: Vec::new(),
             needs: terms.needs.clone(),
             trace: trace_ref(wanting.back.trace),
             right: Some(AskedRight { holder: wanting.holder, life, why: wanting.why.clone() }),

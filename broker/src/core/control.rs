@@ -304,6 +304,7 @@ impl Broker {
                     granted: None,
                     right: None,
                     approval: None,
+                    sources: Vec::new(),
                     shadow: None,
                     count: 1,
                 };

@@ -19,7 +19,7 @@ use writ_common::{
     },
     capability::{Grant, Narrowing, Right},
     codec::encode,
-    decide::{ASK, Evidence, ask_arguments, bound_values, decide, without_policy},
+    decide::{ASK, Evidence, FlowEvidence, ask_arguments, bound_values, decide, without_policy},
     digest::Digest,
     entropy::draw,
     ids::{Action, ApprovalId, NodeId, PartId, Resource, ResourceKind, TaskId, UserId},
@@ -223,6 +223,7 @@ impl Broker {
             control: &self.control,
             gate: None,
             label: &Label::top(),
+            flow: FlowEvidence::default(),
         };
         decide(&request, &evidence, policy, now.wall)
     }

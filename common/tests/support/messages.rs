@@ -71,7 +71,7 @@ pub fn all(random: &mut Random) -> Vec<Sample> {
     let mut all = vec![Sample::of(&call(random))];
     for answer in [
         Answer::Denied { reasons: vec![told(random), told(random)] },
-        Answer::Done { result: text(random) },
+        Answer::Done { result: text(random), label: label(random) },
         Answer::Failed { reason: told(random), status: status(random) },
         Answer::Held {
             approval: approval_id(random),
@@ -141,7 +141,12 @@ pub fn all(random: &mut Random) -> Vec<Sample> {
         };
         all.push(Sample::signed(random, &document));
     }
-    let label = DomainLabel { tenant: tenant(), domain: domain(random), label: label(random) };
+    let label = DomainLabel {
+        tenant: tenant(),
+        domain: domain(random),
+        label: label(random),
+        origins: Default::default(),
+    };
     all.push(Sample::signed(random, &label));
     all.push(Sample::of(&keyset(random)));
     all
@@ -386,6 +391,7 @@ pub fn record(random: &mut Random) -> Record {
                 })
             }),
             approval: maybe(random, |random| Box::new(approval(random))),
+            sources: Vec::new(),
             shadow: maybe(random, |random| Box::new(shadowed(random))),
             count: random.one_of(&[1, 2, 300]),
         })),
@@ -397,6 +403,7 @@ pub fn record(random: &mut Random) -> Record {
             reason: maybe(random, recorded_reason),
             result: maybe(random, digest),
             result_bytes: maybe(random, Random::next),
+            label: maybe(random, label),
             elapsed: maybe(random, |random| Millis(random.next())),
         })),
         _ => RecordBody::Void(Box::new(Void {

@@ -93,6 +93,7 @@ impl CoreUser {
                     own("claim.*.approval.*"),
                     own("control.*"),
                     own("label.*.*"),
+                    own("label.*.*.instruction"),
                 ];
                 // Creating, never updating: an update can make a stream forget.
                 publish.extend(streams.iter().map(|stream| format!("$JS.API.STREAM.CREATE.{stream}")));
@@ -109,6 +110,8 @@ impl CoreUser {
                     own("claim.*.budget.*.*"),
                     own("fresh"),
                     own("inbox.*.*"),
+                    own("label.*.*"),
+                    own("label.*.*.sources"),
                 ];
                 publish.extend(reading());
                 // Calls only as one of a queue group: nobody listens in.

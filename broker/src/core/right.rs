@@ -654,6 +654,7 @@ impl Broker {
             reason: Some(RecordedReason::from(reason)),
             result: None,
             result_bytes: None,
+            label: None,
             elapsed: None,
         };
         let answer = IssueAnswer::Refused { reasons: vec![ToldReason::from(reason)] };

@@ -552,6 +552,8 @@ impl Approvals {
                     None => {}
                 }
             }
+            // Of the same plane, and folded elsewhere.
+            Subject::LabelAct { .. } => {}
             _ => return Err(fault("is about no approval".to_owned())),
         }
         Ok(())

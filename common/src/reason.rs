@@ -171,8 +171,8 @@ reason_codes! {
         "Send each key once.";
     ArgEncoding = "arg.encoding", Action, Denied,
         "A text in the arguments is malformed, or not in the one accepted form.",
-        "Broken escapes, lone surrogates, raw control characters, or text that is not canonical.",
-        "Send arguments as canonical JSON; the SDK does.";
+        "Broken escapes, lone surrogates, control, tag or direction characters, or text that is not canonical or not NFC.",
+        "Send arguments as canonical JSON (the SDK does), with text in Unicode normalization form C.";
     ArgHost = "arg.host", Action, Denied,
         "A URL in the arguments, or where a server sends on to, is not one of the tool's hosts.",
         "A host that is not listed, one written in a roundabout way, a name with a private address, or a redirect.",
@@ -253,6 +253,14 @@ reason_codes! {
         "The broker could not record its decision in the control stream.",
         "NATS is unreachable, or another broker wrote first too often.",
         "Repeat the request; `writ doctor` checks bus and stream.";
+    DeclassDigest = "declass.digest", Flow, Denied,
+        "What a person let pass was another content.",
+        "Declassifying and endorsing are bound to resource, action, arguments and task of one call.",
+        "Have this very call let through: `writ label declassify --help`.";
+    DeclassUnauthorised = "declass.unauthorised", Flow, Denied,
+        "What a person said about this call does not count.",
+        "They have no role that policy lets declassify or endorse this, or speak for themselves, or it has expired.",
+        "`may_declassify` and `may_endorse` rules say which role may; roles stand in approvers.toml.";
     DelegationCycle = "delegation.cycle", Identity, Denied,
         "A key appears twice in the chain.",
         "An agent delegated back to one that delegated to it.",

@@ -471,6 +471,9 @@ pub struct Verdicted {
     /// The arguments that decide who is affected, and what vouched for them, if outsiders had a say in the task.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<RecordedSource>,
+    /// What people let pass, and this call used up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acts: Vec<RecordedAct>,
     /// What the policy in the shadow would have answered, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<Box<Shadowed>>,
@@ -541,6 +544,18 @@ pub struct RecordedApproval {
     pub waited: Option<Millis>,
 }
 
+/// What a person let pass, as records keep it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedAct {
+    /// The act; the stream holds it and its use.
+    pub id: ApprovalId,
+    /// Who said so.
+    pub by: OperatorId,
+    /// `declassified` with tags, or `endorsed`.
+    pub what: String,
+}
+
 /// A guarded argument, as records keep it: never its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -598,6 +613,7 @@ impl Verdicted {
             right: None,
             approval: None,
             sources: verdict.flow().arguments.iter().map(RecordedSource::from).collect(),
+            acts: Vec::new(),
             shadow: None,
             count: 1,
         }

@@ -914,6 +914,9 @@ pub struct NodeInfo {
     /// Why it did not take a later one, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_fault: Option<ReasonCode>,
+    /// How long it has decided by another policy than the one in force, if for too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_behind: Option<Millis>,
 }
 
 /// A task as the broker knows it.

@@ -231,6 +231,7 @@ fn records() {
             right: None,
             approval: None,
             sources: Vec::new(),
+            acts: Vec::new(),
             shadow: None,
             count: 1,
         };

@@ -14,6 +14,7 @@ mod policy;
 mod revocation;
 mod rights;
 mod rollout;
+mod rotation;
 mod shipped;
 mod story;
 mod theft;

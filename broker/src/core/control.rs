@@ -305,6 +305,7 @@ impl Broker {
                     right: None,
                     approval: None,
                     sources: Vec::new(),
+                    acts: Vec::new(),
                     shadow: None,
                     count: 1,
                 };

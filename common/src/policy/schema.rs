@@ -244,11 +244,25 @@ pub const SCHEMA: &[Declared] = {
         ),
         declared("max_depth", &[("hops", Integer)], Identity, Capability, "how deep it may be delegated"),
         declared(
+            "may_declassify",
+            &[("role", Text), ("tag", Text)],
+            Flow,
+            Policy,
+            "that approvers with this role may let data with this tag pass where it is not taken, one call at a time",
+        ),
+        declared(
             "may_delegate",
             &[("from", Text), ("to", Text)],
             Identity,
             Policy,
             "that the first agent may delegate to the second",
+        ),
+        declared(
+            "may_endorse",
+            &[("role", Text), ("entity", Text)],
+            Flow,
+            Policy,
+            "that approvers with this role may vouch for an argument of this type, one call at a time",
         ),
         declared(
             "may_observe",

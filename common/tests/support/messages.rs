@@ -313,6 +313,7 @@ fn administration(random: &mut Random) -> Vec<Sample> {
             fault: maybe(random, |_| ReasonCode::PolicyUnavailable),
             policy: maybe(random, |random| PolicyRevision(digest(random))),
             policy_fault: maybe(random, |_| ReasonCode::PolicyRollback),
+            policy_behind: maybe(random, |random| Millis(random.next())),
         }],
     };
     let info = TaskInfo {
@@ -392,6 +393,7 @@ pub fn record(random: &mut Random) -> Record {
             }),
             approval: maybe(random, |random| Box::new(approval(random))),
             sources: Vec::new(),
+            acts: Vec::new(),
             shadow: maybe(random, |random| Box::new(shadowed(random))),
             count: random.one_of(&[1, 2, 300]),
         })),

@@ -177,7 +177,7 @@ impl Task {
                 Err(Error::RightWaiting(Box::new(still)))
             }
             Asked::Granted(_, capability) => {
-                Ok(Self::handed_over(self.agent.clone(), capability, self.span.clone()))
+                Ok(Self::handed_over(self.agent.clone(), *capability, self.span.clone()))
             }
         }
     }
@@ -194,7 +194,7 @@ impl Task {
                     && grant.holder == own
                     && grant.rights.iter().eq([&wanted.right]);
                 match is_meant {
-                    true => Ok(Asked::Granted(approval, capability)),
+                    true => Ok(Asked::Granted(approval, Box::new(capability))),
                     false => Err(Error::BadAnswer("another right than was asked for".to_owned())),
                 }
             }
@@ -209,7 +209,7 @@ impl Task {
 /// How a request for a right was answered.
 enum Asked {
     Waiting(RequestedRight),
-    Granted(ApprovalId, UnverifiedCapability),
+    Granted(ApprovalId, Box<UnverifiedCapability>),
 }
 
 fn requested(

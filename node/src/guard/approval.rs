@@ -68,6 +68,9 @@ impl Guard {
         if let Err(fault) = self.approvals.take(sequence, subject, payload, now.wall) {
             self.alarm(fault.to_string());
         }
+        if let Err(why) = self.acts.take(subject, payload, now.wall) {
+            self.alarm(format!("{subject}: {why}"));
+        }
     }
 
     /// An allowed call that takes an approval: is there one, can there be one, or does it have to be asked for?

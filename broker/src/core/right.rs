@@ -531,6 +531,7 @@ impl Broker {
         if let Some(right) = &mut verdicted.right {
             right.expires = Some(expires);
         }
+        self.span(&verdicted, &wanting.entry.agent, wanting.back, now);
         let body = RecordBody::Verdict(Box::new(verdicted.clone()));
         let prepared = self.recorder.prepare(body, now.wall);
         let ticket = self.journal(&prepared);
@@ -610,7 +611,6 @@ impl Broker {
             let handed = Handed { call, expires: issuing.expires, capability: capability.clone() };
             self.rights.handed.insert(wanting.id.clone(), handed);
         }
-        self.span(&issuing.verdicted, &wanting.entry.agent, wanting.back, now);
         self.answer(wanting.back, IssueAnswer::Right { approval: wanting.id.clone(), capability });
     }
 

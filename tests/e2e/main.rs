@@ -10,6 +10,7 @@ mod delegation;
 mod examples;
 mod faults;
 mod flow;
+mod flow_races;
 mod health;
 mod policy;
 mod revocation;

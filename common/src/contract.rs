@@ -346,6 +346,7 @@ mod tests {
         [[action]]
         name = "wire"
         effect = "egress"
+        returns = { tags = [], integrity = "trusted" }
         [action.scales]
         "/amount" = 2
         [action.schema]

@@ -228,8 +228,10 @@ fn records() {
             basis,
             trace: None,
             granted: None,
+            right: None,
             approval: None,
             sources: Vec::new(),
+            acts: Vec::new(),
             shadow: None,
             count: 1,
         };

@@ -61,7 +61,7 @@ async fn answer(world: &World, who: &str, held: &Held, decision: ApprovalDecisio
     answer_for(world, who, &held.approval, decision, Millis::from_secs(600)).await
 }
 
-async fn answer_for(
+pub(crate) async fn answer_for(
     world: &World,
     who: &str,
     id: &ApprovalId,

@@ -36,7 +36,7 @@ use super::{Arrival, CallRef, Effect, Guard, Pending, Purpose, approval::Held, r
 /// How long a call may wait for control state it names to arrive.
 const EPOCH_WAIT: Millis = Millis(200);
 /// How often a call is decided again because the label moved under it.
-pub(super) const LABEL_ATTEMPTS_MAX: u32 = 3;
+pub(super) const LABEL_ATTEMPTS_MAX: u32 = 12;
 
 /// A request while it is here.
 pub(super) struct InFlight {
@@ -357,6 +357,9 @@ impl Guard {
 
     /// An allowed call whose approval, if it takes one, is at hand: charge what it costs, then record the intent.
     pub(super) fn go_on(&mut self, call: CallRef, verdict: Verdict, basis: Basis, now: Now) {
+        if let Some(acts) = verdict.acts().cloned() {
+            return self.use_acts(call, verdict, &acts, basis, now);
+        }
         match verdict.charges().cloned() {
             Some(charges) => self.charge(call, verdict, &charges, basis, now),
             None => self.prepare_intent(call, verdict, basis, now),
@@ -373,6 +376,7 @@ impl Guard {
         let Some(policy) = &self.policy else { return Some(without_policy()) };
         let instruction = self.sources.instruction(&known.capability.grant().instruction);
         let results = self.sources.results(&known.domain);
+        let acts = self.acts.of(&known.capability.grant().task, &known.call_id);
         let evidence = Evidence {
             capability: Some(&known.capability),
             handover: known.handover.as_deref(),
@@ -380,6 +384,8 @@ impl Guard {
             gate: self.gates.get(&known.request.resource).map(|gate| gate.as_ref() as _),
             label: &standing.label,
             flow: FlowEvidence {
+                acts: &acts,
+                call: Some(known.call),
                 instruction: instruction.as_deref(),
                 origins: Some(&standing.origins),
                 results: results.as_deref(),

@@ -44,6 +44,7 @@ impl Guard {
         recorded.trace = trace_ref(trace);
         recorded.shadow = flight.shadow.take();
         let held = flight.known.as_ref().and_then(|known| known.held.as_ref());
+        recorded.acts = self.acts.recorded(&verdict.flow().acts);
         recorded.approval = held.map(|held| Box::new(held.approval.clone()));
         self.span_of_verdict(&recorded, trace, arrived, now);
         let prepared = Box::new(self.recorder.prepare(RecordBody::Verdict(Box::new(recorded)), now.wall));

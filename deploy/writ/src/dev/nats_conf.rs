@@ -82,13 +82,18 @@ impl CoreUser {
         };
         match self {
             Self::Approver(name) => {
-                let mut publish = vec![own(&format!("approval.*.*.answer.{name}"))];
+                let mut publish = vec![
+                    own(&format!("approval.*.*.act.{name}")),
+                    own(&format!("approval.*.*.answer.{name}")),
+                ];
                 publish.extend(reading());
                 (publish, vec![inbox])
             }
             Self::Broker(name) => {
                 let mut publish = vec![
+                    own("approval.*.*.request"),
                     own(&format!("audit.*.*.*.{name}")),
+                    own("claim.*.approval.*"),
                     own("control.*"),
                     own("label.*.*"),
                     own("label.*.*.instruction"),

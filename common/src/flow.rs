@@ -141,10 +141,11 @@ impl ActionFlow {
             false => Confidentiality::Tags(BTreeSet::new()),
         };
         let returns = match section.optional_table("returns") {
-                        None => {
+            None => {
                 let message = "an action does not say what its results carry, so nobody may be told them";
                 let finding = document.at(section.span(), message);
-                let help = "add `returns = { tags = [], integrity = \"untrusted\" }`, with the tags they carry";
+                let help =
+                    "add `returns = { tags = [], integrity = \"untrusted\" }`, with the tags they carry";
                 document.note(finding.help(help).warning());
                 Label::top()
             }

@@ -138,6 +138,13 @@ pub fn page(approval: &Approval, signed_by_node: bool, now: Timestamp) -> String
     // A broker does not know the label of a task.
     if request.right.is_none() {
         text += &format!("\ntask label {}", request.label);
+        for (what, origin) in &request.origins {
+            text += &format!("\n  {what:<12} from {origin}");
+        }
+        for argument in &request.sources {
+            let source = argument.source.as_deref().unwrap_or("NOTHING vouches for it");
+            text += &format!("\n  {:<12} is vouched for by: {}", visible(&argument.path), visible(source));
+        }
     }
     text += &format!(
         "\npolicy     {} ({})\ndigest     {}\n",

@@ -255,7 +255,11 @@ impl Guard {
 
     /// The tool or agent is done: record how it ended.
     pub(super) fn finished(&mut self, call: CallRef, result: Result<Output, ToolFailure>, now: Now) {
-        match result.and_then(|output| check_result(&output.text).map(|()| output)) {
+        let result = result.and_then(|output| {
+            check_result(&output.text)?;
+            self.count_rows(call, &output.text, now).map(|()| output)
+        });
+        match result {
             Ok(output) => self.release(call, output, now),
             Err(failure) => self.conclude(call, Err(failure), now),
         }

@@ -245,6 +245,7 @@ fn records() {
         result: Some(Digest::plain(b"{}")),
         result_bytes: Some(2),
         elapsed: Some(Millis(3)),
+        manifest: Vec::new(),
     };
     let outcome = recorder.prepare(RecordBody::Outcome(Box::new(outcome)), NOW);
     let deny = recorder.prepare(verdicted(RecordedDecision::Deny, vec![reason.clone()]), NOW);

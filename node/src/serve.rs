@@ -409,7 +409,7 @@ impl Driver {
                 Some(tool) => {
                     let tool = Arc::clone(tool);
                     self.report(async move {
-                        let result = tool.call(permit).await.map(|value: Value| value.to_string());
+                        let result = tool.call(permit).await.map(|output| output.value.to_string());
                         Wake::Event(Event::Finished(call, result))
                     });
                 }

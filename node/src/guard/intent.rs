@@ -270,6 +270,7 @@ impl Guard {
             result: digest,
             result_bytes: bytes,
             elapsed: Some(now.monotonic.since(began.monotonic)),
+            manifest: Vec::new(),
         };
         let answer = match result {
             Ok(result) => Answer::Done { result },
@@ -457,6 +458,7 @@ impl Guard {
             result: None,
             result_bytes: None,
             elapsed: None,
+            manifest: Vec::new(),
         };
         let prepared = Box::new(self.recorder.prepare(RecordBody::Outcome(Box::new(outcome)), now.wall));
         let message_id = prepared.message_id.clone();

@@ -25,7 +25,9 @@ use std::{path::PathBuf, sync::Arc};
 use async_trait::async_trait;
 use writ_common::{
     decide::Gate,
+    digest::Digest,
     json::Value,
+    label::Label,
     reason::{Reason, ReasonCode},
     record::OutcomeStatus,
     time::Millis,
@@ -48,7 +50,25 @@ pub trait Tool: Gate + Send + Sync {
     ///
     /// # Errors
     /// [`ToolFailure`] with what is known about the effect.
-    async fn call(&self, permit: Permit) -> Result<Value, ToolFailure>;
+    async fn call(&self, permit: Permit) -> Result<ToolOutput, ToolFailure>;
+}
+
+/// What a tool gives back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolOutput {
+    /// The result, as the caller gets it.
+    pub value: Value,
+    /// What the tool itself knows of the result's label. It is joined with what the contract says of results, so it can
+    /// only raise; `None` is a tool that knows nothing of labels.
+    pub label: Option<Label>,
+    /// Digests of the pieces of content the result is made of, for the record; at most [`writ_common::record::MANIFEST_MAX`].
+    pub manifest: Vec<Digest>,
+}
+
+impl From<Value> for ToolOutput {
+    fn from(value: Value) -> Self {
+        Self { value, label: None, manifest: Vec::new() }
+    }
 }
 
 /// What implements a tool, from the node's configuration.

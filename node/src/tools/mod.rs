@@ -12,6 +12,7 @@ mod mail;
 mod maildir;
 mod postgres;
 mod postgres_gate;
+pub mod retrieval;
 mod smtp;
 pub mod sql_gate;
 mod sql_reads;

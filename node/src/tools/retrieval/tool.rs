@@ -1,0 +1,146 @@
+//! The store as a tool of the node.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Semaphore;
+use writ_common::{
+    ids::Action,
+    json::Value,
+    reason::{Reason, ReasonCode},
+    record::OutcomeStatus,
+    time::Millis,
+};
+
+use super::{ANSWER_CHUNKS_MAX, Asker, Found, Store, StoreError, Wanted, read, search, words::words};
+use crate::{
+    guard::ToolFailure,
+    tools::{ToolOutput, ToolSetupError, tool_failed, unknown_action},
+};
+
+/// Where the documents are, and how much of them is given at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetrievalSettings {
+    /// The store.
+    pub file: PathBuf,
+    /// Most chunks of one answer, and how many there are if the caller does not say.
+    pub chunks_max: usize,
+    /// Longest run of a question.
+    pub timeout: Millis,
+}
+
+/// Questions at once.
+const CONNECTIONS: usize = 4;
+/// How long a question may take to notice that its time is up.
+const GRACE: Duration = Duration::from_secs(2);
+/// Longest query, in bytes.
+const QUERY_BYTES_MAX: usize = 4_096;
+
+/// A document store that can be asked.
+pub struct Retrieval {
+    idle: Arc<Mutex<Vec<Store>>>,
+    /// One permit per store: whoever has one finds one idle.
+    permits: Arc<Semaphore>,
+    settings: RetrievalSettings,
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+enum Request {
+    Search { query: String, limit: usize },
+    Read(Wanted),
+}
+
+impl Retrieval {
+    /// Opens the store read-only.
+    ///
+    /// # Errors
+    /// [`ToolSetupError::Setting`] if there is no store that may be used.
+    pub fn open(settings: RetrievalSettings) -> Result<Self, ToolSetupError> {
+        let mut idle = Vec::new();
+        for _ in 0..CONNECTIONS {
+            idle.push(
+                Store::open(&settings.file).map_err(|error| ToolSetupError::Setting(error.to_string()))?,
+            );
+        }
+        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        Ok(Self { idle: Arc::new(Mutex::new(idle)), permits, settings })
+    }
+
+    fn request(&self, action: &Action, arguments: &Value) -> Result<Request, Reason> {
+        let text = |name: &str| arguments.get(name).and_then(Value::as_str).unwrap_or_default();
+        let invalid = |told: String| Reason::new(ReasonCode::ArgInvalid).told(told);
+        match action.as_str() {
+            "search" => {
+                let query = text("query");
+                if query.len() > QUERY_BYTES_MAX {
+                    return Err(invalid(format!("`/query` is longer than {QUERY_BYTES_MAX} bytes")));
+                }
+                if words(query).next().is_none() {
+                    return Err(invalid("`/query` holds no word".to_owned()));
+                }
+                let limit = match arguments.get("limit") {
+                    None => self.settings.chunks_max,
+                    Some(Value::Number(number)) => {
+                        let wanted = number.as_i64().and_then(|number| usize::try_from(number).ok());
+                        let wanted = wanted.filter(|wanted| (1..=ANSWER_CHUNKS_MAX).contains(wanted));
+                        wanted.ok_or_else(|| invalid(format!("`/limit` is not from 1 to {ANSWER_CHUNKS_MAX}")))?
+                    }
+                    Some(_) => return Err(invalid("`/limit` is no number".to_owned())),
+                };
+                Ok(Request::Search { query: query.to_owned(), limit: limit.min(self.settings.chunks_max) })
+            }
+            "read" => {
+                let wanted = text("id").parse().map_err(|why| invalid(format!("`/id` {why}")))?;
+                Ok(Request::Read(wanted))
+            }
+            _ => Err(unknown_action(action)),
+        }
+    }
+
+    async fn answer(&self, asker: Asker, request: Request) -> Result<ToolOutput, ToolFailure> {
+        let timeout = self.settings.timeout.to_duration();
+        let deadline = Instant::now() + timeout;
+        let timed_out = |status| ToolFailure {
+            reason: Reason::new(ReasonCode::ToolTimeout).told(format_args!("longer than {}", self.settings.timeout)),
+            status,
+        };
+        let waiting = tokio::time::timeout(timeout, Arc::clone(&self.permits).acquire_owned()).await;
+        let Ok(Ok(turn)) = waiting else { return Err(timed_out(OutcomeStatus::NotRun)) };
+        let idle = Arc::clone(&self.idle);
+        let asking = tokio::task::spawn_blocking(move || {
+            let taken = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let store = taken.ok_or_else(|| tool_failed("no connection is idle"))?;
+            let answer = store.stop_at(deadline).and_then(|()| match &request {
+                Request::Search { query, limit } => search(&store, &asker, query, *limit),
+                Request::Read(wanted) => read(&store, &asker, *wanted),
+            });
+            idle.lock().unwrap_or_else(PoisonError::into_inner).push(store);
+            drop(turn);
+            answer.map_err(not_told)
+        });
+        match tokio::time::timeout(timeout + GRACE, asking).await {
+            Ok(Ok(Err(_))) if Instant::now() >= deadline => Err(timed_out(OutcomeStatus::Failed)),
+            Ok(Ok(answer)) => answer.map(|found| output(&found)),
+            Ok(Err(error)) => Err(tool_failed(error)),
+            // It ends by itself; nothing a question does outlives it.
+            Err(_) => Err(timed_out(OutcomeStatus::Failed)),
+        }
+    }
+}
+
+/// The caller is told that the store could not be asked; paths and SQLite's words are for the operator.
+fn not_told(error: StoreError) -> ToolFailure {
+    let reason = Reason::new(ReasonCode::ToolFailed).told("the document store cannot be read").noted(error);
+    ToolFailure { reason, status: OutcomeStatus::Failed }
+}
+
+fn output(found: &Found) -> ToolOutput {
+    for id in &found.damaged {
+        tracing::warn!("chunk {id} is damaged and was left out; ingest its document again");
+    }
+    ToolOutput { value: found.to_value(), label: Some(found.label()), manifest: found.manifest() }
+}

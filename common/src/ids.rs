@@ -113,6 +113,11 @@ names! {
     CapabilityId, "capability id";
     /// A set of calls that share one task label; by default the task.
     DomainId, "flow domain id";
+        /// A list of trusted values, kept by operators.
+    DirectoryId, "directory";
+    /// What sort of thing a guarded argument names: `email`, `iban`, `url`, `file_id`. What each means is in
+    /// [`crate::source`].
+    EntityType, "entity type";
     /// An enforcement point.
     NodeId, "node name";
     /// A broker.

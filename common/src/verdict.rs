@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::{
     approval::{ApprovalTerms, Approved},
     budget::{Charges, Spent},
-    capability::Right,
+    capability::{Capability, Right},
     digest::Digest,
     flow::FlowVerdict,
     ids::{Action, AgentId, Resource, TaskId, UserId},
@@ -89,7 +89,7 @@ impl Verdict {
 
     pub(crate) fn allowed(
         request: &Request,
-        user: Option<&UserId>,
+        capability: Option<&Capability>,
         obligations: Vec<Obligation>,
         rules: Vec<String>,
         policy_revision: Option<PolicyRevision>,
@@ -103,7 +103,8 @@ impl Verdict {
                 clearance: Label::bottom(),
                 caller: Some(caller.clone()),
                 task: request.environment.task.clone(),
-                user: user.cloned(),
+                user: capability.map(|capability| capability.grant().user.clone()),
+                agents: capability.map(agents_of).unwrap_or_default(),
             }),
             Principal::User { .. } | Principal::Operator(_) => None,
         };
@@ -261,6 +262,11 @@ pub struct Permit {
     caller: Option<AgentId>,
     task: Option<TaskId>,
     user: Option<UserId>,
+    agents: Vec<AgentId>,
+}
+
+fn agents_of(capability: &Capability) -> Vec<AgentId> {
+    capability.chain().holders().map(|(agent, _)| agent.clone()).collect()
 }
 
 impl Permit {
@@ -274,6 +280,12 @@ impl Permit {
     #[must_use]
     pub fn caller(&self) -> Option<&AgentId> {
         self.caller.as_ref()
+    }
+
+    /// Every agent the capability went through, the caller last.
+    #[must_use]
+    pub fn agents(&self) -> &[AgentId] {
+        &self.agents
     }
 
     /// For which task.

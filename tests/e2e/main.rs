@@ -11,6 +11,7 @@ mod examples;
 mod faults;
 mod health;
 mod policy;
+mod retrieval;
 mod revocation;
 mod rollout;
 mod shipped;

@@ -39,6 +39,7 @@ pub use files::{Files, FilesSettings};
 pub use http::{Http, HttpSettings};
 pub use maildir::Maildir;
 pub use postgres::{Postgres, PostgresServer, PostgresSettings};
+pub use retrieval::{Retrieval, RetrievalSettings};
 pub use smtp::{Smtp, SmtpSecurity, SmtpSettings};
 pub use sqlite::Sqlite;
 
@@ -90,6 +91,8 @@ pub enum ToolKind {
     },
     /// SELECT on a PostgreSQL database.
     Postgres(PostgresSettings),
+    /// Questions to a document store.
+    Retrieval(RetrievalSettings),
     /// Letters by SMTP.
     Smtp(SmtpSettings),
     /// SELECT on a SQLite file.
@@ -131,6 +134,7 @@ pub fn build(kind: &ToolKind) -> Result<Arc<dyn Tool>, ToolSetupError> {
             Arc::new(Maildir::open(folder, outbox.as_deref(), from)?)
         }
         ToolKind::Postgres(settings) => Arc::new(Postgres::open(settings)?),
+        ToolKind::Retrieval(settings) => Arc::new(Retrieval::open(settings.clone())?),
         ToolKind::Smtp(settings) => Arc::new(Smtp::open(settings)?),
         ToolKind::Sqlite { file, rows_max, timeout } => Arc::new(Sqlite::open(file, *rows_max, *timeout)?),
     })

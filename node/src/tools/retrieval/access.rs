@@ -96,13 +96,15 @@ impl FromStr for Reader {
         match text.split_once(':') {
             Some(("user", "*")) => Ok(Self::AnyUser),
             Some(("agent", "*")) => Ok(Self::AnyAgent),
-            Some(("agent", name)) => {
-                AgentId::parse(name).map(Self::Agent).map_err(|error| invalid(format!("names no agent: {error}")))
-            }
+            Some(("agent", name)) => AgentId::parse(name)
+                .map(Self::Agent)
+                .map_err(|error| invalid(format!("names no agent: {error}"))),
             Some(("user", user)) => {
                 // A subject is the issuer's own word and may hold a bar; an issuer is a URL and holds none.
                 let (issuer, subject) = user.split_once('|').ok_or_else(|| {
-                    invalid("names no user: write `user:<issuer>|<subject>`, as the user's token has them".into())
+                    invalid(
+                        "names no user: write `user:<issuer>|<subject>`, as the user's token has them".into(),
+                    )
                 })?;
                 let user = UserId::parse(issuer, subject);
                 user.map(Self::User).map_err(|error| invalid(format!("names no user: {error}")))
@@ -255,7 +257,10 @@ mod tests {
         let class = class(&Label::bottom(), &["user:https://idp|kim", "agent:*"]);
         assert!(class.admits(&asker("kim", &["researcher"], &[])));
         assert!(!class.admits(&asker("lou", &["researcher"], &[])));
-        let elsewhere = Asker { user: UserId::parse("https://other", "kim").unwrap(), ..asker("kim", &["researcher"], &[]) };
+        let elsewhere = Asker {
+            user: UserId::parse("https://other", "kim").unwrap(),
+            ..asker("kim", &["researcher"], &[])
+        };
         assert!(!class.admits(&elsewhere));
     }
 
@@ -278,15 +283,18 @@ mod tests {
     #[test]
     fn f12_digest_what_cannot_be_read_admits_nobody() {
         let (digest, label, readers) =
-            Class::write(&Label::bottom(), &Readers::new(&[Reader::AnyUser, Reader::AnyAgent]).unwrap()).unwrap();
+            Class::write(&Label::bottom(), &Readers::new(&[Reader::AnyUser, Reader::AnyAgent]).unwrap())
+                .unwrap();
         let asker = asker("kim", &["a"], &[]);
         assert!(Class::read(digest.as_bytes(), &label, &readers).admits(&asker));
         let wider = label.replace("trusted", "untrusted");
         assert!(!Class::read(digest.as_bytes(), &wider, &readers).admits(&asker));
         assert!(!Class::read(b"", &label, &readers).admits(&asker));
-        for (label, readers) in
-            [("{}", readers.as_str()), (&label, "{}"), (&label, r#"{"users":"all","agents":"all","roles":"all"}"#)]
-        {
+        for (label, readers) in [
+            ("{}", readers.as_str()),
+            (&label, "{}"),
+            (&label, r#"{"users":"all","agents":"all","roles":"all"}"#),
+        ] {
             let digest = Class::digest_of(label, readers);
             assert!(!Class::read(digest.as_bytes(), label, readers).admits(&asker), "{label} {readers}");
         }
@@ -300,7 +308,10 @@ mod tests {
         let readers = Readers::new(&entries).unwrap();
         assert_eq!(readers.to_string(), "user:https://idp|a|b, agent:researcher");
         assert!(matches!(&entries[0], Reader::User(user) if user.subject() == "a|b"));
-        assert_eq!(Readers::new(&entries[1..]).unwrap_err().to_string(), "no user may read it: name one, or write `user:*` for every user");
+        assert_eq!(
+            Readers::new(&entries[1..]).unwrap_err().to_string(),
+            "no user may read it: name one, or write `user:*` for every user"
+        );
         assert!(Readers::new(&entries[..1]).is_err());
         for wrong in ["kim", "user:kim", "role:sales", "agent:", "agent:A", "user:|kim", "*"] {
             assert!(wrong.parse::<Reader>().is_err(), "{wrong}");

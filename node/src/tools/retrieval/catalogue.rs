@@ -72,8 +72,11 @@ impl Store {
             // One transaction, so that the list is of one moment.
             let moment = self.connection.unchecked_transaction()?;
             let mut statement = moment.prepare("SELECT id FROM documents ORDER BY source")?;
-            let ids = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<[u8; 16]>>>()?;
-            ids.into_iter().filter_map(|id| self.read_document(DocumentId::from_bytes(id)).transpose()).collect()
+            let ids =
+                statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<[u8; 16]>>>()?;
+            ids.into_iter()
+                .filter_map(|id| self.read_document(DocumentId::from_bytes(id)).transpose())
+                .collect::<rusqlite::Result<_>>()
         };
         read().map_err(|error| self.failed(error))
     }
@@ -117,17 +120,21 @@ impl Store {
     fn read_document(&self, id: DocumentId) -> rusqlite::Result<Option<DocumentInfo>> {
         let found = self
             .connection
-            .query_row("SELECT source, digest, bytes, at, by FROM documents WHERE id = ?1", [id.as_bytes()], |row| {
-                Ok(DocumentInfo {
-                    id,
-                    source: row.get(0)?,
-                    digest: digest(row.get(1)?),
-                    bytes: row.get(2)?,
-                    at: Timestamp::from_millis(row.get(3)?),
-                    by: row.get(4)?,
-                    chunks: Vec::new(),
-                })
-            })
+            .query_row(
+                "SELECT source, digest, bytes, at, by FROM documents WHERE id = ?1",
+                [id.as_bytes()],
+                |row| {
+                    Ok(DocumentInfo {
+                        id,
+                        source: row.get(0)?,
+                        digest: digest(row.get(1)?),
+                        bytes: row.get::<_, i64>(2)?.cast_unsigned(),
+                        at: Timestamp::from_millis(row.get::<_, i64>(3)?.cast_unsigned()),
+                        by: row.get(4)?,
+                        chunks: Vec::new(),
+                    })
+                },
+            )
             .optional()?;
         let Some(mut document) = found else { return Ok(None) };
         // Left joins: a chunk whose text or class is gone is damaged, and not missing.
@@ -164,10 +171,13 @@ impl Store {
             events += 1;
             let sequence: i64 = row.get(0)?;
             let (by, what, source): (String, String, String) = (row.get(2)?, row.get(3)?, row.get(4)?);
-            let (document, class, previous): (Vec<u8>, Vec<u8>, Vec<u8>) = (row.get(5)?, row.get(6)?, row.get(7)?);
-            let expected = event_digest(sequence, row.get(1)?, &by, &what, &source, &document, &class, &previous);
+            let (document, class, previous): (Vec<u8>, Vec<u8>, Vec<u8>) =
+                (row.get(5)?, row.get(6)?, row.get(7)?);
+            let expected =
+                event_digest(sequence, row.get(1)?, &by, &what, &source, &document, &class, &previous);
             let stored = digest(row.get(8)?);
-            is_whole &= previous == last.as_bytes() && stored == expected && sequence.cast_unsigned() == events;
+            is_whole &=
+                previous == last.as_bytes() && stored == expected && sequence.cast_unsigned() == events;
             last = stored;
         }
         Ok((events, last, is_whole))

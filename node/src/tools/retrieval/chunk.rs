@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn paragraphs_stay_whole_and_chunks_overlap() {
-        let paragraph = |name: &str| format!("{name} {}", "word ".repeat(100)).trim_end().to_owned();
+        let paragraph = |name: &str| format!("{name} {}", "word ".repeat(90)).trim_end().to_owned();
         let text = ["Alpha", "Beta", "Gamma", "Delta"].map(paragraph).join("\n\n \r\n");
         let found = chunks(&text);
         assert_eq!(found.len(), 2);

@@ -108,7 +108,8 @@ impl Store {
         let (path, embedded) = (self.path.clone(), pieces.len());
         let failed = |source| StoreError::Database { path: path.clone(), source };
         // Taken before anything is read, so that nobody writes between the look and the change.
-        let change = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
+        let change =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
         let write = |change: &Transaction<'_>| -> rusqlite::Result<Result<Change, StoreError>> {
             let seals: Vec<[u8; 32]> = rows.iter().map(|(_, _, _, seal, ..)| *seal.as_bytes()).collect();
             let before = document_digest(change, id)?;
@@ -118,10 +119,12 @@ impl Store {
             delete(change, id)?;
             let class_row = class_row(change, &class, &label, &readers)?;
             let counted = |table: &str| {
-                change.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, u64>(0))
+                change.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0))
             };
-            if counted("chunks")? + rows.len() as u64 > CHUNKS_MAX {
-                return Ok(Err(StoreError::TooMuch(format!("a store has at most {CHUNKS_MAX} chunks: use another"))));
+            if counted("chunks")?.saturating_add(i64::try_from(rows.len()).unwrap_or(i64::MAX)) > CHUNKS_MAX {
+                return Ok(Err(StoreError::TooMuch(format!(
+                    "a store has at most {CHUNKS_MAX} chunks: use another"
+                ))));
             }
             if counted("classes")? > CLASSES_MAX {
                 let why = format!("a store has at most {CLASSES_MAX} different pairs of label and readers");
@@ -138,7 +141,7 @@ impl Store {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?;
             let mut text_row = change.prepare("INSERT INTO texts VALUES (?1, ?2)")?;
-            let mut index = change.prepare("INSERT INTO words (rowid, words) VALUES (?1, ?2)")?;
+            let mut index = change.prepare("INSERT INTO words (rowid, text) VALUES (?1, ?2)")?;
             for (position, terms, digest, seal, vector, text) in &rows {
                 let row = chunk.insert(params![
                     id.as_bytes(),
@@ -169,7 +172,8 @@ impl Store {
     pub fn remove(&mut self, id: DocumentId, act: Act<'_>) -> Result<Option<String>, StoreError> {
         let path = self.path.clone();
         let failed = |source| StoreError::Database { path: path.clone(), source };
-        let change = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
+        let change =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
         let write = |change: &Transaction<'_>| -> rusqlite::Result<Option<String>> {
             let source: Option<String> = change
                 .query_row("SELECT source FROM documents WHERE id = ?1", [id.as_bytes()], |row| row.get(0))
@@ -188,7 +192,8 @@ impl Store {
 
 fn check(document: &NewDocument) -> Result<(), StoreError> {
     let NewDocument { source, text, .. } = document;
-    let fault = |why: String| Err(StoreError::Document { source_name: source.escape_default().to_string(), why });
+    let fault =
+        |why: String| Err(StoreError::Document { source_name: source.escape_default().to_string(), why });
     if source.is_empty() || source.len() > SOURCE_BYTES_MAX || source.chars().any(char::is_control) {
         return fault(format!("is no name: 1 to {SOURCE_BYTES_MAX} bytes without control characters"));
     }
@@ -206,7 +211,9 @@ fn check(document: &NewDocument) -> Result<(), StoreError> {
 
 fn document_digest(change: &Transaction<'_>, id: DocumentId) -> rusqlite::Result<Option<Digest>> {
     let found = change
-        .query_row("SELECT digest FROM documents WHERE id = ?1", [id.as_bytes()], |row| row.get::<_, Vec<u8>>(0))
+        .query_row("SELECT digest FROM documents WHERE id = ?1", [id.as_bytes()], |row| {
+            row.get::<_, Vec<u8>>(0)
+        })
         .optional()?;
     // A damaged digest is another one.
     Ok(found.map(|bytes| Digest::from_bytes(bytes.try_into().unwrap_or([0; 32]))))
@@ -251,7 +258,10 @@ fn delete(change: &Transaction<'_>, id: DocumentId) -> rusqlite::Result<()> {
     )?;
     // Chunks and texts go with it, by their foreign keys.
     change.execute("DELETE FROM documents WHERE id = ?1", [id.as_bytes()])?;
-    change.execute("DELETE FROM classes WHERE NOT EXISTS (SELECT 1 FROM chunks WHERE class = classes.id)", [])?;
+    change.execute(
+        "DELETE FROM classes WHERE NOT EXISTS (SELECT 1 FROM chunks WHERE class = classes.id)",
+        [],
+    )?;
     Ok(())
 }
 

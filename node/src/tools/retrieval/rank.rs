@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn rare_words_count_more_and_long_chunks_less() {
-        let chunks: Vec<Visible> = (1..=10).map(|row| visible(row, if row == 3 { 400 } else { 100 }, 0.0)).collect();
+        let chunks: Vec<Visible> =
+            (1..=10).map(|row| visible(row, if row == 3 { 400 } else { 100 }, 0.0)).collect();
         let common: Occurrences = (1..=9).map(|row| (row, 1)).collect();
         let rare: Occurrences = vec![(3, 1), (4, 1)];
         assert_eq!(rank(&chunks, &[common, rare], 0.5)[..3], [4, 3, 1]);

@@ -114,7 +114,9 @@ pub enum Wanted {
 impl std::str::FromStr for Wanted {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let Some((document, position)) = text.split_once('#') else { return text.parse().map(Self::Document) };
+        let Some((document, position)) = text.split_once('#') else {
+            return text.parse().map(Self::Document);
+        };
         let (document, number) = (document.parse()?, position.parse::<u32>().ok());
         let position = number.filter(|number| number.to_string() == position);
         let position = position.ok_or("is no chunk: write the document, `#` and a number")?;
@@ -139,7 +141,8 @@ pub fn search(store: &Store, asker: &Asker, query: &str, limit: usize) -> Result
         let mut found = Found::default();
         let mut bytes = 0;
         for row in best {
-            if found.chunks.len() == limit.min(ANSWER_CHUNKS_MAX) || found.damaged.len() == ANSWER_CHUNKS_MAX {
+            if found.chunks.len() == limit.min(ANSWER_CHUNKS_MAX) || found.damaged.len() == ANSWER_CHUNKS_MAX
+            {
                 break;
             }
             question.give(row, &mut found, &mut bytes)?;
@@ -205,7 +208,8 @@ impl<'a> Question<'a> {
             let mut statement = moment.prepare("SELECT id, digest, label, readers FROM classes")?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
-                let (digest, label, readers): (Vec<u8>, String, String) = (row.get(1)?, text(row, 2)?, text(row, 3)?);
+                let (digest, label, readers): (Vec<u8>, String, String) =
+                    (row.get(1)?, text(row, 2)?, text(row, 3)?);
                 let class = Class::read(&digest, &label, &readers);
                 if class.admits(asker) {
                     classes.insert(row.get(0)?, class.label);

@@ -18,19 +18,22 @@ use writ_common::digest::Digest;
 use super::embed::{Embedder, HashedGrams};
 
 /// Most chunks of one store.
-pub const CHUNKS_MAX: u64 = 100_000;
+pub const CHUNKS_MAX: i64 = 100_000;
 /// Most pairs of label and access list in one store.
-pub const CLASSES_MAX: u64 = 4_096;
-/// How long one process waits for another to be done with the file.
+pub const CLASSES_MAX: i64 = 4_096;
+/// How long one operator's command waits for another to be done with the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a question waits for an operator's command; each document is written by itself.
+const ASK_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many of SQLite's steps pass between two looks at the clock.
 const STEPS_PER_LOOK: i32 = 10_000;
 /// "WRIT" in ASCII: what tells a document store from other SQLite files.
 const APPLICATION_ID: i32 = 0x5752_4954;
 const VERSION: i32 = 1;
 
-/// `words` is the index and keeps no text of its own; `occurrences` shows it by word, row and place, which is what
-/// ranking over the visible chunks needs. Text stands apart, so that ranking reads no page of it.
+/// `words` is the index. It keeps the words it has, since otherwise it could not find them all again to delete them.
+/// `occurrences` shows it by word, row and place, which is what ranking over the visible chunks needs. Text stands apart
+/// from what is ranked by, so that ranking reads no page of it.
 const SCHEMA: &str = "
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE classes (
@@ -63,7 +66,7 @@ CREATE TABLE texts (
     chunk INTEGER PRIMARY KEY REFERENCES chunks (id) ON DELETE CASCADE,
     text TEXT NOT NULL
 ) STRICT;
-CREATE VIRTUAL TABLE words USING fts5 (words, content = '', contentless_delete = 1, tokenize = 'ascii');
+CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = 'ascii');
 CREATE VIRTUAL TABLE occurrences USING fts5vocab (words, 'instance');
 INSERT INTO words (words, rank) VALUES ('secure-delete', 1);
 CREATE TABLE events (
@@ -195,6 +198,7 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         check_file(path)?;
         let store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        store.connection.busy_timeout(ASK_BUSY_TIMEOUT).map_err(|error| store.failed(error))?;
         store.check_kind()?;
         Ok(store)
     }
@@ -230,7 +234,8 @@ impl Store {
         let embedder = store.embedder.name();
         let prepared = (|| {
             // Of two processes that make the same store, the second finds it made.
-            let change = store.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let change =
+                store.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             if change.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))? == 0 {
                 change.execute_batch(SCHEMA)?;
                 change.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -260,14 +265,17 @@ impl Store {
     }
 
     /// Lets no statement run past this moment.
-    pub(super) fn stop_at(&self, deadline: Instant) -> Result<(), StoreError> {
+    pub(super) fn stop_at(&mut self, deadline: Instant) -> Result<(), StoreError> {
         let look = move || Instant::now() >= deadline;
-        self.connection.progress_handler(STEPS_PER_LOOK, Some(look)).map_err(|error| self.failed(error))
+        let set = self.connection.progress_handler(STEPS_PER_LOOK, Some(look));
+        set.map_err(|error| self.failed(error))
     }
 
     fn check_kind(&self) -> Result<(), StoreError> {
         let number = |name: &str| {
-            self.connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(|error| self.failed(error))
+            self.connection
+                .pragma_query_value(None, name, |row| row.get::<_, i32>(0))
+                .map_err(|error| self.failed(error))
         };
         let no_store = |why: String| StoreError::File { path: self.path.clone(), why };
         if number("application_id")? != APPLICATION_ID {
@@ -275,7 +283,9 @@ impl Store {
         }
         let version = number("user_version")?;
         if version != VERSION {
-            return Err(no_store(format!("is a document store of version {version}, and this reads {VERSION}")));
+            return Err(no_store(format!(
+                "is a document store of version {version}, and this reads {VERSION}"
+            )));
         }
         let made_with: Option<String> = self
             .connection

@@ -6,19 +6,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use tokio::sync::Semaphore;
 use writ_common::{
+    datalog::Predicate,
+    decide::Gate,
     ids::Action,
     json::Value,
     reason::{Reason, ReasonCode},
     record::OutcomeStatus,
     time::Millis,
+    verdict::Permit,
 };
 
 use super::{ANSWER_CHUNKS_MAX, Asker, Found, Store, StoreError, Wanted, read, search, words::words};
 use crate::{
     guard::ToolFailure,
-    tools::{ToolOutput, ToolSetupError, tool_failed, unknown_action},
+    tools::{Tool, ToolOutput, ToolSetupError, tool_failed, unknown_action},
 };
 
 /// Where the documents are, and how much of them is given at once.
@@ -87,7 +91,9 @@ impl Retrieval {
                     Some(Value::Number(number)) => {
                         let wanted = number.as_i64().and_then(|number| usize::try_from(number).ok());
                         let wanted = wanted.filter(|wanted| (1..=ANSWER_CHUNKS_MAX).contains(wanted));
-                        wanted.ok_or_else(|| invalid(format!("`/limit` is not from 1 to {ANSWER_CHUNKS_MAX}")))?
+                        wanted.ok_or_else(|| {
+                            invalid(format!("`/limit` is not from 1 to {ANSWER_CHUNKS_MAX}"))
+                        })?
                     }
                     Some(_) => return Err(invalid("`/limit` is no number".to_owned())),
                 };
@@ -101,11 +107,23 @@ impl Retrieval {
         }
     }
 
+    /// The asker, from the permit alone: nothing in the arguments says who asks.
+    fn asker(permit: &Permit) -> Option<Asker> {
+        // The agent that gets the answer is one of them, whatever else is known of the way.
+        let caller = permit.caller()?;
+        let mut agents = permit.agents().to_vec();
+        if agents.last() != Some(caller) {
+            agents.push(caller.clone());
+        }
+        Some(Asker { user: permit.user()?.clone(), agents, clearance: permit.clearance().clone() })
+    }
+
     async fn answer(&self, asker: Asker, request: Request) -> Result<ToolOutput, ToolFailure> {
         let timeout = self.settings.timeout.to_duration();
         let deadline = Instant::now() + timeout;
         let timed_out = |status| ToolFailure {
-            reason: Reason::new(ReasonCode::ToolTimeout).told(format_args!("longer than {}", self.settings.timeout)),
+            reason: Reason::new(ReasonCode::ToolTimeout)
+                .told(format_args!("longer than {}", self.settings.timeout)),
             status,
         };
         let waiting = tokio::time::timeout(timeout, Arc::clone(&self.permits).acquire_owned()).await;
@@ -113,7 +131,7 @@ impl Retrieval {
         let idle = Arc::clone(&self.idle);
         let asking = tokio::task::spawn_blocking(move || {
             let taken = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let store = taken.ok_or_else(|| tool_failed("no connection is idle"))?;
+            let mut store = taken.ok_or_else(|| tool_failed("no connection is idle"))?;
             let answer = store.stop_at(deadline).and_then(|()| match &request {
                 Request::Search { query, limit } => search(&store, &asker, query, *limit),
                 Request::Read(wanted) => read(&store, &asker, *wanted),
@@ -129,6 +147,23 @@ impl Retrieval {
             // It ends by itself; nothing a question does outlives it.
             Err(_) => Err(timed_out(OutcomeStatus::Failed)),
         }
+    }
+}
+
+impl Gate for Retrieval {
+    fn admit(&self, action: &Action, arguments: &Value) -> Result<Vec<Predicate>, Reason> {
+        self.request(action, arguments).map(|_| Vec::new())
+    }
+}
+
+#[async_trait]
+impl Tool for Retrieval {
+    async fn call(&self, permit: Permit) -> Result<ToolOutput, ToolFailure> {
+        let not_run = |reason| ToolFailure { reason, status: OutcomeStatus::NotRun };
+        let request = self.request(permit.action(), permit.arguments().value()).map_err(not_run)?;
+        let asker = Self::asker(&permit)
+            .ok_or_else(|| not_run(Reason::new(ReasonCode::ToolFailed).told("nobody is known to ask")))?;
+        self.answer(asker, request).await
     }
 }
 

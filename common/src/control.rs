@@ -617,7 +617,11 @@ impl ControlState {
         let is_since = |target: RevocationTarget| {
             self.revocations.get(&target).is_some_and(|revocation| revocation.epoch > issued)
         };
-        if is(RevocationTarget::Capability(grant.capability.clone())) {
+        let beside = grant.capability.beside().filter(|_| !crate::red::off("R01-right"));
+        if std::iter::once(grant.capability.clone())
+            .chain(beside)
+            .any(|id| is(RevocationTarget::Capability(id)))
+        {
             return Err(ReasonCode::Revoked.into());
         }
         if is(RevocationTarget::Task(grant.task.clone())) {

@@ -4,6 +4,7 @@
 //! `cargo bench -p writ-node --bench retrieval`. Of the governed figures, one has an asker who may see everything, one
 //! an asker who may see a tenth: what is hidden is not ranked.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that cannot run has nothing to say")]
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "made-up words, below 5,000")]
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use rusqlite::Connection;

@@ -68,6 +68,9 @@ impl Guard {
         if let Err(fault) = self.approvals.take(sequence, subject, payload, now.wall) {
             self.alarm(fault.to_string());
         }
+        if let Err(why) = self.acts.take(subject, payload, now.wall) {
+            self.alarm(format!("{subject}: {why}"));
+        }
     }
 
     /// An allowed call that takes an approval: is there one, can there be one, or does it have to be asked for?
@@ -154,6 +157,7 @@ impl Guard {
             label: basis.label.clone().unwrap_or_else(writ_common::label::Label::top),
             needs: terms.needs.clone(),
             trace: trace_ref(flight.trace),
+            right: None,
         };
         let signed = Signed::new(&request, &self.config.key);
         let subject = Subject::ApprovalRequest { part: grant.domain.part.clone(), approval: id.clone() }

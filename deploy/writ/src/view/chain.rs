@@ -155,7 +155,9 @@ pub fn build(task: &TaskId, recorded: &[Recorded]) -> Chain {
             RecordBody::Verdict(verdicted) => {
                 let entry = verdict_entry(recorded, record, verdicted, outcomes.get(&record.id).copied());
                 if verdicted.granted.is_some() || is_about_issue(&verdicted.what) {
-                    chain.learn(verdicted);
+                    if verdicted.right.is_none() {
+                        chain.learn(verdicted);
+                    }
                     chain.broker.push(entry);
                 } else {
                     chain.count(&entry);
@@ -180,7 +182,7 @@ pub fn build(task: &TaskId, recorded: &[Recorded]) -> Chain {
 }
 
 fn is_about_issue(what: &What) -> bool {
-    what.action.as_ref().is_some_and(|action| matches!(action.as_str(), "issue" | "renew" | "revoke"))
+    what.action.as_ref().is_some_and(|action| matches!(action.as_str(), "issue" | "renew" | "revoke" | "ask"))
 }
 
 impl Chain {
@@ -236,7 +238,7 @@ fn verdict_entry(
     });
     Entry {
         verdict,
-        target: records::target(&verdicted.what),
+        target: records::target_of(verdicted),
         approval: verdicted.approval.as_ref().map(|approval| approval.id.to_string()),
         approved_by: verdicted
             .approval

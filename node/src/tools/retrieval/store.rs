@@ -188,6 +188,8 @@ pub struct Store {
     pub(super) path: PathBuf,
     pub(super) connection: Connection,
     pub(super) embedder: Box<dyn Embedder>,
+    /// Device and inode of the file it is.
+    file: (u64, u64),
 }
 
 impl Store {
@@ -196,7 +198,6 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if it is no store, was made with another embedder, or others than its owner could write it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        check_file(path)?;
         let store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         store.connection.busy_timeout(ASK_BUSY_TIMEOUT).map_err(|error| store.failed(error))?;
         store.check_kind()?;
@@ -208,7 +209,6 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub fn open_for_writing(path: &Path) -> Result<Self, StoreError> {
-        check_file(path)?;
         let store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         store.check_kind()?;
         store
@@ -229,7 +229,6 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(StoreError::File { path: path.to_owned(), why: error.to_string() }),
         }
-        check_file(path)?;
         let mut store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let embedder = store.embedder.name();
         let prepared = (|| {
@@ -252,6 +251,7 @@ impl Store {
     fn connect(path: &Path, flags: OpenFlags) -> Result<Self, StoreError> {
         let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let failed = |source| StoreError::Database { path: path.to_owned(), source };
+        let file = check_file(path)?;
         // SQLite takes a path with a link anywhere in it for a link.
         let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let connection = Connection::open_with_flags(real, flags).map_err(failed)?;
@@ -261,7 +261,14 @@ impl Store {
             connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)
         };
         prepare().map_err(failed)?;
-        Ok(Self { path: path.to_owned(), connection, embedder: Box::new(HashedGrams) })
+        Ok(Self { path: path.to_owned(), connection, embedder: Box::new(HashedGrams), file })
+    }
+
+    /// The store that the path names now: another one, if the file was replaced since. A node that went on with a file
+    /// that was taken away would not hear of what changed (threat R02).
+    pub(super) fn current(self) -> Result<Self, StoreError> {
+        let is_same = check_file(&self.path)? == self.file || writ_common::red::off("R02-file");
+        if is_same { Ok(self) } else { Self::open(&self.path) }
     }
 
     /// Lets no statement run past this moment.
@@ -308,8 +315,8 @@ impl Store {
     }
 }
 
-/// Whoever can write the file decides who reads what, so only its owner may.
-fn check_file(path: &Path) -> Result<(), StoreError> {
+/// Whoever can write the file decides who reads what, so only its owner may. Returns device and inode.
+fn check_file(path: &Path) -> Result<(u64, u64), StoreError> {
     let fault = |why: String| Err(StoreError::File { path: path.to_owned(), why });
     let metadata = match std::fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
@@ -325,7 +332,7 @@ fn check_file(path: &Path) -> Result<(), StoreError> {
             path.display()
         ));
     }
-    Ok(())
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ const QUERY_BYTES_MAX: usize = 4_096;
 /// A document store that can be asked.
 pub struct Retrieval {
     idle: Arc<Mutex<Vec<Store>>>,
-    /// One permit per store: whoever has one finds one idle.
+    /// One permit per store.
     permits: Arc<Semaphore>,
     settings: RetrievalSettings,
 }
@@ -128,10 +128,12 @@ impl Retrieval {
         };
         let waiting = tokio::time::timeout(timeout, Arc::clone(&self.permits).acquire_owned()).await;
         let Ok(Ok(turn)) = waiting else { return Err(timed_out(OutcomeStatus::NotRun)) };
-        let idle = Arc::clone(&self.idle);
+        let (idle, file) = (Arc::clone(&self.idle), self.settings.file.clone());
         let asking = tokio::task::spawn_blocking(move || {
             let taken = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let mut store = taken.ok_or_else(|| tool_failed("no connection is idle"))?;
+            // A store that could not be opened again leaves its place empty, and the next question opens one.
+            let taken = taken.map_or_else(|| Store::open(&file), Store::current);
+            let mut store = taken.map_err(not_told)?;
             let answer = store.stop_at(deadline).and_then(|()| match &request {
                 Request::Search { query, limit } => search(&store, &asker, query, *limit),
                 Request::Read(wanted) => read(&store, &asker, *wanted),
@@ -178,4 +180,100 @@ fn output(found: &Found) -> ToolOutput {
         tracing::warn!("chunk {id} is damaged and was left out; ingest its document again");
     }
     ToolOutput { value: found.to_value(), label: Some(found.label()), manifest: found.manifest() }
+}
+
+#[cfg(test)]
+mod tests {
+    use writ_common::{label::Label, time::Timestamp};
+
+    use super::*;
+    use crate::tools::{
+        retrieval::{Act, NewDocument, Readers},
+        testing::permit,
+    };
+
+    /// What the permits of tests are for: user `s` of issuer `i`, agent `tester`.
+    fn tool() -> (tempfile::TempDir, Retrieval) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("documents.db");
+        let mut store = Store::create(&file).unwrap();
+        for (source, text, reader, label) in [
+            ("mine", "the plan of the merger", "user:i|s", Label::bottom()),
+            ("theirs", "the plan of the party", "user:i|t", Label::bottom()),
+            ("nobodys", "the plan of the plan", "user:*", Label::top()),
+        ] {
+            let readers = [reader, "agent:tester"].map(|entry| entry.parse().unwrap());
+            let readers = Readers::new(&readers).unwrap();
+            let document = NewDocument { source: source.into(), text: text.into(), label, readers };
+            store.ingest(&document, Act { at: Timestamp::from_secs(1), by: "test" }).unwrap();
+        }
+        let settings = RetrievalSettings { file, chunks_max: 8, timeout: Millis::from_secs(5) };
+        (folder, Retrieval::open(settings).unwrap())
+    }
+
+    #[tokio::test]
+    async fn who_asks_is_who_the_permit_is_for() {
+        let (_folder, tool) = tool();
+        let output = tool.call(permit("tool.documents", "search", r#"{"query":"plan"}"#)).await.unwrap();
+        let text = output.value.to_string();
+        assert!(text.contains("merger") && !text.contains("party") && !text.contains("nobodys"), "{text}");
+        assert_eq!(output.label, Some(Label::bottom()));
+        assert_eq!(output.manifest.len(), 1);
+        let theirs = super::super::DocumentId::of("theirs");
+        let arguments = format!(r#"{{"id":"{theirs}"}}"#);
+        let output = tool.call(permit("tool.documents", "read", &arguments)).await.unwrap();
+        assert_eq!(output.value.to_string(), r#"{"chunks":[]}"#);
+    }
+
+    #[tokio::test]
+    async fn r02_a_store_that_was_replaced_is_asked_and_not_the_one_before() {
+        let (folder, tool) = tool();
+        let search = async || {
+            let asked = tool.call(permit("tool.documents", "search", r#"{"query":"merger"}"#)).await;
+            asked
+                .map(|output| output.manifest.len())
+                .map_err(|failure| failure.reason.for_caller().to_owned())
+        };
+        assert_eq!(search().await, Ok(1));
+        let file = folder.path().join("documents.db");
+        std::fs::rename(&file, folder.path().join("before.db")).unwrap();
+        assert_eq!(search().await, Err("the document store cannot be read".to_owned()));
+        drop(Store::create(&file).unwrap());
+        for _ in 0..2 * CONNECTIONS {
+            assert_eq!(search().await, Ok(0));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_asked_is_refused_before_anything_is_decided() {
+        let (_folder, tool) = tool();
+        let admit = |action: &str, arguments: &str| {
+            let told = tool.admit(&Action::parse(action).unwrap(), &Value::parse(arguments).unwrap());
+            told.map(|facts| facts.len()).map_err(|reason| reason.to_string())
+        };
+        assert_eq!(admit("search", r#"{"query":"plan","limit":32}"#), Ok(0));
+        for (action, arguments, why) in [
+            ("search", "{}", "holds no word"),
+            ("search", r#"{"query":"?!"}"#, "holds no word"),
+            ("search", r#"{"query":"plan","limit":0}"#, "`/limit` is not from 1 to 32"),
+            ("search", r#"{"query":"plan","limit":33}"#, "`/limit` is not from 1 to 32"),
+            ("search", r#"{"query":"plan","limit":"5"}"#, "`/limit` is no number"),
+            ("read", r#"{"id":"mine"}"#, "is no document"),
+            ("read", r#"{"id":"d-00112233445566778899aabbccddeeff#07"}"#, "is no chunk"),
+            ("write", "{}", "tool.unknown"),
+        ] {
+            let told = admit(action, arguments).unwrap_err();
+            assert!(told.contains(why), "{action} {arguments}: {told}");
+        }
+        let long = format!(r#"{{"query":"{}"}}"#, "a".repeat(5_000));
+        assert!(admit("search", &long).is_err());
+    }
+
+    #[test]
+    fn a_store_that_is_not_there_is_noticed_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("documents.db");
+        let settings = RetrievalSettings { file, chunks_max: 8, timeout: Millis::from_secs(5) };
+        assert!(matches!(Retrieval::open(settings), Err(ToolSetupError::Setting(_))));
+    }
 }

@@ -21,10 +21,10 @@ use crate::{
         UserId,
     },
     keys::{PublicKey, Purpose},
-    label::Label,
+    label::{Label, Origins},
     policy::{PolicyRevision, PolicySet},
     reason::{Reason, ReasonCode},
-    record::TraceRef,
+    record::{RecordedSource, TraceRef},
     request::ARGUMENT_BYTES_MAX,
     signed::{Signable, Signed},
     subjects::Subject,
@@ -128,6 +128,12 @@ pub struct ApprovalRequest {
     pub rules: Vec<String>,
     /// The label of what the task has read so far.
     pub label: Label,
+    /// The calls that brought each part of it in.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub origins: Origins,
+    /// The arguments that decide who is affected, and what vouches for them, if outsiders had a say in the task.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<RecordedSource>,
     /// Who has to say yes.
     pub needs: Vec<Need>,
     /// Where the trace of the call stands.

@@ -542,6 +542,13 @@ impl ControlState {
         self.record_keys.get(origin).is_some_and(|keys| keys.contains(key))
     }
 
+    /// Whether a label signed by this key counts: a broker's of the keyset, or an enrolled node's.
+    #[must_use]
+    pub fn is_label_key(&self, key: &PublicKey) -> bool {
+        let of_keyset = |keyset: &Keyset| keyset.document().keys.iter().any(|entry| entry.public == *key);
+        self.keyset().is_some_and(of_keyset) || self.nodes.values().any(|node| node.key == *key)
+    }
+
     /// Every enrolled node.
     #[must_use]
     pub fn nodes(&self) -> &BTreeMap<NodeId, NodeEntry> {

@@ -200,6 +200,12 @@ impl ApprovalId {
     pub fn of_call(call_id: &crate::digest::Digest) -> Self {
         Self(format!("ap-{}", call_id.to_string().chars().take(32).collect::<String>()))
     }
+
+    /// A fresh id for what a person lets pass unasked.
+    #[must_use]
+    pub fn generate(now: Timestamp, random: [u8; 10]) -> Self {
+        Self(sortable_id("la-", now, random))
+    }
 }
 
 impl NodeId {

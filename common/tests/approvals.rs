@@ -149,6 +149,8 @@ fn request(needs: &[Need]) -> ApprovalRequest {
         policy: policy().revision(),
         rules: vec!["a.datalog:1".to_owned()],
         label: Label::bottom(),
+        origins: Default::default(),
+        sources: Vec::new(),
         needs: needs.to_vec(),
         trace: None,
         right: None,

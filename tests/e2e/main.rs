@@ -9,6 +9,8 @@ mod cli;
 mod delegation;
 mod examples;
 mod faults;
+mod flow;
+mod flow_races;
 mod health;
 mod policy;
 mod retrieval;

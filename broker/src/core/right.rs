@@ -325,6 +325,8 @@ impl Broker {
             policy,
             rules: verdict.rules().to_vec(),
             label: Label::top(),
+            origins: Default::default(),
+            sources: Vec::new(),
             needs: terms.needs.clone(),
             trace: trace_ref(wanting.back.trace),
             right: Some(AskedRight { holder: wanting.holder, life, why: wanting.why.clone() }),
@@ -529,6 +531,7 @@ impl Broker {
         if let Some(right) = &mut verdicted.right {
             right.expires = Some(expires);
         }
+        self.span(&verdicted, &wanting.entry.agent, wanting.back, now);
         let body = RecordBody::Verdict(Box::new(verdicted.clone()));
         let prepared = self.recorder.prepare(body, now.wall);
         let ticket = self.journal(&prepared);
@@ -608,7 +611,6 @@ impl Broker {
             let handed = Handed { call, expires: issuing.expires, capability: capability.clone() };
             self.rights.handed.insert(wanting.id.clone(), handed);
         }
-        self.span(&issuing.verdicted, &wanting.entry.agent, wanting.back, now);
         self.answer(wanting.back, IssueAnswer::Right { approval: wanting.id.clone(), capability });
     }
 

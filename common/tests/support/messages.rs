@@ -171,6 +171,8 @@ fn approvals(random: &mut Random) -> Vec<Sample> {
         policy: PolicyRevision(digest(random)),
         rules: vec![text(random)],
         label: label(random),
+        origins: Default::default(),
+        sources: Vec::new(),
         needs: needs(random),
         trace: maybe(random, |random| TraceRef { trace: text(random), span: text(random) }),
         right: maybe(random, |random| AskedRight {

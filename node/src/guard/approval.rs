@@ -13,7 +13,9 @@ use writ_common::{
     codec::encode,
     ids::{ApprovalId, PartId},
     reason::{Reason, ReasonCode},
-    record::{Basis, OutcomeStatus, RecordBody, RecordedApproval, RecordedDecision, Verdicted},
+    record::{
+        Basis, OutcomeStatus, RecordBody, RecordedApproval, RecordedDecision, RecordedSource, Verdicted,
+    },
     recorder::Prepared,
     signed::Signed,
     subjects::Subject,
@@ -155,6 +157,12 @@ impl Guard {
             policy,
             rules: verdict.rules().to_vec(),
             label: basis.label.clone().unwrap_or_else(writ_common::label::Label::top),
+            origins: self
+                .labels
+                .get(&known.domain)
+                .map(|(_, label)| label.origins.clone())
+                .unwrap_or_default(),
+            sources: verdict.flow().arguments.iter().map(RecordedSource::from).collect(),
             needs: terms.needs.clone(),
             trace: trace_ref(flight.trace),
             right: None,

@@ -81,9 +81,12 @@ impl Guard {
     fn send_intent(&mut self, call: CallRef, delay: Millis) {
         let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else { return };
         let Some(intent) = &known.intent else { return };
-        let fence = Fence::LastOn {
-            subject: Subject::Label(known.domain.clone()).of(&self.config.tenant),
-            sequence: known.label_revision,
+        let fence = match writ_common::red::off("F11-fence") {
+            true => Fence::None,
+            false => Fence::LastOn {
+                subject: Subject::Label(known.domain.clone()).of(&self.config.tenant),
+                sequence: known.label_revision,
+            },
         };
         let is_red = writ_common::red::off("T02") || writ_common::red::off("A16");
         let message_id = if is_red { intent.message_id.clone() } else { known.call_id.to_string() };

@@ -222,7 +222,7 @@ impl Answer {
 }
 
 /// Shows what would run and asks; whoever cannot be asked has to say `--yes`.
-fn confirmed(page: &str, verb: &str) -> Result<bool> {
+pub(super) fn confirmed(page: &str, verb: &str) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
         bail!("there is no terminal to ask on; read `writ approval show` and add `--yes`");
     }

@@ -380,6 +380,12 @@ impl DevStack {
         Operator::connect(&OperatorProfile::load(&self.layout.approver(name))?).await
     }
 
+    /// A page somebody outside wrote, which `tool.web` may read.
+    #[must_use]
+    pub fn page(&self) -> String {
+        format!("{}{}", self.idp.url(), sample::PAGE)
+    }
+
     /// An agent's connection.
     ///
     /// # Errors
@@ -606,6 +612,11 @@ kind = "maildir"
 folder = "data/drafts"
 outbox = "data/outbox"
 from = "Support <support@acme.example>"
+
+[[tool]]
+resource = "tool.web"
+kind = "http"
+loopback_hosts = ["127.0.0.1:{idp_port}"]
 "#
             );
             fs::write(layout.node_config(name.as_str()), node)?;

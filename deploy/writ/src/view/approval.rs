@@ -64,6 +64,21 @@ pub fn warnings(arguments: &str) -> Vec<String> {
     found
 }
 
+/// Where what stands: the arguments of a call, or the values a right is bound to, which bring their own pointers.
+fn shown_values(request: &ApprovalRequest) -> Vec<(String, String)> {
+    let mut shown = Vec::new();
+    match (Value::parse_canonical(&request.arguments), &request.right) {
+        (Ok(Value::Object(members)), Some(_)) => {
+            shown.extend(members.iter().map(|(path, value)| (path.clone(), value.to_string())));
+        }
+        (Ok(value), _) => {
+            value.for_each_leaf(&mut |path, leaf| shown.push((path.to_owned(), leaf.to_string())));
+        }
+        (Err(_), _) => {}
+    }
+    shown
+}
+
 fn warnings_of_why(request: &ApprovalRequest) -> Vec<String> {
     let why = request.right.as_ref().map(|asked| deceptive(&asked.why)).unwrap_or_default();
     why.into_iter().map(|why| format!("what it says {why}")).collect()
@@ -104,17 +119,16 @@ pub fn page(approval: &Approval, signed_by_node: bool, now: Timestamp) -> String
             asked.life
         ),
     };
-    if let Ok(value) = Value::parse_canonical(&request.arguments) {
-        value.for_each_leaf(&mut |path, leaf| {
-            text += &format!("  {:<12} {}\n", visible(path), visible(&leaf.to_string()));
-        });
+    for (path, value) in shown_values(request) {
+        text += &format!("  {:<12} {}\n", visible(&path), visible(&value));
     }
     match &request.right {
         None => text += &format!("exactly    {}\n", visible(&request.arguments)),
         Some(asked) => {
-            if request.arguments == "{}" {
-                text += "with       any arguments\n";
-            }
+            text += match request.arguments.as_str() {
+                "{}" => "with       any arguments\n",
+                _ => "with       these values, and any others beside\n",
+            };
             text += &format!("it says    \"{}\"\n", visible(&asked.why));
         }
     }
@@ -124,6 +138,13 @@ pub fn page(approval: &Approval, signed_by_node: bool, now: Timestamp) -> String
     // A broker does not know the label of a task.
     if request.right.is_none() {
         text += &format!("\ntask label {}", request.label);
+        for (what, origin) in &request.origins {
+            text += &format!("\n  {what:<12} from {origin}");
+        }
+        for argument in &request.sources {
+            let source = argument.source.as_deref().unwrap_or("NOTHING vouches for it");
+            text += &format!("\n  {:<12} is vouched for by: {}", visible(&argument.path), visible(source));
+        }
     }
     text += &format!(
         "\npolicy     {} ({})\ndigest     {}\n",

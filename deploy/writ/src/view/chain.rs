@@ -9,6 +9,7 @@ use serde::Serialize;
 use writ_common::{
     digest::Digest,
     ids::TaskId,
+    label::Label,
     record::{
         DecisionId, Outcome, Record, RecordBody, RecordedDecision, RecordedReason, Verdicted, What, Who,
     },
@@ -234,7 +235,14 @@ fn verdict_entry(
     let ended = outcome.map(|outcome| {
         let reason = outcome.reason.as_ref().map(|why| format!(" {}: {}", why.code, why.told));
         let elapsed = outcome.elapsed.map(|elapsed| format!(", {elapsed}"));
-        format!("{}{}{}", outcome.status.as_str(), reason.unwrap_or_default(), elapsed.unwrap_or_default())
+        let label = outcome.label.as_ref().filter(|label| **label != Label::bottom());
+        let label = label.map(|label| format!(", {label}")).unwrap_or_default();
+        format!(
+            "{}{}{}{label}",
+            outcome.status.as_str(),
+            reason.unwrap_or_default(),
+            elapsed.unwrap_or_default()
+        )
     });
     Entry {
         verdict,

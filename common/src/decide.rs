@@ -80,8 +80,7 @@ pub fn decide(request: &Request, evidence: &Evidence<'_>, policy: &PolicySet, no
     };
     match answer {
         Ok(allowed) => {
-            let user = evidence.capability.map(|capability| &capability.grant().user);
-            Verdict::allowed(request, user, allowed.obligations, allowed.rules, revision)
+            Verdict::allowed(request, evidence.capability, allowed.obligations, allowed.rules, revision)
                 .observed(allowed.would_deny)
                 .flowing(allowed.flow)
         }

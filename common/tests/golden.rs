@@ -249,6 +249,7 @@ fn records() {
         result_bytes: Some(2),
         label: None,
         elapsed: Some(Millis(3)),
+        manifest: Vec::new(),
     };
     let outcome = recorder.prepare(RecordBody::Outcome(Box::new(outcome)), NOW);
     let deny = recorder.prepare(verdicted(RecordedDecision::Deny, vec![reason.clone()]), NOW);

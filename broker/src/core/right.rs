@@ -658,6 +658,7 @@ impl Broker {
             result_bytes: None,
             label: None,
             elapsed: None,
+            manifest: Vec::new(),
         };
         let answer = IssueAnswer::Refused { reasons: vec![ToldReason::from(reason)] };
         let reply = (wanting.back.call, self.sealed(wanting.back.nonce, answer));

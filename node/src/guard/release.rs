@@ -41,6 +41,8 @@ pub(super) struct Flowing {
     pub(super) memory: Option<FlowDomain>,
     /// The result, while its label is raised.
     pub(super) output: Option<Output>,
+    /// What it is made of, for the record, released or kept back.
+    pub(super) manifest: Vec<Digest>,
 }
 
 impl Default for Flowing {
@@ -52,6 +54,7 @@ impl Default for Flowing {
             contract: None,
             memory: None,
             output: None,
+            manifest: Vec::new(),
         }
     }
 }
@@ -66,6 +69,7 @@ impl Flowing {
             contract,
             memory: None,
             output: None,
+            manifest: Vec::new(),
         }
     }
 
@@ -118,6 +122,7 @@ impl Guard {
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
         let declared = known.flowing.result.clone();
         let own = output.label.clone().unwrap_or_else(Label::bottom);
+        known.flowing.manifest = output.manifest.clone();
         known.flowing.output = Some(output);
         if known.request.resource.kind() == ResourceKind::Agent {
             // What the agent knows may have grown while it worked, at whichever node.

@@ -111,8 +111,14 @@ names! {
     BudgetId, "budget";
     /// One capability; survives renewal (`serial` counts the renewals).
     CapabilityId, "capability id";
+    /// What found something, within an inspector.
+    DetectorId, "detector";
     /// A set of calls that share one task label; by default the task.
     DomainId, "flow domain id";
+    /// What sort of thing was found in a text: `card`, `email`.
+    FindingKind, "kind of finding";
+    /// What looks at texts, as a node's configuration names it.
+    InspectorId, "inspector";
     /// An enforcement point.
     NodeId, "node name";
     /// A broker.
@@ -199,6 +205,20 @@ impl PartId {
     #[must_use]
     pub fn first() -> Self {
         Self("p0".to_owned())
+    }
+}
+
+impl FindingKind {
+    /// One of our own words.
+    pub(crate) fn fixed(word: &'static str) -> Self {
+        Self(word.to_owned())
+    }
+}
+
+impl DetectorId {
+    /// One of our own words.
+    pub(crate) fn fixed(word: &'static str) -> Self {
+        Self(word.to_owned())
     }
 }
 

@@ -27,6 +27,7 @@ pub mod entropy;
 pub mod epoch;
 pub mod fresh;
 pub mod ids;
+pub mod inspect;
 pub mod json;
 pub mod keys;
 pub mod keyset;

@@ -19,7 +19,7 @@ use writ_common::{
     capability::{Capability, Grant, Narrowing, Right, UnverifiedCapability},
     codec::encode,
     control::{ControlDocument, ControlEvent, ControlState},
-    decide::{Evidence, decide},
+    decide::{Evidence, FlowEvidence, decide},
     digest::Digest,
     epoch::Epoch,
     ids::{Action, AgentId, CapabilityId, FlowDomain, Resource, TaskId, TenantId, UserId},
@@ -184,7 +184,7 @@ fn files(rules: usize, agents: usize) -> BTreeMap<String, String> {
         ];
         four.iter().take(rules - 4 * tool).for_each(|rule| writeln!(text, "{rule}").unwrap());
         let contract = format!(
-            "resource = \"tool.t{tool}\"\n[[action]]\nname = \"wire\"\neffect = \"egress\"\n\
+            "resource = \"tool.t{tool}\"\n[[action]]\nname = \"wire\"\neffect = \"egress\"\nreturns = {{ tags = [], integrity = \"trusted\" }}\n\
              scales = {{ \"/amount\" = 2 }}\n\
              schema = {{ type = \"object\", properties = {{ amount = {{ type = \"number\" }} }} }}\n"
         );
@@ -220,8 +220,14 @@ fn verify(bytes: &[u8], keyset: &Keyset) -> Capability {
 fn ask(request: &Request, capability: &Capability, control: &ControlState, policy: &PolicySet) -> Decision {
     // Without the tool's gate, which is the node's: the SQL parser is not what is measured here.
     let label = Label::bottom();
-    let evidence =
-        Evidence { capability: Some(capability), handover: None, control, gate: None, label: &label };
+    let evidence = Evidence {
+        capability: Some(capability),
+        handover: None,
+        control,
+        gate: None,
+        label: &label,
+        flow: FlowEvidence::default(),
+    };
     decide(request, &evidence, policy, NOW).decision()
 }
 

@@ -18,11 +18,11 @@ use crate::{
     codec::encode,
     control::{ControlDocument, ControlEvent, ControlState},
     datalog::Predicate,
-    decide::{AGENT_HANDOVER, AGENT_INPUT, Evidence, Gate, decide},
+    decide::{AGENT_HANDOVER, AGENT_INPUT, Evidence, FlowEvidence, Gate, decide},
     digest::Digest,
     ids::{
-        Action, AgentId, BudgetId, CapabilityId, FlowDomain, OperatorId, Resource, ResourceKind, RoleId,
-        TaskId, TaskKind, TenantId, UserId,
+        Action, AgentId, BudgetId, CapabilityId, EntityType, FlowDomain, OperatorId, Resource, ResourceKind,
+        RoleId, TaskId, TaskKind, TenantId, UserId,
     },
     json::Value,
     keys::{PrivateKey, PublicKey},
@@ -37,9 +37,14 @@ use crate::{
     reason::{Reason, ReasonCode},
     request::{Arguments, Environment, Principal, Request},
     signed::Signed,
+    source::{Instruction, ResultSources},
     time::{Millis, Timestamp},
     verdict::{Decision, GrantBounds, Verdict},
 };
+
+fn domain() -> Result<FlowDomain, String> {
+    FlowDomain::parse("p0.t-case").map_err(nonsense)
+}
 
 /// One line of `cases.yaml`.
 #[derive(Clone, Debug, Deserialize)]
@@ -90,6 +95,12 @@ pub struct Case {
     /// Whether the task has read untrusted data.
     #[serde(default)]
     pub untrusted: bool,
+    /// What the user asked for, in their words: values it names may be trusted.
+    #[serde(default)]
+    pub instruction: String,
+    /// Values that trusted results of the task named, by entity type.
+    #[serde(default)]
+    pub results: BTreeMap<EntityType, BTreeSet<String>>,
     /// What the answer must be.
     pub expect: Expected,
     /// For `deny`: exactly these reasons, if there are any here.
@@ -316,6 +327,9 @@ struct Stage<'a> {
     tenant: TenantId,
     user: UserId,
     label: Label,
+    instruction: Instruction,
+    results: ResultSources,
+
     gate: Stated,
     now: Timestamp,
 }
@@ -389,7 +403,13 @@ impl<'a> Stage<'a> {
             control.apply(sequence, &bytes).map_err(nonsense)?;
         }
         let gate = Stated::read(&case.facts)?;
-        Ok(Self { case, policy, look, control, keyset, tenant, user, label, gate, now })
+        let instruction = Instruction::new(&case.instruction);
+        let mut results = ResultSources::default();
+        let domain = domain()?;
+        for (entity, values) in &case.results {
+            values.iter().for_each(|value| results.insert(&domain, entity, &Value::from(value.as_str())));
+        }
+        Ok(Self { case, policy, look, control, keyset, tenant, user, label, instruction, results, gate, now })
     }
 
     fn ask(
@@ -411,12 +431,19 @@ impl<'a> Stage<'a> {
                 task_kind: capability.is_none().then(|| self.case.task.clone()).flatten(),
             },
         };
+        let clean = Label::bottom();
         let evidence = Evidence {
             capability,
             control: &self.control,
             gate: Some(&self.gate),
             handover,
-            label: &self.label,
+            // A task starts with nothing, whatever it will hold.
+            label: if capability.is_some() { &self.label } else { &clean },
+            flow: FlowEvidence {
+                instruction: Some(&self.instruction),
+                results: Some(&self.results),
+                ..FlowEvidence::default()
+            },
         };
         (self.look)(&request, &evidence, self.now);
         decide(&request, &evidence, self.policy, self.now)
@@ -444,7 +471,7 @@ impl<'a> Stage<'a> {
             capability: CapabilityId::parse("c-case").map_err(nonsense)?,
             serial: 1,
             instruction: Digest::plain(self.case.name.as_bytes()),
-            domain: FlowDomain::parse("p0.t-case").map_err(nonsense)?,
+            domain: domain()?,
             rights: self.case.asks.clone().unwrap_or_else(|| bounds.rights.clone()),
             expires: Timestamp::from_secs(self.now.after(bounds.capability_life).as_secs()),
             min_epoch: self.control.epoch(),
@@ -535,7 +562,7 @@ mod tests {
         );
         let agents = "[[agent]]\nname = \"planner\"\nowner = \"o\"\ndelegates_to = [\"payer\"]\n[[agent]]\nname = \"payer\"\nowner = \"o\"\n";
         let roles = "[[role]]\nname = \"clerk\"\n[[role.task]]\nkind = \"bills\"\nagents = [\"planner\"]\nrights = [\"tool.pay:wire\", \"agent.payer:invoke\"]\n";
-        let pay = "resource = \"tool.pay\"\n[[action]]\nname = \"wire\"\neffect = \"egress\"\nscales = { \"/amount\" = 2 }\nschema = { type = \"object\", properties = { amount = { type = \"number\" } } }\n";
+        let pay = "resource = \"tool.pay\"\n[[action]]\nname = \"wire\"\neffect = \"egress\"\nreturns = { tags = [], integrity = \"trusted\" }\nscales = { \"/amount\" = 2 }\nschema = { type = \"object\", properties = { amount = { type = \"number\" } } }\n";
         let bundle = [
             ("a.datalog", rules.as_str()),
             ("agents.toml", agents),

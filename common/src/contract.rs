@@ -15,6 +15,7 @@ use crate::{
     datalog::{Predicate, Span, Term},
     diagnostic::{Diagnostic, Diagnostics},
     digest::Digest,
+    flow::ActionFlow,
     ids::{Action, Resource, ResourceKind},
     json::Value,
     reason::{Reason, ReasonCode},
@@ -53,6 +54,8 @@ pub struct ActionContract {
     pub schema: Value,
     /// Decimals after the point that numbers at these JSON Pointers may have.
     pub scales: BTreeMap<String, u8>,
+    /// What flows in, and what comes out.
+    pub flow: ActionFlow,
     validator: Arc<Validator>,
 }
 
@@ -159,6 +162,7 @@ fn contract_digest(
             let fields = [
                 ("description", Value::from(action.description.as_str())),
                 ("effect", Value::from(action.effect.as_str())),
+                ("flow", action.flow.canonical()),
                 ("scales", scales),
                 ("schema", action.schema.clone()),
             ];
@@ -180,6 +184,7 @@ impl ActionContract {
         let name: Option<Action> = section.required("name", "\"read\"");
         let effect: Option<Effect> = section.required("effect", "\"read\"");
         let description = section.optional_text("description").unwrap_or_default();
+        let flow = ActionFlow::read(document, &mut section, effect);
         let schema_span = section.span_of("schema");
         let mut schema: Value =
             section.free_table("schema").into_iter().map(|(key, _, value)| (key, value)).collect();
@@ -195,10 +200,14 @@ impl ActionContract {
                 _ => document.note(document.at(span, "a scale is a whole number from 0 to 12")),
             }
         }
-        section.finish(&["name", "effect", "description", "schema", "scales"]);
+        let keys = ["name", "effect", "description", "schema", "scales"];
+        section.finish(&[keys.as_slice(), &ActionFlow::KEYS].concat());
         close_objects(&mut schema);
         let validator = compile(document, schema_span, &schema)?;
-        Some((name?, Self { description, effect: effect?, schema, scales, validator: Arc::new(validator) }))
+        Some((
+            name?,
+            Self { description, effect: effect?, schema, scales, flow, validator: Arc::new(validator) },
+        ))
     }
 
     /// Checks arguments against the schema, and their numbers against the scales.

@@ -5,7 +5,12 @@
 //! the contract and the tool's own gate; and only then Datalog, once, for the capability's checks, the chain's
 //! delegations and the operator's rules. Nothing here reads a clock, a file or a socket.
 
+mod flow;
+
 use std::collections::{BTreeMap, BTreeSet};
+
+use flow::Flow;
+pub use flow::{FlowEvidence, UNTRUSTED};
 
 use crate::{
     approval::{self, APPROVERS_MAX, ApprovalTerms, Need},
@@ -15,6 +20,7 @@ use crate::{
     control::ControlState,
     datalog::{Predicate, Term},
     digest::Digest,
+    flow::FlowVerdict,
     ids::{Action, AgentId, BudgetId, Resource, ResourceKind, RoleId, TaskId, TenantId},
     json::Value,
     label::Label,
@@ -47,6 +53,8 @@ pub struct Evidence<'a> {
     pub handover: Option<&'a Capability>,
     /// The label of the flow domain.
     pub label: &'a Label,
+    /// What else is known of the flow of data.
+    pub flow: FlowEvidence<'a>,
 }
 
 /// Longest lives and depth if policy derives no bound of its own.
@@ -65,26 +73,32 @@ pub fn decide(request: &Request, evidence: &Evidence<'_>, policy: &PolicySet, no
         Principal::Operator(_) => decide_admin(request, evidence, policy, now),
     };
     match answer {
-        Ok(allowed) => Verdict::allowed(request, allowed.obligations, allowed.rules, revision)
-            .observed(allowed.would_deny),
-        Err(refused) => Verdict::denied(refused.reasons, refused.rules, revision),
+        Ok(allowed) => {
+            let user = evidence.capability.map(|capability| &capability.grant().user);
+            Verdict::allowed(request, user, allowed.obligations, allowed.rules, revision)
+                .observed(allowed.would_deny)
+                .flowing(allowed.flow)
+        }
+        Err(refused) => Verdict::denied(refused.reasons, refused.rules, revision).flowing(*refused.flow),
     }
 }
 
 struct Allowed {
+    flow: FlowVerdict,
     obligations: Vec<Obligation>,
     would_deny: Vec<Reason>,
     rules: Vec<String>,
 }
 
 struct Refused {
+    flow: Box<FlowVerdict>,
     reasons: Vec<Reason>,
     rules: Vec<String>,
 }
 
 impl<R: Into<Reason>> From<R> for Refused {
     fn from(reason: R) -> Self {
-        Self { reasons: vec![reason.into()], rules: Vec::new() }
+        Self { flow: Box::default(), reasons: vec![reason.into()], rules: Vec::new() }
     }
 }
 
@@ -123,12 +137,12 @@ fn decide_call(
             .into());
     }
     let described = call_facts(request, capability, evidence, policy, now);
-    let facts = match (described, &right_missing) {
+    let (facts, flow) = match (described, &right_missing) {
         // Whoever has no right learns nothing of the arguments, observed or not.
         (Err(_), Some(reason)) => return Err(reason.clone().into()),
-        (described, _) => described?.joined(),
+        (described, _) => described?,
     };
-    let mut world = World::run(Some(capability), &facts, &policy.program).map_err(Reason::from)?;
+    let mut world = World::run(Some(capability), &facts.joined(), &policy.program).map_err(Reason::from)?;
 
     let mut reasons: Vec<Reason> = Vec::new();
     if !crate::red::off("D08") {
@@ -158,6 +172,12 @@ fn decide_call(
     }
     let rules = apply_rules(&mut world, policy, &mut reasons)?;
     reasons.splice(0..0, right_missing);
+    let (flows, against) = flow.judge(request, evidence, &mut world)?;
+    reasons.extend(against);
+    let vouching = vouching(&mut world, &flow)?;
+    if flow.is_unsourced() && vouching.is_empty() {
+        reasons.push(flow.unsourced(evidence));
+    }
     let mut would_deny = Vec::new();
     if is_of_rules(&reasons) && may_be_observed(&mut world, &observed)? {
         would_deny = std::mem::take(&mut reasons);
@@ -165,11 +185,12 @@ fn decide_call(
     // Whatever is observed: who has to be asked is asked, and what it costs is charged.
     let mut obligations = Vec::new();
     if reasons.is_empty() {
-        obligations.extend(approval_terms(&mut world)?.map(Obligation::Approval));
+        obligations.extend(approval_terms(&mut world, &vouching)?.map(Obligation::Approval));
         obligations.extend(charges(&mut world)?.map(Obligation::Budget));
     }
-    let allowed = conclude(reasons, rules, obligations)?;
-    Ok(Allowed { would_deny, ..allowed })
+    let allowed = conclude(reasons, rules, obligations)
+        .map_err(|refused| Refused { flow: Box::new(flows.clone()), ..refused })?;
+    Ok(Allowed { would_deny, flow: flows, ..allowed })
 }
 
 /// Adds to a missing right who could grant it, where the policy lets that be told. Nothing is decided by it.
@@ -213,11 +234,14 @@ fn may_be_observed(world: &mut World, observed: &[Resource]) -> Result<bool, Ref
     Ok(observed.iter().any(is_permitted))
 }
 
-/// Whether nothing but rules stands against a call.
+/// Whether nothing but rules, and what contracts and the inventory say of flow, stands against a call.
 fn is_of_rules(reasons: &[Reason]) -> bool {
-    use ReasonCode::{PolicyDenied, PolicyNoMatch, RightMissing};
-    !reasons.is_empty()
-        && reasons.iter().all(|reason| matches!(reason.code(), PolicyDenied | PolicyNoMatch | RightMissing))
+    use ReasonCode::{FlowClearance, FlowIntegrity, FlowSink, PolicyDenied, PolicyNoMatch, RightMissing};
+    let is_of_rules = |reason: &Reason| {
+        let code = reason.code();
+        matches!(code, PolicyDenied | PolicyNoMatch | RightMissing | FlowClearance | FlowIntegrity | FlowSink)
+    };
+    !reasons.is_empty() && reasons.iter().all(is_of_rules)
 }
 
 fn decide_issue(
@@ -312,7 +336,9 @@ pub(crate) fn facts_of(
 ) -> Result<RequestFacts, Vec<Reason>> {
     let facts = match &request.principal {
         Principal::Agent(_) => match evidence.capability {
-            Some(capability) => call_facts(request, capability, evidence, policy, now),
+            Some(capability) => {
+                call_facts(request, capability, evidence, policy, now).map(|(facts, _)| facts)
+            }
             None => Err(ReasonCode::TokenMissing.into()),
         },
         Principal::User { .. } | Principal::Operator(_) => {
@@ -373,8 +399,8 @@ fn call_facts(
     evidence: &Evidence<'_>,
     policy: &PolicySet,
     now: Timestamp,
-) -> Result<RequestFacts, Refused> {
-    let (contract, gate) = match request.resource.kind() {
+) -> Result<(RequestFacts, Flow), Refused> {
+    let (mut contract, gate, flow) = match request.resource.kind() {
         ResourceKind::Tool => check_tool(request, evidence, policy)?,
         ResourceKind::Agent => check_agent_call(request, capability, evidence, policy)?,
         ResourceKind::Node | ResourceKind::Policy | ResourceKind::Task => {
@@ -382,6 +408,10 @@ fn call_facts(
         }
     };
     let mut ambient = ambient_facts(request, now, evidence.label);
+    let (guarded, looked_for) = flow.facts();
+    contract.extend(guarded);
+    ambient.extend(looked_for);
+    ambient.extend(flow::findings(evidence));
     ambient.push(text("user_kind", capability.grant().user.kind().as_str()));
     ambient.push(Predicate::new("depth", [integer(capability.chain().depth())]));
     ambient.extend(capability.chain().hops().map(|hop| {
@@ -390,7 +420,7 @@ fn call_facts(
             [integer(usize::from(hop.depth)), Term::str(hop.from.as_str()), Term::str(hop.to.as_str())],
         )
     }));
-    Ok(RequestFacts { ambient, contract, gate })
+    Ok((RequestFacts { ambient, contract, gate }, flow))
 }
 
 fn conclude(
@@ -399,9 +429,9 @@ fn conclude(
     obligations: Vec<Obligation>,
 ) -> Result<Allowed, Refused> {
     if reasons.is_empty() {
-        Ok(Allowed { obligations, rules, would_deny: Vec::new() })
+        Ok(Allowed { flow: FlowVerdict::default(), obligations, rules, would_deny: Vec::new() })
     } else {
-        Err(Refused { reasons, rules })
+        Err(Refused { flow: Box::default(), reasons, rules })
     }
 }
 
@@ -488,7 +518,7 @@ fn check_tool(
     request: &Request,
     evidence: &Evidence<'_>,
     policy: &PolicySet,
-) -> Result<(Facts, Facts), Refused> {
+) -> Result<(Facts, Facts, Flow), Refused> {
     let unknown = || Reason::new(ReasonCode::ToolUnknown).told(format_args!("`{}`", request.right()));
     let contract: &ToolContract = policy.contract(&request.resource).ok_or_else(unknown)?;
     let action: &ActionContract = contract.action(&request.action).ok_or_else(unknown)?;
@@ -500,7 +530,9 @@ fn check_tool(
     };
     let mut facts = action.argument_facts(arguments);
     facts.push(text("effect", action.effect.as_str()));
-    Ok((facts, gate_facts))
+    let Principal::Agent(caller) = &request.principal else { return Err(unknown().into()) };
+    let flow = Flow::of_tool(&action.flow, caller, &request.arguments, &gate_facts, evidence, policy)?;
+    Ok((facts, gate_facts, flow))
 }
 
 /// Arguments of `agent.<name>:invoke`: the input for the agent, and the id of the chain handed over with it.
@@ -513,7 +545,7 @@ fn check_agent_call(
     capability: &Capability,
     evidence: &Evidence<'_>,
     policy: &PolicySet,
-) -> Result<(Facts, Facts), Refused> {
+) -> Result<(Facts, Facts, Flow), Refused> {
     if request.action.as_str() != "invoke" {
         return Err(Reason::new(ReasonCode::ToolUnknown)
             .told(format_args!("agents have one action, `invoke`, not `{}`", request.action))
@@ -540,7 +572,8 @@ fn check_agent_call(
             .into());
     }
     facts.push(text("effect", "internal"));
-    Ok((facts, Vec::new()))
+    let flow = Flow::of_agent(capability.chain().caller(), handover.chain().caller(), evidence, policy);
+    Ok((facts, Vec::new(), flow))
 }
 
 /// What an agent is told, as facts.
@@ -615,7 +648,6 @@ fn request_facts(request: &Request, kind: &str, now: Timestamp, label: &Label) -
         Predicate::new("time", [Term::Date(now.as_secs())]),
         Predicate::new("hour", [Term::Integer(now.hour().cast_signed())]),
         Predicate::new("weekday", [Term::Integer(now.weekday().cast_signed())]),
-        text("integrity", label.integrity.as_str()),
     ];
     if crate::red::off("T14") {
         facts.push(Predicate::new("time", [Term::Date(0)]));
@@ -623,7 +655,7 @@ fn request_facts(request: &Request, kind: &str, now: Timestamp, label: &Label) -
     if crate::red::off("T13") {
         facts.retain(|fact| fact.name != "time");
     }
-    facts.extend(label.names().into_iter().map(|tag| text("label", tag)));
+    facts.extend(flow::label_facts(label));
     facts
 }
 
@@ -668,15 +700,20 @@ fn fired<'a>(world: &mut World, policy: &'a PolicySet, effect: Effect) -> Result
         .collect())
 }
 
+/// Who may vouch for arguments that nothing else vouches for; nobody, if there are none.
+fn vouching(world: &mut World, flow: &Flow) -> Result<Vec<Vec<Term>>, Reason> {
+    if flow.is_unsourced() { Ok(world.facts("source_approval", 2)?) } else { Ok(Vec::new()) }
+}
+
 /// Whose approval the policy asks for; `None` if nobody's.
-fn approval_terms(world: &mut World) -> Result<Option<ApprovalTerms>, Reason> {
+fn approval_terms(world: &mut World, vouching: &[Vec<Term>]) -> Result<Option<ApprovalTerms>, Reason> {
     let unmet = |what: String| Reason::new(ReasonCode::ApprovalUnavailable).told(what);
     let role = |term: &Term| match term {
         Term::Str(name) => RoleId::parse(name.as_str()).map_err(|error| unmet(error.to_string())),
         _ => Err(unmet("a role is a text".to_owned())),
     };
     let mut needs: BTreeMap<RoleId, u8> = BTreeMap::new();
-    for tuple in &world.facts("needs_approval", 2)? {
+    for tuple in world.facts("needs_approval", 2)?.iter().chain(vouching) {
         let [name, count] = tuple.as_slice() else { continue };
         let role = role(name)?;
         // A number nobody can reach must not turn into one that is reached.

@@ -115,6 +115,11 @@ names! {
     DetectorId, "detector";
     /// A set of calls that share one task label; by default the task.
     DomainId, "flow domain id";
+        /// A list of trusted values, kept by operators.
+    DirectoryId, "directory";
+    /// What sort of thing a guarded argument names: `email`, `iban`, `url`, `file_id`. What each means is in
+    /// [`crate::source`].
+    EntityType, "entity type";
     /// What sort of thing was found in a text: `card`, `email`.
     FindingKind, "kind of finding";
     /// What looks at texts, as a node's configuration names it.

@@ -3,17 +3,26 @@
 //! A lattice (Denning 1976; tags as in FIDES, arXiv 2505.23643): `join` goes up, towards "fewer may see it" and
 //! "nobody should believe it". Whatever is missing or cannot be verified counts as [`Label::top`].
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     codec::Message,
-    ids::{FlowDomain, InvalidId, TenantId},
+    ids::{Action, AgentId, FlowDomain, InvalidId, Resource, TenantId},
     keys::Purpose,
+    record::DecisionId,
     signed::{Signable, Signed},
+    time::Timestamp,
 };
 
+/// The word for no tags.
+const PUBLIC: &str = "public";
+/// The word for all of them.
+pub(crate) const TOP: &str = "top";
 /// Most confidentiality tags of one label; more collapse to top.
 pub const TAGS_MAX: usize = 64;
 
@@ -29,11 +38,11 @@ impl Tag {
     /// [`InvalidId`] if it is outside the grammar or one of the reserved words `public` and `top`.
     pub fn parse(text: impl Into<String>) -> Result<Self, InvalidId> {
         let text = text.into();
-        if matches!(text.as_str(), "public" | "top") {
+        if matches!(text.as_str(), PUBLIC | TOP) {
             return Err(InvalidId::new("tag", &text, "is reserved"));
         }
         // The shared grammar, under another name in the error.
-        crate::ids::Action::parse(text.as_str()).map_err(|error| InvalidId::new("tag", &text, error.why))?;
+        Action::parse(text.as_str()).map_err(|error| InvalidId::new("tag", &text, error.why))?;
         Ok(Self(text))
     }
 
@@ -71,6 +80,50 @@ pub enum Confidentiality {
     Tags(#[serde(deserialize_with = "bounded")] BTreeSet<Tag>),
     /// Nobody: unknown, unverifiable, or too many tags.
     Top,
+}
+
+impl Confidentiality {
+    /// Whether data with these tags may be told to whoever is cleared for the others.
+    #[must_use]
+    pub fn flows_to(&self, cleared: &Self) -> bool {
+        match (self, cleared) {
+            (Self::Tags(data), Self::Tags(cleared)) => data.is_subset(cleared),
+            (_, Self::Top) => true,
+            (Self::Top, Self::Tags(_)) => false,
+        }
+    }
+
+    /// The tags that whoever is cleared for the others is not cleared for; `top` if it is everything.
+    #[must_use]
+    pub fn beyond<'a>(&'a self, cleared: &Self) -> Vec<&'a str> {
+        match (self, cleared) {
+            (_, Self::Top) => Vec::new(),
+            (Self::Top, Self::Tags(_)) => vec![TOP],
+            (Self::Tags(data), Self::Tags(cleared)) => {
+                let beyond = data.iter().filter(|tag| !cleared.contains(*tag));
+                beyond.map(Tag::as_str).collect()
+            }
+        }
+    }
+
+    /// What both are cleared for.
+    #[must_use]
+    pub fn meet(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::Top, other) | (other, Self::Top) => other.clone(),
+            (Self::Tags(a), Self::Tags(b)) => Self::Tags(a.intersection(b).cloned().collect()),
+        }
+    }
+
+    /// The tags as policies see them: `public` for none, `top` for all.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        match self {
+            Self::Tags(tags) if tags.is_empty() => vec![PUBLIC],
+            Self::Tags(tags) => tags.iter().map(Tag::as_str).collect(),
+            Self::Top => vec![TOP],
+        }
+    }
 }
 
 /// More tags than any join leaves are no label of ours; unreadable counts as top.
@@ -132,22 +185,23 @@ impl Label {
     /// Whether data with this label may go where `other` is the most that may arrive.
     #[must_use]
     pub fn flows_to(&self, other: &Self) -> bool {
-        use Confidentiality::{Tags, Top};
-        let confidential = match (&self.confidentiality, &other.confidentiality) {
-            (Tags(data), Tags(cleared)) => data.is_subset(cleared),
-            (_, Top) => true,
-            (Top, Tags(_)) => false,
-        };
-        confidential && self.integrity <= other.integrity
+        self.confidentiality.flows_to(&other.confidentiality) && self.integrity <= other.integrity
     }
 
     /// The tags as policies see them: `public` for none, `top` for all.
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
-        match &self.confidentiality {
-            Confidentiality::Tags(tags) if tags.is_empty() => vec!["public"],
-            Confidentiality::Tags(tags) => tags.iter().map(Tag::as_str).collect(),
-            Confidentiality::Top => vec!["top"],
+        self.confidentiality.names()
+    }
+}
+
+impl std::str::FromStr for Integrity {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "trusted" => Ok(Self::Trusted),
+            "untrusted" => Ok(Self::Untrusted),
+            _ => Err("integrity is trusted or untrusted"),
         }
     }
 }
@@ -169,6 +223,31 @@ impl fmt::Display for Label {
     }
 }
 
+/// The call that brought something into a flow domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelOrigin {
+    /// Its record.
+    pub decision: DecisionId,
+    /// What was called.
+    pub resource: Resource,
+    /// What was done.
+    pub action: Action,
+    /// Who was given the result.
+    pub agent: AgentId,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl fmt::Display for LabelOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} by `{}`, {}", self.resource, self.action, self.agent, self.decision)
+    }
+}
+
+/// For each tag, and for `untrusted`, the call that brought it in first.
+pub type Origins = BTreeMap<String, LabelOrigin>;
+
 /// The label of a flow domain, as it stands on the bus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -179,6 +258,28 @@ pub struct DomainLabel {
     pub domain: FlowDomain,
     /// The join of everything the domain's agents were given.
     pub label: Label,
+    /// Where that came from.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub origins: Origins,
+}
+
+impl DomainLabel {
+    /// The domain once a result with this label was released in it: what is new has this origin.
+    #[must_use]
+    pub fn raised(&self, by: &Label, origin: &LabelOrigin) -> Self {
+        let label = self.label.join(by);
+        let mut origins = self.origins.clone();
+        let known = self.label.names();
+        let new_tags = label.names().into_iter().filter(|tag| *tag != PUBLIC && !known.contains(tag));
+        for tag in new_tags {
+            origins.entry(tag.to_owned()).or_insert_with(|| origin.clone());
+        }
+        if label.integrity != self.label.integrity {
+            let word = label.integrity.as_str().to_owned();
+            origins.entry(word).or_insert_with(|| origin.clone());
+        }
+        Self { label, origins, ..self.clone() }
+    }
 }
 
 impl Signable for DomainLabel {
@@ -188,7 +289,7 @@ impl Signable for DomainLabel {
 
 impl Message for Signed<DomainLabel> {
     const KIND: &'static str = "label";
-    const BYTES_MAX: usize = 16 * 1024;
+    const BYTES_MAX: usize = 64 * 1024;
 }
 
 #[cfg(test)]

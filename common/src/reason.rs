@@ -287,6 +287,22 @@ reason_codes! {
         "The join token is unknown, used up, expired or for another agent.",
         "Each token enrolls one key, once, within its time.",
         "`writ agent enroll <name>` prints a new one.";
+    FlowClearance = "flow.clearance", Flow, Denied,
+        "An agent would be told something it is not cleared for.",
+        "Its `clearance` in agents.toml, or that of its model's provider, lacks a tag of the result or of the task.",
+        "Have an agent do it that is cleared, or widen the clearance; `writ policy explain` shows both sides.";
+    FlowIntegrity = "flow.integrity", Flow, Denied,
+        "An argument that decides who or what is affected has no trusted source, and outsiders had a say in the task.",
+        "The value is in no instruction, no directory and no trusted result of this task; it may come from an injected text.",
+        "Add it to a directory of directories.toml, or let people vouch for such calls with a `source_approval` rule.";
+    FlowSink = "flow.sink", Flow, Denied,
+        "The task holds data that may not go there.",
+        "A tag of the task label is not among what the action `accepts`.",
+        "The text names the call that brought the tag in; the contract or an `accepts` rule says what the action takes.";
+    FlowWithheld = "flow.withheld", Flow, CouldNotDecide,
+        "It was done, and its result is kept back: the task label could not be raised, or the caller is not cleared for it.",
+        "The stream was not reachable, or the tool said that its result carries more than its contract does.",
+        "It is not run again: ask for the result of this call once more.";
     GrantNotAllowed = "grant.not_allowed", Identity, Denied,
         "Policy does not let this user run this agent for this kind of task.",
         "No rule derives `may_run` for the user's roles, or a deny rule fired.",

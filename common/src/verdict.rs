@@ -7,7 +7,9 @@ use crate::{
     budget::{Charges, Spent},
     capability::Right,
     digest::Digest,
-    ids::{Action, Resource},
+    flow::FlowVerdict,
+    ids::{Action, AgentId, Resource, TaskId, UserId},
+    label::Label,
     policy::PolicyRevision,
     reason::{Class, Reason},
     request::{Arguments, Principal, Request},
@@ -58,6 +60,7 @@ pub struct Verdict {
     obligations: Vec<Obligation>,
     rules: Vec<String>,
     policy_revision: Option<PolicyRevision>,
+    flow: FlowVerdict,
     /// What an allowance permits, until somebody takes it.
     permit: Option<Permit>,
 }
@@ -79,23 +82,31 @@ impl Verdict {
             obligations: Vec::new(),
             rules,
             policy_revision,
+            flow: FlowVerdict::default(),
             permit: None,
         }
     }
 
     pub(crate) fn allowed(
         request: &Request,
+        user: Option<&UserId>,
         obligations: Vec<Obligation>,
         rules: Vec<String>,
         policy_revision: Option<PolicyRevision>,
     ) -> Self {
         // Users and operators are answered; only agents act.
-        let acts = matches!(request.principal, Principal::Agent(_));
-        let permit = acts.then(|| Permit {
-            resource: request.resource.clone(),
-            action: request.action.clone(),
-            arguments: request.arguments.clone(),
-        });
+        let permit = match &request.principal {
+            Principal::Agent(caller) => Some(Permit {
+                resource: request.resource.clone(),
+                action: request.action.clone(),
+                arguments: request.arguments.clone(),
+                clearance: Label::bottom(),
+                caller: Some(caller.clone()),
+                task: request.environment.task.clone(),
+                user: user.cloned(),
+            }),
+            Principal::User { .. } | Principal::Operator(_) => None,
+        };
         Self {
             decision: Decision::Allow,
             reasons: Vec::new(),
@@ -103,6 +114,7 @@ impl Verdict {
             obligations,
             rules,
             policy_revision,
+            flow: FlowVerdict::default(),
             permit,
         }
     }
@@ -110,6 +122,20 @@ impl Verdict {
     /// The same, allowed only because the tool or agent is observed.
     pub(crate) fn observed(self, would_deny: Vec<Reason>) -> Self {
         Self { would_deny, ..self }
+    }
+
+    /// The same, with what was found out about the flow of data.
+    pub(crate) fn flowing(mut self, flow: FlowVerdict) -> Self {
+        if let Some(permit) = &mut self.permit {
+            permit.clearance = flow.clearance.clone();
+        }
+        Self { flow, ..self }
+    }
+
+    /// What was found out about the flow of data, as far as the decision got.
+    #[must_use]
+    pub fn flow(&self) -> &FlowVerdict {
+        &self.flow
     }
 
     /// Yes or no.
@@ -214,7 +240,7 @@ impl Verdict {
 /// ```compile_fail,E0451
 /// # use writ_common::{ids::{Action, Resource}, request::Arguments, verdict::Permit};
 /// fn forge(resource: Resource, action: Action, arguments: Arguments) -> Permit {
-///     Permit { resource, action, arguments }
+///     Permit { resource, action, arguments, ..todo!() }
 /// }
 /// ```
 ///
@@ -231,9 +257,37 @@ pub struct Permit {
     resource: Resource,
     action: Action,
     arguments: Arguments,
+    clearance: Label,
+    caller: Option<AgentId>,
+    task: Option<TaskId>,
+    user: Option<UserId>,
 }
 
 impl Permit {
+    /// What the caller may be told.
+    #[must_use]
+    pub fn clearance(&self) -> &Label {
+        &self.clearance
+    }
+
+    /// Who calls.
+    #[must_use]
+    pub fn caller(&self) -> Option<&AgentId> {
+        self.caller.as_ref()
+    }
+
+    /// For which task.
+    #[must_use]
+    pub fn task(&self) -> Option<&TaskId> {
+        self.task.as_ref()
+    }
+
+    /// On whose authority.
+    #[must_use]
+    pub fn user(&self) -> Option<&UserId> {
+        self.user.as_ref()
+    }
+
     /// To what.
     #[must_use]
     pub fn resource(&self) -> &Resource {

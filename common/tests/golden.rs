@@ -291,6 +291,7 @@ fn control_and_labels() {
         tenant: support::tenant(),
         domain: FlowDomain::parse("p0.t-1").unwrap(),
         label: Label::bottom(),
+        origins: Default::default(),
     };
     let current = json!({
         "root_public_key": hex::encode(key(ROOT).public().as_bytes()),

@@ -305,7 +305,12 @@ impl Bench {
             unreachable!()
         };
         let tenant = TenantId::parse("acme").unwrap();
-        let label = DomainLabel { tenant, domain: domain.clone(), label: Label::bottom() };
+        let label = DomainLabel {
+            tenant,
+            domain: domain.clone(),
+            label: Label::bottom(),
+            origins: Default::default(),
+        };
         let payload = Bytes::from(encode(&Signed::new(&label, &key(2))));
         self.happen(Event::LabelRead(domain, Ok(Some((7, payload)))));
     }
@@ -461,7 +466,12 @@ impl Bench {
             unreachable!()
         };
         let tenant = TenantId::parse("acme").unwrap();
-        let label = DomainLabel { tenant, domain: domain.clone(), label: Label::bottom() };
+        let label = DomainLabel {
+            tenant,
+            domain: domain.clone(),
+            label: Label::bottom(),
+            origins: Default::default(),
+        };
         let payload = Bytes::from(encode(&Signed::new(&label, &key(2))));
         let mut failed = Vec::new();
         for effect in self.guard.handle(Event::LabelRead(domain, Ok(Some((7, payload)))), self.now) {

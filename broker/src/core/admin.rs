@@ -3,7 +3,7 @@
 use writ_common::{
     codec::{decode, encode},
     control::{ControlEvent, RevocationTarget},
-    decide::{Evidence, decide, without_policy},
+    decide::{Evidence, FlowEvidence, decide, without_policy},
     entropy::draw,
     ids::{Action, OperatorId, Resource, TaskId},
     json::Value,
@@ -114,6 +114,7 @@ impl Broker {
             control: &self.control,
             gate: None,
             label: &Label::bottom(),
+            flow: FlowEvidence::default(),
         };
         decide(request, &evidence, policy, now.wall)
     }

@@ -6,7 +6,7 @@ use writ_bus::{Attested, Fence, Store, StoreError, Stored};
 use writ_common::{
     capability::{Grant, Right},
     codec::{decode, encode},
-    decide::{Evidence, decide, without_policy},
+    decide::{Evidence, FlowEvidence, decide, without_policy},
     digest::Digest,
     entropy::draw,
     ids::{Action, AgentId, CapabilityId, DomainId, FlowDomain, PartId, Resource, RoleId, TaskId, UserId},
@@ -374,6 +374,7 @@ impl Broker {
             control: &self.control,
             gate: None,
             label: &Label::bottom(),
+            flow: FlowEvidence::default(),
         };
         let verdict = decide(&request, &evidence, policy, now.wall);
         let bounds = match (verdict.decision(), verdict.obligations()) {
@@ -427,6 +428,7 @@ impl Broker {
             tenant: self.setup.tenant.clone(),
             domain: issuing.entry.domain.clone(),
             label: Label::bottom(),
+            origins: Default::default(),
         };
         let subject = Subject::Label(issuing.entry.domain.clone()).of(&self.setup.tenant);
         let store = Store {

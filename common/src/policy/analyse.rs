@@ -423,13 +423,14 @@ impl<'a> Analysis<'a> {
                 vec!["read", "internal", "shared", "egress"],
                 "it is `read`, `internal`, `shared` or `egress`",
             ),
-            ("integrity", 0) => {
+            ("integrity" | "result_integrity", 0) => {
                 missing("integrity", vec!["trusted", "untrusted"], "it is `trusted` or `untrusted`")
             }
             ("agent" | "caller" | "registered" | "owner", 0)
             | ("delegates" | "may_delegate", 0 | 1)
             | ("hop", 1 | 2)
             | ("role_runs", 1)
+            | ("clearance" | "model" | "provider" | "region", 0)
             | ("may_run", 0) => {
                 missing("agent", agents().collect(), "agents are those of agents.toml; add an `[[agent]]`")
             }
@@ -866,7 +867,7 @@ mod tests {
 
     const AGENTS: &str = "[[agent]]\nname = \"planner\"\nowner = \"support\"\ndelegates_to = [\"mailer\"]\n[[agent]]\nname = \"mailer\"\nowner = \"support\"\n";
     const ROLES: &str = "[[role]]\nname = \"analyst\"\n[[role.task]]\nkind = \"reply\"\nagents = [\"planner\"]\nrights = [\"tool.pay:wire\"]\n";
-    const PAY: &str = "resource = \"tool.pay\"\n[[action]]\nname = \"wire\"\neffect = \"egress\"\nscales = { \"/amount\" = 2 }\nschema = { type = \"object\", properties = { payee = { type = \"string\" }, amount = { type = \"number\" }, to = { type = \"array\", items = { type = \"string\" } }, urgent = { type = \"boolean\" } } }\n";
+    const PAY: &str = "resource = \"tool.pay\"\n[[action]]\nname = \"wire\"\neffect = \"egress\"\nreturns = { tags = [], integrity = \"trusted\" }\nscales = { \"/amount\" = 2 }\nschema = { type = \"object\", properties = { payee = { type = \"string\" }, amount = { type = \"number\" }, to = { type = \"array\", items = { type = \"string\" } }, urgent = { type = \"boolean\" } } }\n";
 
     fn findings(rules: &str) -> Vec<String> {
         let text = format!("allow if request(\"call\"), right($r, $a), resource($r), action($a);\n{rules}");

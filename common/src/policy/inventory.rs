@@ -1,13 +1,16 @@
-//! The inventory: agents and roles from TOML, as facts and as tables.
+//! The inventory: agents, approvers, directories and roles from TOML, as facts and as tables.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     capability::Right,
     datalog::{Predicate, Span, Term},
-    diagnostic::Diagnostics,
-    ids::{AgentId, OperatorId, RoleId, TaskKind},
+    diagnostic::{Diagnostics, suggest},
+    flow::read_tags,
+    ids::{AgentId, DirectoryId, EntityType, OperatorId, RoleId, TaskKind},
+    label::{Confidentiality, Integrity, Label},
     settings::{Document, Section},
+    source::Directory,
     time::Timestamp,
 };
 
@@ -18,6 +21,8 @@ use super::observe::read_observe;
 pub struct Inventory {
     /// Every known agent.
     pub agents: BTreeMap<AgentId, AgentEntry>,
+    /// Lists operators keep of what may be trusted.
+    pub directories: Vec<Directory>,
     /// Everybody who may approve.
     pub approvers: BTreeMap<OperatorId, ApproverEntry>,
     /// Every known role.
@@ -39,6 +44,42 @@ pub struct AgentEntry {
     pub quota: Quota,
     /// Until when rules about its calls are asked and not obeyed.
     pub observe_until: Option<Timestamp>,
+    /// What it may be told: its own clearance, as far as its provider's goes.
+    pub clearance: Confidentiality,
+    /// The language model it asks, where the operator says so.
+    pub model: String,
+    /// Who runs that model: one of the `[[provider]]`s.
+    pub provider: String,
+    /// Where that is.
+    pub region: String,
+    /// How long it remembers what it was told.
+    pub memory: Memory,
+}
+
+/// How long an agent remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// No longer than a task.
+    Task,
+    /// From one task to the next, so that all of them share one label.
+    Shared,
+}
+
+impl std::str::FromStr for Memory {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "task" => Ok(Self::Task),
+            "shared" => Ok(Self::Shared),
+            _ => Err("memory is task or shared"),
+        }
+    }
+}
+
+/// Who runs language models.
+struct Provider {
+    region: String,
+    clearance: Confidentiality,
 }
 
 /// Somebody who may approve. Their key is enrolled by the broker's configuration.
@@ -83,18 +124,55 @@ impl Inventory {
         let overrides = BTreeMap::new();
         let document = Document::new(file, text, &overrides);
         let mut root = document.root();
+        let mut providers = BTreeMap::new();
+        for mut section in root.tables("provider") {
+            let span = section.span();
+            let name = section.text("name", "\"inference-eu\"").unwrap_or_default();
+            let region = section.optional_text("region").unwrap_or_default();
+            let clearance = read_tags(&mut section, "clearance");
+            section.finish(&["name", "region", "clearance"]);
+            if providers.insert(name.clone(), Provider { region, clearance }).is_some() {
+                document.note(document.at(span, format!("provider `{name}` is declared twice")));
+            }
+        }
         for mut section in root.tables("agent") {
             let span = section.span();
             let name: Option<AgentId> = section.required("name", "\"planner\"");
+            let provider = section.optional_text("provider").unwrap_or_default();
+            let named = providers.get(&provider);
+            if named.is_none() && !provider.is_empty() {
+                let otherwise = format!("add a `[[provider]]` named `{provider}`");
+                let help = suggest(&provider, providers.keys().map(String::as_str), &otherwise);
+                let spot = section.span_of("provider");
+                document.note(document.at(spot, format!("there is no provider `{provider}`")).help(help));
+            }
+            let own = read_tags(&mut section, "clearance");
             let entry = AgentEntry {
                 owner: section.optional_text("owner").unwrap_or_default(),
                 description: section.optional_text("description").unwrap_or_default(),
                 delegates_to: section.list("delegates_to").into_iter().collect(),
                 quota: read_quota(section.table("quota")),
                 observe_until: read_observe(&mut section),
+                clearance: named.map_or_else(|| own.clone(), |provider| own.meet(&provider.clearance)),
+                model: section.optional_text("model").unwrap_or_default(),
+                region: named.map_or_else(String::new, |provider| provider.region.clone()),
+                provider,
+                memory: section.optional("memory").unwrap_or(Memory::Task),
             };
             let (owned, delegates) = (section.span_of("owner"), section.span_of("delegates_to"));
-            section.finish(&["name", "owner", "description", "delegates_to", "quota", "observe"]);
+            let cleared = section.span_of("clearance");
+            section.finish(&[
+                "name",
+                "owner",
+                "description",
+                "delegates_to",
+                "quota",
+                "observe",
+                "clearance",
+                "model",
+                "provider",
+                "memory",
+            ]);
             let Some(name) = name else { continue };
             let mut note = |fact: Predicate, span, word: &str| {
                 self.places.insert(fact.to_string(), place(file, text, span, word));
@@ -104,12 +182,15 @@ impl Inventory {
             for to in &entry.delegates_to {
                 note(fact("delegates", &[name.as_str(), to.as_str()]), delegates, to.as_str());
             }
+            for stated in entry.flow_facts(&name) {
+                note(stated, cleared, "");
+            }
             if self.agents.contains_key(&name) {
                 document.note(document.at(span, format!("agent `{name}` is declared twice")));
             }
             self.agents.insert(name, entry);
         }
-        root.finish(&["agent"]);
+        root.finish(&["agent", "provider"]);
         findings.0.extend(document.into_findings().0);
     }
 
@@ -150,6 +231,40 @@ impl Inventory {
         }
         root.finish(&["approver"]);
         findings.0.extend(document.into_findings().0);
+    }
+
+    /// Reads directories.toml.
+    pub(crate) fn read_directories(&mut self, file: &str, text: &str, findings: &mut Diagnostics) {
+        let overrides = BTreeMap::new();
+        let document = Document::new(file, text, &overrides);
+        let mut root = document.root();
+        for mut section in root.tables("directory") {
+            let span = section.span();
+            let name: Option<DirectoryId> = section.required("name", "\"colleagues\"");
+            let entity: Option<EntityType> = section.required("entity", "\"email\"");
+            let values: Vec<String> = section.list("values");
+            let domains: Vec<String> = section.list("domains");
+            let outsiders_write = section.optional_bool("outsiders_write").unwrap_or(false);
+            section.finish(&["name", "entity", "values", "domains", "outsiders_write"]);
+            let (Some(name), Some(entity)) = (name, entity) else { continue };
+            if self.directories.iter().any(|other| other.name() == name.as_str()) {
+                document.note(document.at(span, format!("directory `{name}` is declared twice")));
+            }
+            match Directory::new(name.as_str(), entity, &values, &domains, outsiders_write) {
+                Ok(directory) => self.directories.push(directory),
+                Err(why) => document.note(document.at(span, why)),
+            }
+        }
+        root.finish(&["directory"]);
+        findings.0.extend(document.into_findings().0);
+    }
+
+    /// What an agent may be told; of one nobody knows, what is public.
+    #[must_use]
+    pub fn clearance(&self, agent: &AgentId) -> Label {
+        let cleared = self.agents.get(agent).map(|entry| entry.clearance.clone());
+        let confidentiality = cleared.unwrap_or_else(|| Label::bottom().confidentiality);
+        Label { confidentiality, integrity: Integrity::Untrusted }
     }
 
     /// Reads roles.toml.
@@ -193,6 +308,7 @@ impl Inventory {
             if !entry.owner.is_empty() {
                 facts.push(fact("owner", &[name.as_str(), &entry.owner]));
             }
+            facts.extend(entry.flow_facts(name));
             facts
                 .extend(entry.delegates_to.iter().map(|to| fact("delegates", &[name.as_str(), to.as_str()])));
         }
@@ -205,6 +321,16 @@ impl Inventory {
     /// Where a fact of the inventory stands, as `file:line`.
     pub(crate) fn place(&self, fact: &str) -> Option<&str> {
         self.places.get(fact).map(String::as_str)
+    }
+}
+
+impl AgentEntry {
+    /// What it may be told and where that goes.
+    fn flow_facts(&self, name: &AgentId) -> Vec<Predicate> {
+        let cleared = self.clearance.names().into_iter().map(|tag| fact("clearance", &[name.as_str(), tag]));
+        let named = [("model", &self.model), ("provider", &self.provider), ("region", &self.region)];
+        let named = named.into_iter().filter(|(_, text)| !text.is_empty());
+        cleared.chain(named.map(|(kind, text)| fact(kind, &[name.as_str(), text]))).collect()
     }
 }
 

@@ -45,13 +45,16 @@ impl PolicySet {
         for (path, text) in &bundle.0 {
             let team = teams::of(path);
             match kind_of(path) {
-                Kind::Agents | Kind::Roles if team.is_some() => findings.push(teams::no_inventory(path)),
+                Kind::Agents | Kind::Approvers | Kind::Directories | Kind::Roles if team.is_some() => {
+                    findings.push(teams::no_inventory(path));
+                }
                 Kind::Rules => {
                     let (statements, found) = parse(path, text);
                     findings.0.extend(found.0);
                     sources.push((path, text, statements));
                 }
                 Kind::Approvers => inventory.read_approvers(path, text, &mut findings),
+                Kind::Directories => inventory.read_directories(path, text, &mut findings),
                 Kind::Agents => inventory.read_agents(path, text, &mut findings),
                 Kind::Roles => inventory.read_roles(path, text, &mut findings),
                 Kind::Contract => {
@@ -66,7 +69,7 @@ impl PolicySet {
                 }
                 Kind::Unknown => {
                     findings.push(Diagnostic::in_file(path, "this file is of no known kind").help(
-                        "rules end in .datalog; the inventory is agents.toml, approvers.toml and roles.toml; contracts are tools/*.toml",
+                        "rules end in .datalog; the inventory is agents.toml, approvers.toml, directories.toml and roles.toml; contracts are tools/*.toml",
                     ));
                 }
             }
@@ -122,6 +125,7 @@ enum Kind {
     Agents,
     Approvers,
     Contract,
+    Directories,
     Roles,
     Rules,
     Unknown,
@@ -133,6 +137,7 @@ fn kind_of(path: &str) -> Kind {
         _ if path.split('/').rev().nth(1) == Some("tools") && name.ends_with(".toml") => Kind::Contract,
         "agents.toml" => Kind::Agents,
         "approvers.toml" => Kind::Approvers,
+        "directories.toml" => Kind::Directories,
         "roles.toml" => Kind::Roles,
         _ if name.ends_with(".datalog") => Kind::Rules,
         _ => Kind::Unknown,

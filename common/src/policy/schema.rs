@@ -113,6 +113,13 @@ pub const SCHEMA: &[Declared] = {
     use Provider::{Capability, Contract, Gate, Inventory, Policy, Request};
     use Type::{Any, Bytes, Date, Integer, Text};
     &[
+        declared(
+            "accepts",
+            &[("tag", Text)],
+            Flow,
+            Policy,
+            "that data with this tag may flow into the action too, beyond what its contract accepts",
+        ),
         declared("action", &[("name", Text)], Action, Request, "what is to be done to the resource"),
         declared("agent", &[("name", Text)], Identity, Capability, "the agent the task was given to"),
         declared(
@@ -144,6 +151,13 @@ pub const SCHEMA: &[Declared] = {
             Identity,
             Policy,
             "longest life of a capability; the least derived counts",
+        ),
+        declared(
+            "clearance",
+            &[("agent", Text), ("tag", Text)],
+            Flow,
+            Inventory,
+            "a tag the agent and the provider of its model may be told; `public` for none, `top` for all",
         ),
         declared(
             "delegates",
@@ -182,6 +196,13 @@ pub const SCHEMA: &[Declared] = {
             Identity,
             Policy,
             "that a caller without this right is told who could grant it",
+        ),
+        declared(
+            "guarded",
+            &[("path", Text), ("entity", Text)],
+            Flow,
+            Contract,
+            "an argument of the call that decides who or what is affected, and what it names",
         ),
         declared("holder", &[("key", Bytes)], Identity, Capability, "the key the task was given to"),
         declared(
@@ -244,6 +265,13 @@ pub const SCHEMA: &[Declared] = {
             "the control state a node must at least have seen",
         ),
         declared(
+            "model",
+            &[("agent", Text), ("name", Text)],
+            Flow,
+            Inventory,
+            "`model` of an agent in agents.toml",
+        ),
+        declared(
             "needs_approval",
             &[("role", Text), ("people", Integer)],
             Action,
@@ -273,6 +301,13 @@ pub const SCHEMA: &[Declared] = {
         ),
         declared("path", &[("name", Text)], Action, Gate, "a file or folder, from the folder of the tool"),
         declared(
+            "provider",
+            &[("agent", Text), ("name", Text)],
+            Flow,
+            Inventory,
+            "`provider` of an agent in agents.toml",
+        ),
+        declared(
             "reads_column",
             &[("table", Text), ("column", Text)],
             Action,
@@ -287,6 +322,13 @@ pub const SCHEMA: &[Declared] = {
             Gate,
             "an address a letter goes to, with kind `to`, `cc` or `bcc`",
         ),
+        declared(
+            "region",
+            &[("agent", Text), ("name", Text)],
+            Flow,
+            Inventory,
+            "`region` of the provider of an agent in agents.toml",
+        ),
         declared("registered", &[("agent", Text)], Identity, Inventory, "that the agent is in agents.toml"),
         declared("request", &[("kind", Text)], Action, Request, "`call`, `issue`, `renew` or `admin`"),
         declared(
@@ -295,6 +337,20 @@ pub const SCHEMA: &[Declared] = {
             Action,
             Request,
             "what is acted on: `tool.…`, `agent.…`, `task.…` or `policy.…`",
+        ),
+        declared(
+            "result_integrity",
+            &[("level", Text)],
+            Flow,
+            Policy,
+            "that the result is `untrusted`, beyond what its contract says",
+        ),
+        declared(
+            "result_tag",
+            &[("tag", Text)],
+            Flow,
+            Policy,
+            "that the result carries this tag too, beyond what its contract says",
         ),
         declared(
             "right",
@@ -325,6 +381,20 @@ pub const SCHEMA: &[Declared] = {
             "`agents` of a task of a role in roles.toml",
         ),
         declared("serial", &[("number", Integer)], Identity, Capability, "how often it was renewed, from 1"),
+        declared(
+            "source_approval",
+            &[("role", Text), ("people", Integer)],
+            Flow,
+            Policy,
+            "that a call with an `unsourced` argument is held until so many approvers with this role have said yes, instead of denied",
+        ),
+        declared(
+            "sourced",
+            &[("path", Text), ("entity", Text), ("source", Text)],
+            Flow,
+            Request,
+            "what vouches for a guarded argument of an untrusted task: `instruction`, `result` or `directory:<name>`",
+        ),
         declared("task", &[("id", Text)], Identity, Capability, "the task"),
         declared(
             "task_kind",
@@ -355,6 +425,13 @@ pub const SCHEMA: &[Declared] = {
             Action,
             Contract,
             "`owner` of a tool's contract",
+        ),
+        declared(
+            "unsourced",
+            &[("path", Text), ("entity", Text)],
+            Flow,
+            Request,
+            "a guarded argument of an untrusted task that nothing vouches for",
         ),
         declared("user", &[("issuer", Text), ("subject", Text)], Identity, Request, "on whose authority"),
         declared(
@@ -431,9 +508,8 @@ impl Declared {
             ("user" | "user_kind" | "caller", _) => Requests::CALL.or(Requests::ISSUE).or(Requests::RENEW),
             ("role" | "task_kind", _) => Requests::ISSUE.or(Requests::RENEW),
             ("operator", _) => Requests::ADMIN,
-            ("depth" | "hop" | "arg" | "effect", _) | (_, Provider::Capability | Provider::Gate) => {
-                Requests::CALL
-            }
+            ("depth" | "hop" | "arg" | "effect" | "guarded" | "sourced" | "unsourced", _)
+            | (_, Provider::Capability | Provider::Gate) => Requests::CALL,
             _ => Requests::EVERY,
         }
     }

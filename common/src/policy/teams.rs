@@ -143,7 +143,8 @@ fn names(predicate: &str, position: usize) -> Option<Names> {
         ("agent" | "caller" | "registered" | "owner" | "may_run", 0)
         | ("delegates" | "may_delegate", _)
         | ("hop", 1 | 2)
-        | ("role_runs", 1) => Some(Names::Agent),
+        | ("role_runs", 1)
+        | ("clearance" | "model" | "provider" | "region", 0) => Some(Names::Agent),
         ("resource" | "right" | "grant" | "tool_owner" | "may_observe", 0)
         | ("role_right", 2)
         | ("team_may", 1) => Some(Names::Resource),
@@ -336,7 +337,7 @@ mod tests {
 
     fn contract(tool: &str, owner: &str) -> String {
         format!(
-            "resource = \"{tool}\"\nowner = \"{owner}\"\n[[action]]\nname = \"read\"\neffect = \"read\"\nschema = {{ type = \"object\" }}\n"
+            "resource = \"{tool}\"\nowner = \"{owner}\"\n[[action]]\nname = \"read\"\neffect = \"read\"\nreturns = {{ tags = [], integrity = \"trusted\" }}\nschema = {{ type = \"object\" }}\n"
         )
     }
 

@@ -343,7 +343,7 @@ fn contract_file(
         }
         let _ = write!(
             text,
-            "\n[[action]]\nname = {}\neffect = {}\n\n[action.schema]\ntype = \"object\"\nadditionalProperties = true\n",
+            "\n[[action]]\nname = {}\neffect = {}\nreturns = {{ tags = [], integrity = \"untrusted\" }} # say which tags its results carry\n\n[action.schema]\ntype = \"object\"\nadditionalProperties = true\n",
             quoted(right.action.as_str()),
             // What nobody knows is taken for the gravest.
             quoted(effect.map_or("egress", crate::contract::Effect::as_str))

@@ -139,7 +139,12 @@ pub fn all(random: &mut Random) -> Vec<Sample> {
         };
         all.push(Sample::signed(random, &document));
     }
-    let label = DomainLabel { tenant: tenant(), domain: domain(random), label: label(random) };
+    let label = DomainLabel {
+        tenant: tenant(),
+        domain: domain(random),
+        label: label(random),
+        origins: Default::default(),
+    };
     all.push(Sample::signed(random, &label));
     all.push(Sample::of(&keyset(random)));
     all

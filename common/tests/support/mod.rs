@@ -19,7 +19,7 @@ use writ_common::{
     capability::{Capability, Grant, Narrowing, Right, UnverifiedCapability},
     codec::encode,
     control::{ControlDocument, ControlEvent, ControlState},
-    decide::{Evidence, decide},
+    decide::{Evidence, FlowEvidence, decide},
     diagnostic::Diagnostics,
     digest::Digest,
     epoch::Epoch,
@@ -232,10 +232,12 @@ resource = "tool.crm"
 [[action]]
 name = "read"
 effect = "read"
+returns = { tags = [], integrity = "trusted" }
 schema = { type = "object", properties = { table = { type = "string" }, limit = { type = "integer" }, dry = { type = "boolean" }, tags = { type = "array", items = { type = "string" } } } }
 [[action]]
 name = "write"
 effect = "shared"
+returns = { tags = [], integrity = "trusted" }
 schema = { type = "object", properties = { table = { type = "string" }, amount = { type = "number" }, limit = { type = "integer" }, dry = { type = "boolean" } } }
 scales = { "/amount" = 2 }
 "#;
@@ -245,6 +247,7 @@ resource = "tool.mail"
 [[action]]
 name = "draft"
 effect = "internal"
+returns = { tags = [], integrity = "trusted" }
 schema = { type = "object", properties = { table = { type = "string" }, limit = { type = "integer" } } }
 "#;
 
@@ -264,7 +267,7 @@ impl World {
             .iter()
             .map(|(name, _)| {
                 format!(
-                    "[[agent]]\nname = \"{name}\"\nowner = \"o\"\ndescription = \"d\"\ndelegates_to = [{}]\n",
+                    "[[agent]]\nname = \"{name}\"\nowner = \"o\"\ndescription = \"d\"\ndelegates_to = [{}]\nclearance = [\"top\"]\n",
                     names.join(", ")
                 )
             })
@@ -328,6 +331,7 @@ impl World {
             gate: None,
             handover: None,
             label: &call.label,
+            flow: FlowEvidence::default(),
         };
         answer(&request, &evidence)
     }

@@ -8,7 +8,7 @@ use writ_common::{
     codec::encode,
     control::{ControlEvent, ControlState, RevocationTarget},
     datalog::{Binary, Body, Check, CheckKind, Expression, Predicate, Term},
-    decide::{Evidence, Gate, decide},
+    decide::{Evidence, FlowEvidence, Gate, decide},
     digest::Digest,
     epoch::Epoch,
     ids::{Action, CapabilityId, OperatorId, Resource, RoleId, TaskId, TaskKind, TenantId, UserId},
@@ -524,7 +524,11 @@ impl World {
         let (mut agents, mut roles) = (String::new(), String::new());
         for (name, (owner, to)) in &self.agents {
             let to: Vec<Name> = to.iter().copied().collect();
-            writeln!(agents, "[[agent]]\nname = {name:?}\nowner = {owner:?}\ndelegates_to = {to:?}").unwrap();
+            writeln!(
+                agents,
+                "[[agent]]\nname = {name:?}\nowner = {owner:?}\ndelegates_to = {to:?}\nclearance = [\"top\"]"
+            )
+            .unwrap();
         }
         for task in &self.roles {
             let rights: Vec<String> = task.rights.iter().map(|(to, what)| format!("{to}:{what}")).collect();
@@ -566,7 +570,7 @@ impl World {
             let scales = if action == "write" { "scales = { \"/amount\" = 2 }\n" } else { "" };
             write!(
                 file,
-                "[[action]]\nname = {action:?}\neffect = {effect:?}\n{scales}schema = {{ type = \"object\", required = {required:?}, properties = {{ {} }} }}\n",
+                "[[action]]\nname = {action:?}\neffect = {effect:?}\naccepts = [\"top\"]\nreturns = {{ tags = [], integrity = \"trusted\" }}\n{scales}schema = {{ type = \"object\", required = {required:?}, properties = {{ {} }} }}\n",
                 properties.join(", ")
             )
             .unwrap();
@@ -759,7 +763,14 @@ pub fn ask(
     };
     let integrity = if case.is_untrusted { Integrity::Untrusted } else { Integrity::Trusted };
     let label = Label { confidentiality, integrity };
-    let evidence = Evidence { capability: built, control, gate: Some(&Guarding), handover, label: &label };
+    let evidence = Evidence {
+        capability: built,
+        control,
+        gate: Some(&Guarding),
+        handover,
+        label: &label,
+        flow: FlowEvidence::default(),
+    };
     let verdict = decide(&request(case, handover), &evidence, policy, Timestamp::from_secs(case.now));
     match verdict.decision() {
         Decision::Deny => {

@@ -10,7 +10,7 @@ use writ_common::{
     capability::Capability,
     codec::{Message as _, decode, encode},
     contract::Effect as ToolEffect,
-    decide::{Evidence, decide, without_policy},
+    decide::{Evidence, FlowEvidence, decide, without_policy},
     digest::Digest,
     epoch::Epoch,
     ids::{AgentId, ApprovalId, FlowDomain, Resource, ResourceKind, TaskId},
@@ -373,6 +373,7 @@ impl Guard {
             control: &self.control,
             gate: self.gates.get(&known.request.resource).map(|gate| gate.as_ref() as _),
             label,
+            flow: FlowEvidence::default(),
         };
         let verdict = decide(&known.request, &evidence, policy, now);
         let shadow = self.shadow.as_ref().map(|shadow| decide(&known.request, &evidence, shadow, now));

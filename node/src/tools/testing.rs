@@ -4,7 +4,7 @@ use writ_common::{
     capability::{Grant, Right, UnverifiedCapability},
     codec::encode,
     control::{ControlDocument, ControlEvent, ControlState},
-    decide::{Evidence, decide},
+    decide::{Evidence, FlowEvidence, decide},
     digest::Digest,
     epoch::Epoch,
     ids::{Action, AgentId, CapabilityId, FlowDomain, Resource, TaskId, TenantId, UserId},
@@ -82,7 +82,7 @@ pub(crate) fn permit(resource: &str, action: &str, arguments: &str) -> Permit {
     let capability =
         UnverifiedCapability::parse(capability.as_bytes()).unwrap().verify(&keyset, now).unwrap();
     let contract = format!(
-        "resource = \"{resource}\"\n[[action]]\nname = \"{action}\"\neffect = \"read\"\n\
+        "resource = \"{resource}\"\n[[action]]\nname = \"{action}\"\neffect = \"read\"\nreturns = {{ tags = [], integrity = \"trusted\" }}\n\
          schema = {{ type = \"object\", additionalProperties = true }}\n"
     );
     let policy = PolicyBundle(
@@ -107,6 +107,7 @@ pub(crate) fn permit(resource: &str, action: &str, arguments: &str) -> Permit {
         control: &control,
         gate: None,
         label: &Label::bottom(),
+        flow: FlowEvidence::default(),
     };
     let verdict = decide(&request, &evidence, &policy, now);
     let reasons = format!("{:?}", verdict.reasons());

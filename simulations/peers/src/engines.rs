@@ -8,7 +8,7 @@ use writ_common::{
     capability::{Capability, Grant, Right},
     codec::encode,
     control::{ControlDocument, ControlEvent, ControlState},
-    decide::{Evidence, decide},
+    decide::{Evidence, FlowEvidence, decide},
     digest::Digest,
     epoch::Epoch,
     ids::{AgentId, CapabilityId, FlowDomain, TaskId, TenantId, UserId},
@@ -63,8 +63,8 @@ impl Writ {
         for tool in 0..policy.tools {
             let amount = "scales = { \"/amount\" = 2 }\nschema = { type = \"object\", properties = { amount = { type = \"number\" } } }\n";
             let text = format!(
-                "resource = \"tool.t{tool}\"\n[[action]]\nname = \"wire\"\neffect = \"egress\"\n{amount}\
-                 [[action]]\nname = \"read\"\neffect = \"read\"\n{amount}"
+                "resource = \"tool.t{tool}\"\n[[action]]\nname = \"wire\"\neffect = \"egress\"\nreturns = {{ tags = [], integrity = \"trusted\" }}\n{amount}\
+                 [[action]]\nname = \"read\"\neffect = \"read\"\nreturns = {{ tags = [], integrity = \"trusted\" }}\n{amount}"
             );
             files.insert(format!("tools/t{tool}.toml"), text);
         }
@@ -167,7 +167,7 @@ impl Engine for Writ {
             control: &self.control,
             gate: None,
             handover: None,
-            label: &label,
+            label: &label, flow: FlowEvidence::default(),
         };
         decide(&asked.request, &evidence, &self.policy, asked.now).decision() == Decision::Allow
     }

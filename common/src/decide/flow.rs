@@ -1,0 +1,245 @@
+//! The flow plane of a call: who may be told its result, where the task's data may go, and what vouches for the
+//! arguments that decide who is affected.
+//!
+//! Three questions, in the order of DESIGN section 6. A result is for agents that are cleared for its label, since
+//! telling an agent something tells its model's provider. Data reaches an action that accepts the task's label. And
+//! once a task was told things by outsiders, every guarded argument needs a source outsiders cannot write.
+
+use std::collections::BTreeSet;
+
+use super::{Evidence, Facts, text};
+use crate::{
+    capability::engine::World,
+    datalog::{Predicate, Term},
+    flow::{ActionFlow, FlowVerdict, GUARDED_MAX, GuardedArgument},
+    ids::AgentId,
+    label::{Confidentiality, Integrity, Label, Origins, Tag},
+    policy::PolicySet,
+    reason::{Reason, ReasonCode},
+    request::{Arguments, Request},
+    source::{Instruction, ResultSources, Sources},
+};
+
+/// What is known of the flow of data, beyond the task's label.
+#[derive(Clone, Copy, Default)]
+pub struct FlowEvidence<'a> {
+    /// What inspectors found in the arguments, as facts.
+    pub findings: &'a [Predicate],
+    /// What the user asked for, in their words.
+    pub instruction: Option<&'a Instruction>,
+    /// Which call brought which part of the label in.
+    pub origins: Option<&'a Origins>,
+    /// What trusted results of the flow domain named.
+    pub results: Option<&'a ResultSources>,
+}
+
+/// A call as the flow plane sees it, before the rules were asked.
+pub(super) struct Flow {
+    accepts: Option<Confidentiality>,
+    declared: Label,
+    /// What the caller may be told.
+    clearance: Label,
+    /// For a call on an agent: its name and what it may be told.
+    told: Option<(AgentId, Label)>,
+    guarded: Vec<(String, String)>,
+    arguments: Vec<GuardedArgument>,
+}
+
+impl Flow {
+    /// A call on a tool.
+    pub(super) fn of_tool(
+        action: &ActionFlow,
+        caller: &AgentId,
+        arguments: &Arguments,
+        gate: &[Predicate],
+        evidence: &Evidence<'_>,
+        policy: &PolicySet,
+    ) -> Result<Self, Reason> {
+        let found = action.guarded(arguments.value());
+        if found.len() > GUARDED_MAX {
+            let told = format!("{} values decide who is affected, at most {GUARDED_MAX} can be", found.len());
+            return Err(Reason::new(ReasonCode::ArgInvalid).told(told));
+        }
+        let guarded = found.iter().map(|(path, guard, _)| (path.clone(), guard.entity.to_string())).collect();
+        let domain = evidence.capability.map(|capability| &capability.grant().domain);
+        let looked_at = evidence.label.integrity == Integrity::Untrusted && !crate::red::off("F09");
+        let arguments = match domain {
+            Some(domain) if looked_at => {
+                let sources = Sources {
+                    instruction: evidence.flow.instruction,
+                    directories: &policy.inventory.directories,
+                    results: evidence.flow.results,
+                };
+                let look = |(path, guard, value)| {
+                    let guard: &crate::flow::ArgumentGuard = guard;
+                    let source = sources.find(domain, &guard.entity, value, &guard.sources);
+                    GuardedArgument { path, entity: guard.entity.clone(), source }
+                };
+                found.into_iter().map(look).collect()
+            }
+            _ => Vec::new(),
+        };
+        Ok(Self {
+            accepts: Some(action.accepts.clone()),
+            declared: action.declared(gate),
+            clearance: policy.inventory.clearance(caller),
+            told: None,
+            guarded,
+            arguments,
+        })
+    }
+
+    /// A call on an agent: it is told what the task holds, and what it answers carries that.
+    pub(super) fn of_agent(
+        caller: &AgentId,
+        called: &AgentId,
+        evidence: &Evidence<'_>,
+        policy: &PolicySet,
+    ) -> Self {
+        Self {
+            accepts: None,
+            declared: evidence.label.clone(),
+            clearance: policy.inventory.clearance(caller),
+            told: Some((called.clone(), policy.inventory.clearance(called))),
+            guarded: Vec::new(),
+            arguments: Vec::new(),
+        }
+    }
+
+    /// The guarded arguments, and what vouches for them.
+    pub(super) fn facts(&self) -> (Facts, Facts) {
+        let pair =
+            |name: &str, path: &str, entity: &str| Predicate::new(name, [Term::str(path), Term::str(entity)]);
+        let guarded = self.guarded.iter().map(|(path, entity)| pair("guarded", path, entity)).collect();
+        let looked_for = self.arguments.iter().map(|argument| {
+            let (path, entity) = (argument.path.as_str(), argument.entity.as_str());
+            match &argument.source {
+                None => pair("unsourced", path, entity),
+                Some(source) => {
+                    let terms = [Term::str(path), Term::str(entity), Term::str(source.to_string())];
+                    Predicate::new("sourced", terms)
+                }
+            }
+        });
+        (guarded, looked_for.collect())
+    }
+
+    /// Whether some guarded argument has no source.
+    pub(super) fn is_unsourced(&self) -> bool {
+        self.arguments.iter().any(|argument| argument.source.is_none())
+    }
+
+    /// What stands against the call, once the rules were asked. Arguments without a source are for
+    /// [`Flow::unsourced`].
+    pub(super) fn judge(
+        &self,
+        request: &Request,
+        evidence: &Evidence<'_>,
+        world: &mut World<'_>,
+    ) -> Result<(FlowVerdict, Vec<Reason>), Reason> {
+        let result = self.result(world)?;
+        let mut reasons = Vec::new();
+        if !crate::red::off("F03-clearance") {
+            let beyond = result.confidentiality.beyond(&self.clearance.confidentiality);
+            if !beyond.is_empty() {
+                let told = format!("the caller may not be told {}", with_origins(&beyond, evidence));
+                reasons.push(Reason::new(ReasonCode::FlowClearance).told(told));
+            }
+            if let Some((agent, clearance)) = &self.told {
+                let beyond = evidence.label.confidentiality.beyond(&clearance.confidentiality);
+                if !beyond.is_empty() {
+                    let told = format!("`{agent}` may not be told {}", with_origins(&beyond, evidence));
+                    reasons.push(Reason::new(ReasonCode::FlowClearance).told(told));
+                }
+            }
+        }
+        if let Some(accepts) = &self.accepts
+            && !crate::red::off("F03")
+        {
+            let accepts = widened(accepts, world)?;
+            let beyond = evidence.label.confidentiality.beyond(&accepts);
+            if !beyond.is_empty() {
+                let told = format!("`{}` does not take {}", request.right(), with_origins(&beyond, evidence));
+                reasons.push(Reason::new(ReasonCode::FlowSink).told(told));
+            }
+        }
+        let verdict =
+            FlowVerdict { result, clearance: self.clearance.clone(), arguments: self.arguments.clone() };
+        Ok((verdict, reasons))
+    }
+
+    /// What is said where arguments have no source and the policy names nobody who could vouch for them.
+    pub(super) fn unsourced(&self, evidence: &Evidence<'_>) -> Reason {
+        let missing = self.arguments.iter().filter(|argument| argument.source.is_none());
+        let missing: Vec<String> = missing.map(|one| format!("`{}` ({})", one.path, one.entity)).collect();
+        let origin = origin_of(UNTRUSTED, evidence);
+        let told = format!(
+            "nothing vouches for {}, and outsiders had a say in this task{origin}",
+            missing.join(", ")
+        );
+        Reason::new(ReasonCode::FlowIntegrity).told(told)
+    }
+
+    /// The declared label and what the policy adds to it.
+    fn result(&self, world: &mut World<'_>) -> Result<Label, Reason> {
+        let mut result = self.declared.clone();
+        let added = world.facts("result_tag", 1).map_err(Reason::from)?;
+        result = result.join(&Label { confidentiality: tags(&added), integrity: Integrity::Trusted });
+        let levels = world.facts("result_integrity", 1).map_err(Reason::from)?;
+        if levels.iter().any(|tuple| tuple.as_slice() != [Term::str(Integrity::Trusted.as_str())]) {
+            result.integrity = Integrity::Untrusted;
+        }
+        Ok(result)
+    }
+}
+
+/// The word for what outsiders had a say in, where origins are kept.
+pub const UNTRUSTED: &str = "untrusted";
+
+/// Derived tags; one outside the grammar is everything, which nothing takes and nobody may be told.
+fn tags(derived: &[Vec<Term>]) -> Confidentiality {
+    let tag = |tuple: &Vec<Term>| match tuple.as_slice() {
+        [Term::Str(tag)] => Tag::parse(tag.as_str()).ok(),
+        _ => None,
+    };
+    derived.iter().map(tag).collect::<Option<BTreeSet<Tag>>>().map_or(Confidentiality::Top, |tags| match tags
+        .len()
+        > crate::label::TAGS_MAX
+    {
+        true => Confidentiality::Top,
+        false => Confidentiality::Tags(tags),
+    })
+}
+
+/// What the contract accepts and the policy adds; of what is added, only tags that are ones count.
+fn widened(accepts: &Confidentiality, world: &mut World<'_>) -> Result<Confidentiality, Reason> {
+    let Confidentiality::Tags(own) = accepts else { return Ok(Confidentiality::Top) };
+    let added = world.facts("accepts", 1).map_err(Reason::from)?;
+    let added = added.iter().filter_map(|tuple| match tuple.as_slice() {
+        [Term::Str(tag)] => Tag::parse(tag.as_str()).ok(),
+        _ => None,
+    });
+    Ok(Confidentiality::Tags(own.iter().cloned().chain(added).collect()))
+}
+
+/// Tags, each with the call that brought it in, if that is known.
+fn with_origins(tags: &[&str], evidence: &Evidence<'_>) -> String {
+    let told: Vec<String> = tags.iter().map(|tag| format!("`{tag}`{}", origin_of(tag, evidence))).collect();
+    told.join(", ")
+}
+
+fn origin_of(what: &str, evidence: &Evidence<'_>) -> String {
+    let origin = evidence.flow.origins.and_then(|origins| origins.get(what));
+    origin.map_or_else(String::new, |origin| format!(" (from {origin})"))
+}
+
+/// What inspectors found, as facts of the request.
+pub(super) fn findings(evidence: &Evidence<'_>) -> Facts {
+    evidence.flow.findings.to_vec()
+}
+
+/// The label of the task, as facts.
+pub(super) fn label_facts(label: &Label) -> Facts {
+    let tags = label.names().into_iter().map(|tag| text("label", tag));
+    std::iter::once(text("integrity", label.integrity.as_str())).chain(tags).collect()
+}

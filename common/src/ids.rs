@@ -197,11 +197,27 @@ impl BootId {
     }
 }
 
+/// What the domain of an agent's memory begins with.
+const AGENT_DOMAIN_PREFIX: &str = "memory-";
+
 impl DomainId {
     /// The flow domain of a task: one domain per task unless the inventory says otherwise.
     #[must_use]
     pub fn of_task(task: &TaskId) -> Self {
         Self(task.as_str().to_owned())
+    }
+
+    /// The flow domain of an agent that remembers from one task to the next. No task has such an id.
+    #[must_use]
+    pub fn of_agent(agent: &AgentId) -> Self {
+        let whole = format!("{AGENT_DOMAIN_PREFIX}{agent}");
+        if whole.len() <= ID_BYTES_MAX {
+            return Self(whole);
+        }
+        let digest = crate::digest::Digest::of("writ/v1/agent-domain", &[agent.as_str().as_bytes()]);
+        let digits = ID_BYTES_MAX - AGENT_DOMAIN_PREFIX.len();
+        let text: String = digest.to_string().chars().take(digits).collect();
+        Self(format!("{AGENT_DOMAIN_PREFIX}{text}"))
     }
 }
 

@@ -53,6 +53,8 @@ pub enum Purpose {
     Receipt,
     /// A task label, by the broker's or a node's key.
     Label,
+    /// What results of a flow domain vouch for, by a node's key.
+    Sources,
 }
 
 impl Purpose {
@@ -79,6 +81,7 @@ impl Purpose {
             Self::Record => "writ/v1/record",
             Self::Receipt => "writ/v1/receipt",
             Self::Label => "writ/v1/label",
+            Self::Sources => "writ/v1/sources",
         }
     }
 }

@@ -14,9 +14,10 @@ use crate::{
     codec::Message,
     digest::Digest,
     epoch::Epoch,
+    flow::GuardedArgument,
     ids::{
-        Action, AgentId, ApprovalId, BootId, BrokerId, CapabilityId, FlowDomain, InvalidId, KeyId, NodeId,
-        OperatorId, PartId, Resource, TaskId, TaskKind, TenantId, UserId,
+        Action, AgentId, ApprovalId, BootId, BrokerId, CapabilityId, EntityType, FlowDomain, InvalidId,
+        KeyId, NodeId, OperatorId, PartId, Resource, TaskId, TaskKind, TenantId, UserId,
     },
     keys::Purpose,
     label::Label,
@@ -451,6 +452,9 @@ pub struct Verdicted {
     /// The approval it waits for, or was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Box<RecordedApproval>>,
+    /// The arguments that decide who is affected, and what vouched for them, if outsiders had a say in the task.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<RecordedSource>,
     /// What the policy in the shadow would have answered, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<Box<Shadowed>>,
@@ -521,6 +525,29 @@ pub struct RecordedApproval {
     pub waited: Option<Millis>,
 }
 
+/// A guarded argument, as records keep it: never its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedSource {
+    /// Where it stands, as a JSON Pointer.
+    pub path: String,
+    /// What it names.
+    pub entity: EntityType,
+    /// What vouched for it; absent if nothing did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
+impl From<&GuardedArgument> for RecordedSource {
+    fn from(argument: &GuardedArgument) -> Self {
+        Self {
+            path: argument.path.clone(),
+            entity: argument.entity.clone(),
+            source: argument.source.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
 fn one() -> u64 {
     1
 }
@@ -553,6 +580,7 @@ impl Verdicted {
             trace: None,
             granted: None,
             approval: None,
+            sources: verdict.flow().arguments.iter().map(RecordedSource::from).collect(),
             shadow: None,
             count: 1,
         }
@@ -595,6 +623,9 @@ pub struct Outcome {
     /// Size of the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result_bytes: Option<u64>,
+    /// What the result carried when it was released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Label>,
     /// How long it ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elapsed: Option<Millis>,

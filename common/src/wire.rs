@@ -15,6 +15,7 @@ use crate::{
     ids::{Action, AgentId, ApprovalId, CapabilityId, KeyId, NodeId, Resource, TaskId, TaskKind, TenantId},
     keys::{BadSignature, PrivateKey, PublicKey, Purpose, Signature},
     keyset::KeysetDocument,
+    label::Label,
     policy::{PolicyBundle, PolicyRevision},
     reason::{Reason, ReasonCode},
     record::{DecisionId, OutcomeStatus, Receipt},
@@ -252,6 +253,8 @@ pub enum Answer {
     Done {
         /// The result as canonical JSON.
         result: String,
+        /// What it carries. The receipt binds it to the result.
+        label: Label,
     },
     /// It was begun and did not end well.
     Failed {

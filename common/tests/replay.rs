@@ -78,6 +78,7 @@ fn issued(capability: &Capability) -> Record {
         trace: None,
         granted: Some(Box::new(granted)),
         approval: None,
+        sources: Vec::new(),
         shadow: None,
         would_deny: Vec::new(),
         count: 1,

@@ -13,7 +13,7 @@ use writ_bus::{Bus, BusError, ConnectionState, Endpoint, Incoming, Service, Syst
 use writ_common::{
     decide::Gate,
     fresh::FreshBounds,
-    ids::{BootId, FlowDomain, NodeId, PartId, Resource, TenantId},
+    ids::{BootId, FlowDomain, NodeId, PartId, Resource, TaskId, TenantId},
     json::Value,
     keys::{PrivateKey, PublicKey},
     reason::{Reason, ReasonCode},
@@ -24,7 +24,7 @@ use writ_journal::{JournalDir, JournalError, JournalFile, Sync, unsettled};
 use writ_telemetry::{HttpError, HttpHandle, Spans, serve_http};
 
 use crate::{
-    guard::{Arrival, CallRef, Effect, Event, Guard, GuardConfig, ToolFailure},
+    guard::{Arrival, CallRef, Effect, Event, FoundSources, Guard, GuardConfig, Output, ToolFailure},
     meter::Meter,
     pin_file::{self, PinError},
     tools::Tool,
@@ -273,7 +273,7 @@ impl Driver {
                 Wake::Event(event) => events.push(event),
                 Wake::Arrived(incoming) => events.push(self.admit(incoming)),
                 Wake::Answered(call, answer) => {
-                    events.push(Event::Finished(call, answered(guard, call, answer)));
+                    events.push(Event::Finished(call, answered(guard, call, answer).map(Output::from)));
                 }
             }
         }
@@ -381,6 +381,7 @@ impl Driver {
                 });
             }
             Effect::ReadLabel(domain) => self.read_label(domain),
+            Effect::ReadSources(domain, task) => self.read_sources(domain, task),
             Effect::ReadBudget(key) => {
                 let bus = self.bus.clone();
                 let stream = part_stream(&self.tenant, &key.part);
@@ -409,7 +410,8 @@ impl Driver {
                 Some(tool) => {
                     let tool = Arc::clone(tool);
                     self.report(async move {
-                        let result = tool.call(permit).await.map(|value: Value| value.to_string());
+                        let result =
+                            tool.call(permit).await.map(|value: Value| Output::from(value.to_string()));
                         Wake::Event(Event::Finished(call, result))
                     });
                 }
@@ -458,6 +460,22 @@ impl Driver {
             if let Ok(reply) = bus.request(subject, payload, None, Duration::from_secs(3)).await {
                 drop(events.send(Wake::Event(Event::Fresh(reply.payload))).await);
             }
+        });
+    }
+
+    fn read_sources(&self, domain: FlowDomain, task: TaskId) {
+        let bus = self.bus.clone();
+        let stream = part_stream(&self.tenant, &domain.part);
+        let results = Subject::Sources(domain.clone()).of(&self.tenant);
+        let instruction = Subject::Instruction { part: domain.part.clone(), task: task.clone() };
+        let instruction = instruction.of(&self.tenant);
+        self.report(async move {
+            let read = tokio::try_join!(bus.last_on(&stream, &results), bus.last_on(&stream, &instruction));
+            let found = read.map(|(results, instruction)| FoundSources {
+                instruction: instruction.map(|message| message.payload),
+                results: results.map(|message| (message.sequence, message.payload)),
+            });
+            Wake::Event(Event::SourcesRead(domain, task, found.map_err(|error| error.to_string())))
         });
     }
 

@@ -303,6 +303,7 @@ impl Broker {
                     trace: None,
                     granted: None,
                     approval: None,
+                    sources: Vec::new(),
                     shadow: None,
                     count: 1,
                 };

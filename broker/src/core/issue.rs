@@ -12,7 +12,7 @@ use writ_common::{
     ids::{Action, AgentId, CapabilityId, DomainId, FlowDomain, PartId, Resource, RoleId, TaskId, UserId},
     json::Value,
     keys::PublicKey,
-    label::{DomainLabel, Label},
+    label::{DomainLabel, Label, Origins},
     reason::{Reason, ReasonCode},
     record::{Basis, Granted, RecordBody, RecordedDecision, RecordedReason, TraceRef, Verdicted, What, Who},
     recorder::Prepared,
@@ -42,6 +42,8 @@ pub(super) struct Issuing {
     holder: PublicKey,
     expires: Timestamp,
     verdicted: Verdicted,
+    /// What the user asked for, until it is published.
+    instruction: Option<String>,
     prepared: Option<Box<Prepared>>,
 }
 
@@ -272,9 +274,10 @@ impl Broker {
         let verdicted = Verdicted::new(RecordedDecision::Allow, &verdict, who, what, Basis::default());
         // The user vouches for no longer than the token says (J20); what comes after is up to renewal.
         let end = token_ends.min(now.wall.after(bounds.capability_life));
-        let issuing = self.issuing(asking, entry, end, verdicted);
+        let mut issuing = self.issuing(asking, entry, end, verdicted);
         // The label comes first: a capability whose domain has none is denied everything.
-        self.publish_label(issuing);
+        issuing.instruction = Some(new.instruction.clone());
+        self.publish_label(issuing, now);
     }
 
     /// The same idempotency key again: the same task, if the same was asked for.
@@ -419,28 +422,52 @@ impl Broker {
             holder: asking.holder,
             expires,
             verdicted,
+            instruction: None,
             prepared: None,
         })
     }
 
-    fn publish_label(&mut self, issuing: Box<Issuing>) {
+    /// The label a flow domain begins with. Fenced on there being none: a second one would wash it clean.
+    pub(super) fn first_label(&self, domain: &FlowDomain) -> Store {
         let label = DomainLabel {
             tenant: self.setup.tenant.clone(),
-            domain: issuing.entry.domain.clone(),
+            domain: domain.clone(),
             label: Label::bottom(),
-            origins: Default::default(),
+            origins: Origins::new(),
         };
-        let subject = Subject::Label(issuing.entry.domain.clone()).of(&self.setup.tenant);
-        let store = Store {
+        let subject = Subject::Label(domain.clone()).of(&self.setup.tenant);
+        Store {
             subject: subject.clone(),
             payload: encode(&Signed::new(&label, &self.setup.key)),
             message_id: None,
             fence: Fence::LastOn { subject, sequence: 0 },
             ttl_secs: None,
-        };
+        }
+    }
+
+    fn publish_label(&mut self, mut issuing: Box<Issuing>, now: Now) {
+        // Nodes believe the text by its digest, and go without if it does not arrive: fewer arguments are vouched for.
+        if let Some(store) = self.instruction_of(&mut issuing, now) {
+            let ticket = self.fresh_ticket();
+            self.push(Effect::Publish { ticket, store, delay: Millis(0) });
+        }
+        let store = self.first_label(&issuing.entry.domain);
         let ticket = self.fresh_ticket();
         self.push(Effect::Publish { ticket, store, delay: Millis(0) });
         self.pending.insert(ticket, Pending::LabelPublished(issuing));
+    }
+
+    /// What the user asked for, in their words, for as long as the task can live.
+    fn instruction_of(&self, issuing: &mut Issuing, now: Now) -> Option<Store> {
+        let text = issuing.instruction.take().filter(|text| !text.is_empty())?;
+        let (part, task) = (issuing.entry.domain.part.clone(), issuing.entry.task.clone());
+        Some(Store {
+            subject: Subject::Instruction { part, task }.of(&self.setup.tenant),
+            payload: text.into_bytes(),
+            message_id: None,
+            fence: Fence::None,
+            ttl_secs: Some(issuing.entry.deadline.since(now.wall).0 / 1_000 + 60),
+        })
     }
 
     pub(super) fn label_published(

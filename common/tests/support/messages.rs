@@ -69,7 +69,7 @@ pub fn all(random: &mut Random) -> Vec<Sample> {
     let mut all = vec![Sample::of(&call(random))];
     for answer in [
         Answer::Denied { reasons: vec![told(random), told(random)] },
-        Answer::Done { result: text(random) },
+        Answer::Done { result: text(random), label: label(random) },
         Answer::Failed { reason: told(random), status: status(random) },
         Answer::Held {
             approval: approval_id(random),
@@ -363,6 +363,7 @@ pub fn record(random: &mut Random) -> Record {
             trace: maybe(random, |random| TraceRef { trace: text(random), span: text(random) }),
             granted: maybe(random, |random| Box::new(granted(random))),
             approval: maybe(random, |random| Box::new(approval(random))),
+            sources: Vec::new(),
             shadow: maybe(random, |random| Box::new(shadowed(random))),
             count: random.one_of(&[1, 2, 300]),
         })),
@@ -374,6 +375,7 @@ pub fn record(random: &mut Random) -> Record {
             reason: maybe(random, recorded_reason),
             result: maybe(random, digest),
             result_bytes: maybe(random, Random::next),
+            label: maybe(random, label),
             elapsed: maybe(random, |random| Millis(random.next())),
         })),
         _ => RecordBody::Void(Box::new(Void {

@@ -92,7 +92,7 @@ impl Task {
         let span = span.execute_tool(held.resource.name(), &self.id);
         let result = self.send(&self.logical(held)?, span.context()).await;
         note(&span, &result);
-        result
+        result.map(|labelled| labelled.value)
     }
 
     /// Waits for people to answer, and makes the call as soon as they have said yes.
@@ -115,7 +115,7 @@ impl Task {
             }
         };
         note(&span, &result);
-        result
+        result.map(|labelled| labelled.value)
     }
 
     fn logical(&self, held: &Held) -> Result<Logical, Error> {

@@ -29,6 +29,7 @@ mod task;
 
 pub use agent::{Agent, NewTask};
 pub use approval::Held;
+pub use call::Labelled;
 pub use delegate::Delegation;
 pub use enroll::enroll;
 pub use error::{Denial, Error};

@@ -87,8 +87,12 @@ impl CoreUser {
                 (publish, vec![inbox])
             }
             Self::Broker(name) => {
-                let mut publish =
-                    vec![own(&format!("audit.*.*.*.{name}")), own("control.*"), own("label.*.*")];
+                let mut publish = vec![
+                    own(&format!("audit.*.*.*.{name}")),
+                    own("control.*"),
+                    own("label.*.*"),
+                    own("label.*.*.instruction"),
+                ];
                 // Creating, never updating: an update can make a stream forget.
                 publish.extend(streams.iter().map(|stream| format!("$JS.API.STREAM.CREATE.{stream}")));
                 publish.extend(reading());
@@ -104,6 +108,8 @@ impl CoreUser {
                     own("claim.*.budget.*.*"),
                     own("fresh"),
                     own("inbox.*.*"),
+                    own("label.*.*"),
+                    own("label.*.*.sources"),
                 ];
                 publish.extend(reading());
                 // Calls only as one of a queue group: nobody listens in.

@@ -6,11 +6,13 @@
 //! delegations and the operator's rules. Nothing here reads a clock, a file or a socket.
 
 mod flow;
+mod inspected;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use flow::Flow;
 pub use flow::{FlowEvidence, UNTRUSTED};
+pub use inspected::{ResultJudgement, judge_result, passes_checks};
 
 use crate::{
     approval::{self, APPROVERS_MAX, ApprovalTerms, Need},

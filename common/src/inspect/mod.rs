@@ -244,6 +244,13 @@ pub enum Failure {
     Unavailable(String),
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Invalid(why) | Self::TooLarge(why) | Self::Unavailable(why)) = self;
+        f.write_str(why)
+    }
+}
+
 impl Failure {
     fn reason(&self, inspector: &InspectorId) -> Reason {
         let (code, why) = match self {
@@ -314,6 +321,14 @@ impl Inspection {
     pub fn label(&self) -> Label {
         let tags = if crate::red::off("M04-tags") { BTreeSet::new() } else { self.tags.clone() };
         Label { confidentiality: Confidentiality::Tags(tags), integrity: Integrity::Trusted }
+    }
+
+    /// Everything rules see of it: that it took place, and what was found.
+    #[must_use]
+    pub fn evidence(&self, what: &str) -> Vec<Predicate> {
+        let mut facts = self.facts();
+        facts.push(Predicate::new("inspected", [Term::str(what)]));
+        facts
     }
 
     /// The facts that rules see. If there are too many, each kind is told once for all of it, at its worst.

@@ -252,7 +252,7 @@ impl Guard {
     /// The tool or agent is done: record how it ended.
     pub(super) fn finished(&mut self, call: CallRef, result: Result<Output, ToolFailure>, now: Now) {
         match result.and_then(|output| check_result(&output.text).map(|()| output)) {
-            Ok(output) => self.release(call, output, now),
+            Ok(output) => self.inspect_result(call, output, now),
             Err(failure) => self.conclude(call, Err(failure), now),
         }
     }

@@ -39,8 +39,10 @@ pub(super) struct Flowing {
     pub(super) contract: Option<std::sync::Arc<ActionFlow>>,
     /// For a call on an agent with a memory of its own: the domain its answer comes from.
     pub(super) memory: Option<FlowDomain>,
-    /// The result, while its label is raised.
+    /// The result, while it is looked at and its label is raised.
     pub(super) output: Option<Output>,
+    /// What inspectors and rules about what they found add to its label.
+    pub(super) found: Label,
 }
 
 impl Default for Flowing {
@@ -52,6 +54,7 @@ impl Default for Flowing {
             contract: None,
             memory: None,
             output: None,
+            found: Label::bottom(),
         }
     }
 }
@@ -66,6 +69,7 @@ impl Flowing {
             contract,
             memory: None,
             output: None,
+            found: Label::bottom(),
         }
     }
 
@@ -132,6 +136,7 @@ impl Guard {
     /// The label of a result is known: raise the task label by it, if the caller may be told it at all.
     pub(super) fn release_as(&mut self, call: CallRef, label: &Label, now: Now) {
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
+        let label = &label.join(&known.flowing.found);
         let Some(output) = &mut known.flowing.output else { return };
         output.label = Some(label.clone());
         let beyond = label.confidentiality.beyond(&known.flowing.clearance.confidentiality);
@@ -222,6 +227,6 @@ impl Guard {
     }
 }
 
-fn withheld(reason: Reason) -> ToolFailure {
+pub(super) fn withheld(reason: Reason) -> ToolFailure {
     ToolFailure { reason, status: OutcomeStatus::Done }
 }

@@ -40,7 +40,8 @@ impl Client {
             .build()
             .map_err(|error| ToolSetupError::Setting(format!("no HTTP client: {}", error_chain(&error))))?;
         let authorization = endpoint.token_file.as_ref().map(|file| {
-            let token = keyfile::read_secret(file).map_err(|error| ToolSetupError::Setting(error.to_string()))?;
+            let token =
+                keyfile::read_secret(file).map_err(|error| ToolSetupError::Setting(error.to_string()))?;
             let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
                 .map_err(|_| ToolSetupError::Setting(format!("{} holds no token", file.display())))?;
             value.set_sensitive(true);

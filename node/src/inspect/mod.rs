@@ -20,8 +20,8 @@ use writ_common::{
     entropy::draw,
     ids::TenantId,
     inspect::{
-        Answer, BATCHES_MAX, Batch, Circuit, Failure, Inspection, Inspector, Question, Remembered, Subject as For,
-        batches, detect,
+        Answer, BATCHES_MAX, Batch, Circuit, Failure, Inspection, Inspector, Question, Remembered,
+        Subject as For, batches, detect,
     },
     subjects::Subject,
     time::Millis,
@@ -150,7 +150,12 @@ impl Member {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn say(&self, bus: &Bus, tenant: &TenantId, inspect: &Arc<Inspect>) -> Result<Vec<Answer>, Failure> {
+    async fn say(
+        &self,
+        bus: &Bus,
+        tenant: &TenantId,
+        inspect: &Arc<Inspect>,
+    ) -> Result<Vec<Answer>, Failure> {
         let deadline = Instant::now() + self.inspector.deadline.to_duration();
         if let Means::Builtin(wanted) = &self.means {
             return self.detect(wanted, inspect, deadline).await.map(|answer| vec![answer]);
@@ -218,7 +223,9 @@ impl Member {
                 return Ok(answer.clone());
             }
             if !state.circuit.admits(now) {
-                return Err(Failure::Unavailable("it failed repeatedly and is left alone for some seconds".to_owned()));
+                return Err(Failure::Unavailable(
+                    "it failed repeatedly and is left alone for some seconds".to_owned(),
+                ));
             }
         }
         let slot = tokio::time::timeout_at(deadline, self.slots.acquire()).await;

@@ -131,7 +131,8 @@ pub fn read_inspector(
     let at_once = section.optional_integer("at_once", 1..=256).unwrap_or(AT_ONCE);
     let add_tags = read_tags(document, &mut section);
     let kind_span = section.span_of("kind");
-    let mut keys = vec!["name", "kind", "directions", "tools", "deadline_ms", "on_error", "at_once", "add_tags"];
+    let mut keys =
+        vec!["name", "kind", "directions", "tools", "deadline_ms", "on_error", "at_once", "add_tags"];
     let kind = match section.text("kind", "\"builtin\"").as_deref() {
         Some("builtin") => {
             keys.push("detect");
@@ -151,7 +152,8 @@ pub fn read_inspector(
         Some("nemo") => {
             keys.push("config_id");
             let config_id = section.text("config_id", "\"rails\"");
-            let endpoint = read_endpoint(&mut section, &mut keys, base, "\"http://127.0.0.1:8000/v1/checks\"");
+            let endpoint =
+                read_endpoint(&mut section, &mut keys, base, "\"http://127.0.0.1:8000/v1/checks\"");
             endpoint.zip(config_id).map(|(endpoint, config_id)| InspectorKind::Nemo {
                 endpoint,
                 settings: nemo::Settings { config_id },
@@ -163,7 +165,9 @@ pub fn read_inspector(
                 language: section.optional_text("language").unwrap_or_else(|| "en".to_owned()),
                 entities: section.list("entities"),
                 score_min: Severity::new(
-                    section.optional_integer("score_min", 0..=100).map_or(0, |score| u8::try_from(score).unwrap_or(100)),
+                    section
+                        .optional_integer("score_min", 0..=100)
+                        .map_or(0, |score| u8::try_from(score).unwrap_or(100)),
                 ),
             };
             let endpoint = read_endpoint(&mut section, &mut keys, base, "\"http://127.0.0.1:5002/analyze\"");

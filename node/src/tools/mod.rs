@@ -39,6 +39,8 @@ pub use postgres::{Postgres, PostgresServer, PostgresSettings};
 pub use smtp::{Smtp, SmtpSecurity, SmtpSettings};
 pub use sqlite::Sqlite;
 
+pub(crate) use http::{chain as error_chain, tls_config};
+
 use crate::guard::ToolFailure;
 
 /// A tool behind a node.

@@ -11,7 +11,7 @@ use crate::{
     capability::engine::World,
     datalog::Predicate,
     label::{Integrity, Label},
-    policy::{Effect, PolicySet},
+    policy::{Effect, PolicySet, RuleInfo},
     reason::{Reason, ReasonCode},
     request::{Principal, Request},
     time::Timestamp,
@@ -70,11 +70,8 @@ pub fn judge_result(
     let (before, after) = (facts(&[])?, facts(findings)?);
     let mut before = World::run(Some(capability), &before, &policy.program)?;
     let mut after = World::run(Some(capability), &after, &policy.program)?;
-    let held: BTreeSet<String> = fired(&mut before, policy, Effect::Deny)
-        .map_err(first)?
-        .into_iter()
-        .map(|rule| rule.place())
-        .collect();
+    let held: BTreeSet<String> =
+        fired(&mut before, policy, Effect::Deny).map_err(first)?.into_iter().map(RuleInfo::place).collect();
     let new = fired(&mut after, policy, Effect::Deny).map_err(first)?.into_iter();
     let mut withheld: Vec<Reason> = new
         .filter(|rule| !held.contains(&rule.place()))

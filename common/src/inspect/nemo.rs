@@ -1,4 +1,4 @@
-//! NeMo Guardrails, as its server speaks since 0.24: `POST /v1/checks`, answered with a status.
+//! `NeMo` Guardrails, as its server speaks since 0.24: `POST /v1/checks`, answered with a status.
 //!
 //! The kind of rails is always named: without it the server runs none where it finds no message of a role it knows, and
 //! says `passed`; with it, it says so if there are none (422). What a rail would have written instead is not used. The

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
 use tokio::{sync::Semaphore, time::Instant};
 use writ_bus::{Bus, SystemClock, SystemEntropy};
 use writ_common::{
@@ -125,12 +125,13 @@ impl Panel {
             .collect();
         let inspect = Arc::new(inspect);
         async move {
-            let questions = asked.iter().map(|member| {
-                let (bus, tenant, inspect) = (&bus, &tenant, &inspect);
-                async move { (member, member.say(bus, tenant, inspect).await) }
-            });
+            let mut questions = Vec::new();
+            for member in asked {
+                let (bus, tenant, inspect) = (bus.clone(), tenant.clone(), Arc::clone(&inspect));
+                questions.push(async move { (member.say(&bus, &tenant, &inspect).await, member) });
+            }
             let mut inspection = Inspection::default();
-            for (member, said) in futures_util::future::join_all(questions).await {
+            for (said, member) in futures_util::future::join_all(questions).await {
                 if let Err(failure) = &said {
                     tracing::warn!(inspector = %member.inspector.name, "{failure}");
                 }
@@ -165,7 +166,10 @@ impl Member {
             let why = format!("{} pieces of text, at most {BATCHES_MAX} are sent", batches.len());
             return Err(Failure::TooLarge(why));
         }
-        let answers = batches.iter().map(|batch| self.answer(bus, tenant, inspect, batch, deadline));
+        let mut answers: Vec<BoxFuture<'_, Result<Answer, Failure>>> = Vec::new();
+        for batch in &batches {
+            answers.push(Box::pin(self.answer(bus, tenant, inspect, batch, deadline)));
+        }
         stream::iter(answers).buffered(BATCHES_AT_ONCE).try_collect().await
     }
 

@@ -48,7 +48,7 @@ pub enum InspectorKind {
         /// What is looked for.
         want: Vec<String>,
     },
-    /// A server of NeMo Guardrails.
+    /// A server of `NeMo` Guardrails.
     Nemo {
         /// Where.
         endpoint: Endpoint,

@@ -93,9 +93,8 @@ fn north_american(text: &Folded, area: &Range<usize>) -> Option<Range<usize>> {
     let is_separated = matches!(second, b' ' | b'-' | b'.') && (in_brackets || second == separator);
     // `11-415-555-2671` is something else; `1-415-555-2671` is not.
     let outside = |byte: u8| is_word(byte) || byte == b'_';
-    let joined = !in_brackets
-        && matches!(text.before(start), b'-' | b'.' | b'/')
-        && !(text.before(start - 1) == b'1' && !is_word(text.before(start.saturating_sub(2))));
+    let after_a_one = start >= 2 && text.before(start - 1) == b'1' && !is_word(text.before(start - 2));
+    let joined = !in_brackets && matches!(text.before(start), b'-' | b'.' | b'/') && !after_a_one;
     let is_alone = !outside(text.before(start)) && !outside(text.at(line.end)) && !joined;
     let ends = !(matches!(text.at(line.end), b'-' | b'.') && is_word(text.at(line.end + 1)));
     (is_code(area) && is_code(&exchange) && is_line && is_separated && is_alone && ends)

@@ -10,6 +10,7 @@ mod delegation;
 mod examples;
 mod faults;
 mod health;
+mod inspect;
 mod policy;
 mod revocation;
 mod rollout;

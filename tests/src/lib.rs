@@ -2,12 +2,14 @@
 //! to look the truth up in.
 
 mod audit;
+mod inspectors;
 mod postgres;
 mod process;
 mod raw;
 mod smtp;
 mod world;
 
+pub use inspectors::InspectorServer;
 pub use audit::{Refusal, Seen};
 pub use postgres::PostgresServer;
 pub use process::WritProcess;

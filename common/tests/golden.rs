@@ -230,6 +230,7 @@ fn records() {
             granted: None,
             approval: None,
             sources: Vec::new(),
+            found: Vec::new(),
             shadow: None,
             count: 1,
         };
@@ -246,6 +247,7 @@ fn records() {
         result: Some(Digest::plain(b"{}")),
         result_bytes: Some(2),
         label: None,
+        found: Vec::new(),
         elapsed: Some(Millis(3)),
     };
     let outcome = recorder.prepare(RecordBody::Outcome(Box::new(outcome)), NOW);

@@ -79,6 +79,7 @@ fn issued(capability: &Capability) -> Record {
         granted: Some(Box::new(granted)),
         approval: None,
         sources: Vec::new(),
+        found: Vec::new(),
         shadow: None,
         would_deny: Vec::new(),
         count: 1,

@@ -140,7 +140,9 @@ async fn behave(State(()): State<()>, body: String) -> axum::response::Response 
     let value = Value::parse(&body).unwrap();
     let id = value.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
     let answer = |id: &str, verdict: &str, more: &str| {
-        format!(r#"{{"v":1,"id":"{id}","verdict":"{verdict}","inspector":{{"name":"t","version":"1"}}{more}}}"#)
+        format!(
+            r#"{{"v":1,"id":"{id}","verdict":"{verdict}","inspector":{{"name":"t","version":"1"}}{more}}}"#
+        )
     };
     let says = |word: &str| body.contains(word);
     if says("be-slow") {

@@ -57,7 +57,15 @@ impl InspectorServer {
         let python = environment.join("bin/python");
         if !environment.join("installed").exists() {
             done(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
-            done(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:", package]))?;
+            done(Command::new(&python).args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--only-binary",
+                ":all:",
+                package,
+            ]))?;
             fs::write(environment.join("installed"), package)?;
         }
         let mut child = Command::new(&python)

@@ -9,8 +9,8 @@ mod raw;
 mod smtp;
 mod world;
 
-pub use inspectors::InspectorServer;
 pub use audit::{Refusal, Seen};
+pub use inspectors::InspectorServer;
 pub use postgres::PostgresServer;
 pub use process::WritProcess;
 pub use raw::{Answered, RawCall};

@@ -44,11 +44,14 @@ use crate::{
     ids::{DetectorId, FindingKind, InspectorId, Resource, ResourceKind},
     label::{Confidentiality, Integrity, Label, Tag},
     reason::{Reason, ReasonCode},
+    record::RecordedFinding,
     time::Millis,
 };
 
 /// Most findings that become facts of one decision; beyond, their places are not told apart any more.
 pub const FINDINGS_MAX: usize = 256;
+/// Most findings in a record.
+const RECORDED_MAX: usize = 32;
 /// What marks data that an inspector should have seen and did not.
 pub const UNINSPECTED: &str = "uninspected";
 
@@ -316,6 +319,30 @@ impl Inspection {
         self.findings.iter()
     }
 
+    /// What records keep of it: every kind by every detector once, the worst first, so many as have room.
+    #[must_use]
+    pub fn recorded(&self) -> Vec<RecordedFinding> {
+        let mut all: BTreeMap<(&FindingKind, String), (u8, u64)> = BTreeMap::new();
+        for finding in &self.findings {
+            let detector = format!("{}.{}", finding.inspector, finding.detector);
+            let (worst, places) = all.entry((&finding.kind, detector)).or_default();
+            *worst = (*worst).max(finding.severity.hundredths());
+            *places += 1;
+        }
+        let mut recorded: Vec<RecordedFinding> = all
+            .into_iter()
+            .map(|((kind, detector), (severity, places))| RecordedFinding {
+                kind: kind.clone(),
+                detector,
+                severity,
+                places,
+            })
+            .collect();
+        recorded.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        recorded.truncate(RECORDED_MAX);
+        recorded
+    }
+
     /// The least label the data has after this.
     #[must_use]
     pub fn label(&self) -> Label {
@@ -403,6 +430,8 @@ mod tests {
             [r#"finding("/body", "card", "dlp.luhn", 90)"#, r#"finding("/to/0", "card", "dlp.luhn", 90)"#]
         );
         assert_eq!(inspection.label().to_string(), "{pci, seen} trusted");
+        let recorded = inspection.recorded();
+        assert_eq!((recorded.len(), recorded[0].detector.as_str(), recorded[0].places), (1, "dlp.luhn", 2));
         assert_eq!(inspection.failures(), []);
     }
 

@@ -35,7 +35,7 @@ use writ_common::{
 use super::{
     Arrival, CallRef, Effect, Guard, Pending, Purpose,
     approval::Held,
-    inspect::{Looked, seen_in_arguments},
+    inspect::{Looked, found_in_arguments, seen_in_arguments},
     release::Flowing,
 };
 
@@ -419,6 +419,7 @@ impl Guard {
             Verdicted::new(RecordedDecision::Deny, verdict, flight.who.clone(), flight.what.clone(), basis);
         recorded.trace = trace_ref(flight.trace);
         recorded.shadow = flight.shadow.take();
+        recorded.found = found_in_arguments(flight);
         if flight.reply.is_none() {
             flight.reply = Some(denied(verdict.reasons()));
         }

@@ -15,6 +15,7 @@ use writ_common::{
     json::Value,
     label::{DomainLabel, Label},
     reason::{Reason, ReasonCode},
+    record::RecordedFinding,
     time::Now,
     trace::TraceContext,
     verdict::Verdict,
@@ -69,6 +70,12 @@ pub(super) fn seen_in_arguments<'l>(
         }
         None => (Cow::Borrowed(standing), Vec::new()),
     }
+}
+
+/// What the record of a call says was found in its arguments.
+pub(super) fn found_in_arguments(flight: &InFlight) -> Vec<RecordedFinding> {
+    let inspected = flight.known.as_ref().and_then(|known| known.inspected.as_ref());
+    inspected.map_or_else(Vec::new, |inspection| inspection.recorded())
 }
 
 impl Guard {
@@ -147,6 +154,9 @@ impl Guard {
     }
 
     fn result_inspected(&mut self, call: CallRef, output: Output, inspection: &Inspection, now: Now) {
+        if let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) {
+            known.flowing.seen = inspection.recorded();
+        }
         if let Some(reason) = inspection.failures().first() {
             return self.conclude(call, Err(withheld(reason.clone())), now);
         }

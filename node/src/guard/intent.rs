@@ -26,6 +26,7 @@ use writ_common::{
 use super::{
     CallRef, Effect, Guard, Output, Pending, Purpose, ToolFailure,
     call::{LABEL_ATTEMPTS_MAX, REPLY_BYTES_MAX, agent_input, denied, failed, recorded, trace_ref},
+    inspect::found_in_arguments,
     kept::Kept,
     recovery::OldIntent,
 };
@@ -43,6 +44,7 @@ impl Guard {
             Verdicted::new(RecordedDecision::Allow, &verdict, flight.who.clone(), flight.what.clone(), basis);
         recorded.trace = trace_ref(trace);
         recorded.shadow = flight.shadow.take();
+        recorded.found = found_in_arguments(flight);
         let held = flight.known.as_ref().and_then(|known| known.held.as_ref());
         recorded.approval = held.map(|held| Box::new(held.approval.clone()));
         self.span_of_verdict(&recorded, trace, arrived, now);
@@ -281,6 +283,7 @@ impl Guard {
             result: digest,
             result_bytes: bytes,
             label: result.as_ref().ok().and_then(|output| output.label.clone()),
+            found: known.flowing.seen.clone(),
             elapsed: Some(now.monotonic.since(began.monotonic)),
         };
         let answer = match result {
@@ -467,6 +470,7 @@ impl Guard {
             result: None,
             result_bytes: None,
             label: None,
+            found: Vec::new(),
             elapsed: None,
         };
         let prepared = Box::new(self.recorder.prepare(RecordBody::Outcome(Box::new(outcome)), now.wall));

@@ -12,7 +12,7 @@ use writ_common::{
     label::{Label, LabelOrigin},
     policy::Memory,
     reason::{Reason, ReasonCode},
-    record::OutcomeStatus,
+    record::{OutcomeStatus, RecordedFinding},
     source::ResultSources,
     time::Now,
     verdict::{Permit, Verdict},
@@ -43,6 +43,8 @@ pub(super) struct Flowing {
     pub(super) output: Option<Output>,
     /// What inspectors and rules about what they found add to its label.
     pub(super) found: Label,
+    /// What inspectors found in it, for the record.
+    pub(super) seen: Vec<RecordedFinding>,
 }
 
 impl Default for Flowing {
@@ -55,6 +57,7 @@ impl Default for Flowing {
             memory: None,
             output: None,
             found: Label::bottom(),
+            seen: Vec::new(),
         }
     }
 }
@@ -70,6 +73,7 @@ impl Flowing {
             memory: None,
             output: None,
             found: Label::bottom(),
+            seen: Vec::new(),
         }
     }
 

@@ -369,7 +369,7 @@ mod tests {
         // The seed of the nkeys documentation.
         let nkey = halves("SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USD", "XIEDNPPQYYYCU3VY");
         assert_eq!(found(&nkey), [format!("key.nkey={nkey}")]);
-        assert_eq!(found(&nkey.replace("3VY", "3VZ")), [""; 0], "the check does not hold");
+        assert_eq!(found(&nkey.replace("DXKF", "DXKG")), [""; 0], "the check does not hold");
     }
 
     #[test]

@@ -425,6 +425,19 @@ pub struct Granted {
     pub started: Epoch,
 }
 
+/// A right that a task asked for beyond what it holds, in records of the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedRight {
+    /// The right.
+    pub right: Right,
+    /// Key that asked, and that alone could use it.
+    pub key: KeyId,
+    /// When the extra capability ends, if one was issued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+}
+
 /// A verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -449,6 +462,9 @@ pub struct Verdicted {
     /// What was granted, if a capability was issued or renewed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub granted: Option<Box<Granted>>,
+    /// The right that was asked for, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right: Option<Box<RecordedRight>>,
     /// The approval it waits for, or was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Box<RecordedApproval>>,
@@ -458,6 +474,9 @@ pub struct Verdicted {
     /// What inspectors found in the arguments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub found: Vec<RecordedFinding>,
+    /// What people let pass, and this call used up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acts: Vec<RecordedAct>,
     /// What the policy in the shadow would have answered, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<Box<Shadowed>>,
@@ -526,6 +545,18 @@ pub struct RecordedApproval {
     /// How long the call had waited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waited: Option<Millis>,
+}
+
+/// What a person let pass, as records keep it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedAct {
+    /// The act; the stream holds it and its use.
+    pub id: ApprovalId,
+    /// Who said so.
+    pub by: OperatorId,
+    /// `declassified` with tags, or `endorsed`.
+    pub what: String,
 }
 
 /// A guarded argument, as records keep it: never its value.
@@ -597,9 +628,11 @@ impl Verdicted {
             basis,
             trace: None,
             granted: None,
+            right: None,
             approval: None,
             sources: verdict.flow().arguments.iter().map(RecordedSource::from).collect(),
             found: Vec::new(),
+            acts: Vec::new(),
             shadow: None,
             count: 1,
         }

@@ -85,6 +85,15 @@ pub enum Subject {
     },
     /// A question for an inspector: `inspect.<inspector>`.
     Inspect(InspectorId),
+    /// A person's word on one call: `approval.<part>.<id>.act.<approver>`.
+    LabelAct {
+        /// Stream part.
+        part: PartId,
+        /// The act.
+        act: ApprovalId,
+        /// Who says so; their connection may publish under no other name.
+        by: OperatorId,
+    },
     /// What the user asked for: `label.<part>.<task>.instruction`.
     Instruction {
         /// Stream part.
@@ -127,6 +136,11 @@ impl Subject {
                 part: PartId::parse(*part)?,
                 approval: ApprovalId::parse(*approval)?,
                 approver: OperatorId::parse(*approver)?,
+            },
+            ["approval", part, act, "act", by] => Self::LabelAct {
+                part: PartId::parse(*part)?,
+                act: ApprovalId::parse(*act)?,
+                by: OperatorId::parse(*by)?,
             },
             ["approval", part, approval, "request"] => {
                 Self::ApprovalRequest { part: PartId::parse(*part)?, approval: ApprovalId::parse(*approval)? }
@@ -196,6 +210,7 @@ impl fmt::Display for Subject {
             Self::Issue { agent } => write!(f, "issue.{agent}"),
             Self::Instruction { part, task } => write!(f, "label.{part}.{task}.instruction"),
             Self::Label(domain) => write!(f, "label.{}.{}", domain.part, domain.domain),
+            Self::LabelAct { part, act, by } => write!(f, "approval.{part}.{act}.act.{by}"),
             Self::Sources(domain) => write!(f, "label.{}.{}.sources", domain.part, domain.domain),
             Self::Tick => f.write_str("control.tick"),
         }
@@ -289,6 +304,7 @@ mod tests {
     fn subjects_round_trip() {
         for text in [
             "writ.v1.acme.admin",
+            "writ.v1.acme.approval.p0.ap-1.act.bob",
             "writ.v1.acme.approval.p0.ap-1.answer.bob",
             "writ.v1.acme.approval.p0.ap-1.request",
             "writ.v1.acme.claim.p0.approval.ap-1",

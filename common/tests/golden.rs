@@ -228,9 +228,11 @@ fn records() {
             basis,
             trace: None,
             granted: None,
+            right: None,
             approval: None,
             sources: Vec::new(),
             found: Vec::new(),
+            acts: Vec::new(),
             shadow: None,
             count: 1,
         };

@@ -9,7 +9,10 @@ use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
-use writ_bus::{Bus, BusError, ConnectionState, Endpoint, Incoming, Service, SystemClock, SystemEntropy};
+use writ_bus::{
+    ApprovalNews, Bus, BusError, ConnectionState, Endpoint, Incoming, Service, SystemClock, SystemEntropy,
+    follow_approvals,
+};
 use writ_common::{
     decide::Gate,
     fresh::FreshBounds,
@@ -176,7 +179,17 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
         tasks.spawn(receive(endpoint, events.clone(), stopping.clone()));
     }
     tasks.spawn(follow_control(setup.bus.clone(), setup.tenant.clone(), events.clone()));
-    tasks.spawn(follow_approvals(setup.bus.clone(), setup.tenant.clone(), events.clone()));
+    let news = |news| {
+        Wake::Event(match news {
+            ApprovalNews::Message(message) => Event::Approval {
+                sequence: message.sequence,
+                subject: message.subject,
+                payload: message.payload,
+            },
+            ApprovalNews::Read => Event::ApprovalsRead,
+        })
+    };
+    tasks.spawn(follow_approvals(setup.bus.clone(), setup.tenant.clone(), events.clone(), news));
     let (http, snapshots) = match setup.http {
         Some(address) => serve_http(address).await.map(|(http, snapshots)| (Some(http), Some(snapshots)))?,
         None => (None, None),
@@ -564,50 +577,6 @@ async fn follow_control(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) 
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
-}
-
-/// Follows everything about approvals for good: claims first, so that no approval seems free that is not.
-async fn follow_approvals(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) {
-    let part = PartId::first();
-    let filters = [filter::approval_claims(&tenant, &part), filter::approvals(&tenant, &part)];
-    let stream = part_stream(&tenant, &part);
-    let (read, mut unread) = mpsc::channel::<()>(1);
-    let follow = filters.map(|filter| {
-        let (bus, stream, events, read) = (bus.clone(), stream.clone(), events.clone(), read.clone());
-        async move {
-            let (mut next, mut read) = (1, Some(read));
-            loop {
-                if let Ok(mut tail) = bus.tail(&stream, &filter, next).await {
-                    if tail.pending == 0 {
-                        drop(read.take());
-                    }
-                    while let Ok(message) = tail.next().await {
-                        next = message.sequence + 1;
-                        let event = Event::Approval {
-                            sequence: message.sequence,
-                            subject: message.subject,
-                            payload: message.payload,
-                        };
-                        if events.send(Wake::Event(event)).await.is_err() {
-                            return;
-                        }
-                        if message.pending == 0 {
-                            drop(read.take());
-                        }
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(250)).await;
-            }
-        }
-    });
-    drop(read);
-    let [claims, approvals] = follow;
-    let report = async {
-        // Nothing is ever sent: it ends when both have dropped their end.
-        let _ = unread.recv().await;
-        drop(events.send(Wake::Event(Event::ApprovalsRead)).await);
-    };
-    tokio::join!(claims, approvals, report);
 }
 
 /// Tells the guard what the streams are; false if they could not be looked at.

@@ -6,6 +6,7 @@ mod inspectors;
 mod postgres;
 mod process;
 mod raw;
+mod servers;
 mod smtp;
 mod world;
 
@@ -14,5 +15,6 @@ pub use inspectors::InspectorServer;
 pub use postgres::PostgresServer;
 pub use process::WritProcess;
 pub use raw::{Answered, RawCall};
+pub use servers::{is_whole, leader};
 pub use smtp::SmtpServer;
 pub use world::{KIND, World, WorldOptions, eventually, letter, only, read, rights, run};

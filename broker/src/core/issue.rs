@@ -49,11 +49,11 @@ pub(super) struct Issuing {
 
 /// Where an answer goes.
 #[derive(Clone, Copy)]
-struct Back {
-    call: CallRef,
-    nonce: [u8; 16],
-    trace: Option<TraceContext>,
-    arrived: Now,
+pub(super) struct Back {
+    pub(super) call: CallRef,
+    pub(super) nonce: [u8; 16],
+    pub(super) trace: Option<TraceContext>,
+    pub(super) arrived: Now,
 }
 
 /// Most starts that wait for keys; further ones are refused at once.
@@ -76,11 +76,11 @@ enum Patience {
 }
 
 /// A request of an agent whose signature and key are sound.
-struct Asking {
-    back: Back,
-    agent: AgentId,
-    holder: PublicKey,
-    connection: Option<String>,
+pub(super) struct Asking {
+    pub(super) back: Back,
+    pub(super) agent: AgentId,
+    pub(super) holder: PublicKey,
+    pub(super) connection: Option<String>,
 }
 
 impl Broker {
@@ -92,6 +92,7 @@ impl Broker {
                 self.answer(asking.back, answer);
             }
             Ok((asking, Wanted::Renewal { task })) => self.renew(&asking, &task, now),
+            Ok((asking, Wanted::Right(wanted))) => self.want_right(&asking, wanted, now),
             Ok((asking, Wanted::Task(new))) => self.start(asking, new, Patience::Some, now),
             Err((nonce, reason)) => {
                 let who =
@@ -333,7 +334,12 @@ impl Broker {
         self.write_issue(issuing, now);
     }
 
-    fn check_renewal(&self, asking: &Asking, task: &TaskId, now: Now) -> Result<TaskEntry, Reason> {
+    pub(super) fn check_renewal(
+        &self,
+        asking: &Asking,
+        task: &TaskId,
+        now: Now,
+    ) -> Result<TaskEntry, Reason> {
         let entry = self.tasks.get(task).ok_or(ReasonCode::TaskUnknown)?;
         if entry.agent != asking.agent || entry.key != asking.holder.id() {
             return Err(ReasonCode::TokenHolderMismatch.into());
@@ -586,11 +592,21 @@ impl Broker {
     }
 
     fn refuse(&mut self, back: Back, verdict: &Verdict, who: Who, what: What, now: Now) {
-        let agent = who.caller.clone();
         let basis = Basis { epoch: Some(self.control.epoch()), ..Basis::default() };
-        let mut recorded = Verdicted::new(RecordedDecision::Deny, verdict, who, what, basis);
+        let recorded = Verdicted::new(RecordedDecision::Deny, verdict, who, what, basis);
+        self.refuse_recorded(back, verdict, recorded, now);
+    }
+
+    /// Records a refusal as it is put, and answers with it.
+    pub(super) fn refuse_recorded(
+        &mut self,
+        back: Back,
+        verdict: &Verdict,
+        mut recorded: Verdicted,
+        now: Now,
+    ) {
         recorded.trace = trace_ref(back.trace);
-        if let Some(agent) = agent {
+        if let Some(agent) = recorded.who.caller.clone() {
             self.span(&recorded, &agent, back, now);
         }
         let answer = IssueAnswer::Refused { reasons: told(verdict.reasons()) };
@@ -609,12 +625,12 @@ impl Broker {
         self.answer(back, IssueAnswer::Refused { reasons });
     }
 
-    fn answer(&mut self, back: Back, answer: IssueAnswer) {
+    pub(super) fn answer(&mut self, back: Back, answer: IssueAnswer) {
         let payload = self.sealed(back.nonce, answer);
         self.push(Effect::Reply(back.call, payload));
     }
 
-    fn sealed(&self, nonce: [u8; 16], answer: IssueAnswer) -> Vec<u8> {
+    pub(super) fn sealed(&self, nonce: [u8; 16], answer: IssueAnswer) -> Vec<u8> {
         let issued = Issued { tenant: self.setup.tenant.clone(), nonce, answer };
         encode(&IssueReply {
             keyset: Some(self.setup.keyset.clone()),
@@ -635,7 +651,7 @@ impl Broker {
         }
     }
 
-    fn span(&mut self, verdicted: &Verdicted, agent: &AgentId, back: Back, end: Now) {
+    pub(super) fn span(&mut self, verdicted: &Verdicted, agent: &AgentId, back: Back, end: Now) {
         let mut attributes = verdict_attributes(verdicted, &self.recorder.next_id());
         // An issue is a link of the chain, not a guardrail in front of a tool.
         attributes.retain(|(name, _)| *name != attribute::OPENINFERENCE_KIND);
@@ -666,6 +682,6 @@ fn asked_digest(new: &NewTask) -> Digest {
     )
 }
 
-fn trace_ref(trace: Option<TraceContext>) -> Option<TraceRef> {
+pub(super) fn trace_ref(trace: Option<TraceContext>) -> Option<TraceRef> {
     trace.map(|trace| TraceRef { trace: hex::encode(trace.trace), span: hex::encode(trace.span) })
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// First pause between two questions whether people have answered, and the longest.
-const ASK_EVERY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+pub(crate) const ASK_EVERY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// A call that waits for people. Nothing was done yet.
 ///

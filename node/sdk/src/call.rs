@@ -334,7 +334,7 @@ pub(crate) fn note<T>(span: &Span, result: &Result<T, Error>) {
     if let Err(error) = result {
         let kind = match error {
             // The guardrail did its work: nothing failed.
-            Error::Held(_) => return,
+            Error::Held(_) | Error::RightWaiting(_) => return,
             Error::Denied(_) => "permission_denied",
             Error::CouldNotDecide(_) => "could_not_decide",
             Error::TimedOut => "timeout",

@@ -371,6 +371,9 @@ impl Guard {
 
     /// An allowed call whose approval, if it takes one, is at hand: charge what it costs, then record the intent.
     pub(super) fn go_on(&mut self, call: CallRef, verdict: Verdict, basis: Basis, now: Now) {
+        if let Some(acts) = verdict.acts().cloned() {
+            return self.use_acts(call, verdict, &acts, basis, now);
+        }
         match verdict.charges().cloned() {
             Some(charges) => self.charge(call, verdict, &charges, basis, now),
             None => self.prepare_intent(call, verdict, basis, now),
@@ -388,6 +391,7 @@ impl Guard {
         let instruction = self.sources.instruction(&known.capability.grant().instruction);
         let results = self.sources.results(&known.domain);
         let (label, findings) = seen_in_arguments(known.inspected.as_deref(), &standing.label);
+        let acts = self.acts.of(&known.capability.grant().task, &known.call_id);
         let evidence = Evidence {
             capability: Some(&known.capability),
             handover: known.handover.as_deref(),
@@ -396,6 +400,8 @@ impl Guard {
             label: &label,
             flow: FlowEvidence {
                 findings: &findings,
+                acts: &acts,
+                call: Some(known.call),
                 instruction: instruction.as_deref(),
                 origins: Some(&standing.origins),
                 results: results.as_deref(),

@@ -46,6 +46,7 @@ impl Guard {
         recorded.shadow = flight.shadow.take();
         recorded.found = found_in_arguments(flight);
         let held = flight.known.as_ref().and_then(|known| known.held.as_ref());
+        recorded.acts = self.acts.recorded(&verdict.flow().acts);
         recorded.approval = held.map(|held| Box::new(held.approval.clone()));
         self.span_of_verdict(&recorded, trace, arrived, now);
         let prepared = Box::new(self.recorder.prepare(RecordBody::Verdict(Box::new(recorded)), now.wall));
@@ -79,12 +80,15 @@ impl Guard {
     fn send_intent(&mut self, call: CallRef, delay: Millis) {
         let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else { return };
         let Some(intent) = &known.intent else { return };
-        let fence = Fence::LastOn {
-            subject: Subject::Label(known.domain.clone()).of(&self.config.tenant),
-            sequence: known.label_revision,
+        let fence = match writ_common::red::off("F11-fence") {
+            true => Fence::None,
+            false => Fence::LastOn {
+                subject: Subject::Label(known.domain.clone()).of(&self.config.tenant),
+                sequence: known.label_revision,
+            },
         };
-        let message_id =
-            if writ_common::red::off("T02") { intent.message_id.clone() } else { known.call_id.to_string() };
+        let is_red = writ_common::red::off("T02") || writ_common::red::off("A16");
+        let message_id = if is_red { intent.message_id.clone() } else { known.call_id.to_string() };
         let store = Store {
             subject: intent.subject.clone(),
             payload: intent.bytes.clone(),

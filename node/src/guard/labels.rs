@@ -141,12 +141,7 @@ impl Guard {
         sequence: u64,
         payload: &[u8],
     ) -> Option<(u64, DomainLabel)> {
-        let keyset = self.control.keyset()?;
-        let accepts = |key: &PublicKey| {
-            keyset.document().keys.iter().any(|entry| entry.public == *key)
-                || self.control.nodes().values().any(|node| node.key == *key)
-                || writ_common::red::off("F02")
-        };
+        let accepts = |key: &PublicKey| self.control.is_label_key(key) || writ_common::red::off("F02");
         let opened = decode::<Signed<DomainLabel>>(payload)
             .map_err(|error| error.to_string())
             .and_then(|signed| signed.open(accepts).map_err(|error| error.to_string()));

@@ -8,6 +8,7 @@
 //! intent fenced on the task label, acknowledged, checked once more against time and revocation, and only then
 //! run. Whatever happens on the way is one record.
 
+mod acts;
 mod approval;
 mod budget;
 mod call;
@@ -42,6 +43,7 @@ use labels::Labels;
 use sources::KnownSources;
 use writ_bus::{Store, StoreError, Stored, StreamFacts};
 use writ_common::{
+    act::Acts,
     admission::Admission,
     approval::Approvals,
     codec::{decode, encode},
@@ -143,6 +145,9 @@ pub struct Guard {
     kept: KeptResults,
     streams: pins::Streams,
     approvals: Approvals,
+    /// What people let pass although the task's label is against it.
+    acts: Acts,
+
     /// Requests that are on their way to the stream: of which task and user.
     asking: BTreeMap<CallRef, (TaskId, UserId)>,
     budgets: Budgets,
@@ -177,6 +182,8 @@ enum Pending {
     Claimed(CallRef, Box<approval::Claiming>),
     /// A change of a budget is being published: what is spent with it.
     Charged(BudgetKey, u64),
+    /// The use of what a person let pass is being published.
+    ActUsed(CallRef, Box<acts::Acting>),
     /// A raised label is being published.
     Raised(FlowDomain, Box<(DomainLabel, Store)>),
     /// What results vouch for is being published.
@@ -237,6 +244,7 @@ impl Guard {
             kept: KeptResults::default(),
             streams: pins::Streams::new(config.pins.clone()),
             approvals: Approvals::default(),
+            acts: Acts::default(),
             asking: BTreeMap::new(),
             budgets: Budgets::default(),
             approvals_read: false,
@@ -487,6 +495,7 @@ impl Guard {
                 | Pending::Asked(..)
                 | Pending::Charged(..)
                 | Pending::Claimed(..)
+                | Pending::ActUsed(..)
                 | Pending::Raised(..)
                 | Pending::Remembered(..)
                 | Pending::Used(..),
@@ -514,6 +523,7 @@ impl Guard {
                 | Pending::Asked(..)
                 | Pending::Charged(..)
                 | Pending::Claimed(..)
+                | Pending::ActUsed(..)
                 | Pending::Raised(..)
                 | Pending::Remembered(..)
                 | Pending::Used(..),
@@ -529,6 +539,7 @@ impl Guard {
             Some(Pending::Claimed(call, claiming)) => return self.claimed(call, *claiming, result, now),
             Some(Pending::Charged(key, total)) => return self.budget_charged(&key, total, result, now),
             Some(Pending::Used(call, claim)) => return self.used(call, *claim, result, now),
+            Some(Pending::ActUsed(call, acting)) => return self.act_used(call, *acting, result, now),
             Some(Pending::Raised(domain, raise)) => return self.raised(&domain, raise, result, now),
             Some(Pending::Remembered(domain, results)) => {
                 return self.remembered(&domain, *results, result, now);

@@ -657,6 +657,7 @@ impl Broker {
             result: None,
             result_bytes: None,
             label: None,
+            found: Vec::new(),
             elapsed: None,
         };
         let answer = IssueAnswer::Refused { reasons: vec![ToldReason::from(reason)] };

@@ -115,6 +115,8 @@ pub(super) fn is_word(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::string_slice, reason = "of ASCII, or at places that are being tested")]
+
     use super::*;
 
     #[test]

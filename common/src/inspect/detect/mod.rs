@@ -169,6 +169,8 @@ pub fn inspect(inspector: &InspectorId, parts: &[Part], wanted: &BTreeSet<Detect
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::string_slice, reason = "of ASCII, or at places that are being tested")]
+
     use proptest::prelude::*;
 
     use super::*;

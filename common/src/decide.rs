@@ -7,11 +7,13 @@
 
 mod ask;
 mod flow;
+mod inspected;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use flow::{Flow, Judged};
 pub use flow::{FlowEvidence, UNTRUSTED};
+pub use inspected::{ResultJudgement, judge_result, passes_checks};
 
 use crate::{
     approval::{self, APPROVERS_MAX, ApprovalTerms, Need},

@@ -231,6 +231,7 @@ fn records() {
             right: None,
             approval: None,
             sources: Vec::new(),
+            found: Vec::new(),
             acts: Vec::new(),
             shadow: None,
             count: 1,
@@ -248,6 +249,7 @@ fn records() {
         result: Some(Digest::plain(b"{}")),
         result_bytes: Some(2),
         label: None,
+        found: Vec::new(),
         elapsed: Some(Millis(3)),
         manifest: Vec::new(),
     };

@@ -17,11 +17,14 @@ use writ_common::{
 };
 use writ_journal::Sync;
 
-use crate::tools::{
-    FilesSettings, HttpSettings, PostgresServer, PostgresSettings, RetrievalSettings, SmtpSecurity,
-    SmtpSettings, ToolKind,
-    http_target::{Host, Reach},
-    retrieval::ANSWER_CHUNKS_MAX,
+use crate::{
+    inspect::{InspectorSettings, read_inspector},
+    tools::{
+        FilesSettings, HttpSettings, PostgresServer, PostgresSettings, RetrievalSettings, SmtpSecurity,
+        SmtpSettings, ToolKind,
+        http_target::{Host, Reach},
+        retrieval::ANSWER_CHUNKS_MAX,
+    },
 };
 
 /// A node's configuration.
@@ -51,6 +54,8 @@ pub struct NodeConfig {
     pub fresh: FreshBounds,
     /// What it serves.
     pub tools: BTreeMap<Resource, ToolKind>,
+    /// Who looks at texts on the way.
+    pub inspectors: Vec<InspectorSettings>,
 }
 
 impl NodeConfig {
@@ -96,7 +101,12 @@ impl NodeConfig {
             check_resource(&document, span, &resource, &tools);
             tools.insert(resource, kind);
         }
-        root.finish(&["tenant", "node", "bus", "http", "tool"]);
+        let mut inspectors: Vec<InspectorSettings> = Vec::new();
+        for section in root.tables("inspector") {
+            let known = inspectors.iter().map(|one| one.inspector.name.clone()).collect();
+            inspectors.extend(read_inspector(&document, section, base, &known));
+        }
+        root.finish(&["tenant", "node", "bus", "http", "tool", "inspector"]);
         let findings = document.into_findings();
         if findings.has_errors() {
             return Err(findings);
@@ -115,6 +125,7 @@ impl NodeConfig {
                 http,
                 fresh,
                 tools,
+                inspectors,
             })
         };
         complete().ok_or(findings)

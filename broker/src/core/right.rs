@@ -657,6 +657,7 @@ impl Broker {
             result: None,
             result_bytes: None,
             label: None,
+            found: Vec::new(),
             elapsed: None,
             manifest: Vec::new(),
         };

@@ -325,15 +325,19 @@ impl Flow {
 
     /// The declared label and what the policy adds to it.
     fn result(&self, world: &mut World<'_>) -> Result<Label, Reason> {
-        let mut result = self.declared.clone();
-        let added = world.facts("result_tag", 1).map_err(Reason::from)?;
-        result = result.join(&Label { confidentiality: tags(&added), integrity: Integrity::Trusted });
-        let levels = world.facts("result_integrity", 1).map_err(Reason::from)?;
-        if levels.iter().any(|tuple| tuple.as_slice() != [Term::str(Integrity::Trusted.as_str())]) {
-            result.integrity = Integrity::Untrusted;
-        }
-        Ok(result)
+        raised(&self.declared, world)
     }
+}
+
+/// A label and what the policy adds to it.
+pub(super) fn raised(label: &Label, world: &mut World<'_>) -> Result<Label, Reason> {
+    let added = world.facts("result_tag", 1).map_err(Reason::from)?;
+    let mut result = label.join(&Label { confidentiality: tags(&added), integrity: Integrity::Trusted });
+    let levels = world.facts("result_integrity", 1).map_err(Reason::from)?;
+    if levels.iter().any(|tuple| tuple.as_slice() != [Term::str(Integrity::Trusted.as_str())]) {
+        result.integrity = Integrity::Untrusted;
+    }
+    Ok(result)
 }
 
 /// The word for what outsiders had a say in, where origins are kept.

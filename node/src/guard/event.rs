@@ -5,6 +5,7 @@ use writ_bus::{Attested, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
     digest::Digest,
     ids::{BootId, FlowDomain, TaskId},
+    inspect::Inspection,
     label::Label,
     reason::Reason,
     record::OutcomeStatus,
@@ -14,7 +15,7 @@ use writ_common::{
 };
 use writ_journal::{Entry, Unsettled};
 
-use super::{BudgetKey, FoundSources, StreamPins};
+use super::{BudgetKey, FoundSources, Inspect, StreamPins};
 use crate::tools::ToolOutput;
 
 /// Names a request while it is here; the driver's own choice.
@@ -83,6 +84,8 @@ pub enum Event {
     Journalled(Ticket),
     /// A journal write failed.
     JournalFailed(Ticket, String),
+    /// Inspectors have looked at the arguments of a call, or at its result.
+    Inspected(CallRef, Box<Inspection>),
     /// A task label was read: its stream sequence and bytes.
     LabelRead(FlowDomain, Result<Option<(u64, Bytes)>, String>),
     /// What may vouch for arguments of a task was read.
@@ -141,6 +144,8 @@ pub enum Effect {
     AskFresh(Vec<u8>),
     /// Forget the journal of a settled run.
     Forget(BootId),
+    /// Have inspectors look at texts, and hand what they say back as [`Event::Inspected`].
+    Inspect(CallRef, Box<Inspect>),
     /// Append to the journal, in the order of the effects, and say when it counts as written. A ticket is absent
     /// where nothing waits for it.
     Journal(Option<Ticket>, Entry),

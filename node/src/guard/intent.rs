@@ -29,6 +29,7 @@ use writ_common::{
 use super::{
     CallRef, Effect, Guard, Output, Pending, Purpose, ToolFailure,
     call::{LABEL_ATTEMPTS_MAX, REPLY_BYTES_MAX, agent_input, denied, failed, recorded, trace_ref},
+    inspect::found_in_arguments,
     kept::Kept,
     recovery::OldIntent,
 };
@@ -46,6 +47,7 @@ impl Guard {
             Verdicted::new(RecordedDecision::Allow, &verdict, flight.who.clone(), flight.what.clone(), basis);
         recorded.trace = trace_ref(trace);
         recorded.shadow = flight.shadow.take();
+        recorded.found = found_in_arguments(flight);
         let held = flight.known.as_ref().and_then(|known| known.held.as_ref());
         recorded.acts = self.acts.recorded(&verdict.flow().acts);
         recorded.approval = held.map(|held| Box::new(held.approval.clone()));
@@ -263,7 +265,7 @@ impl Guard {
             self.count_rows(call, &output.text, now).map(|()| output)
         });
         match result {
-            Ok(output) => self.release(call, output, now),
+            Ok(output) => self.inspect_result(call, output, now),
             Err(failure) => self.conclude(call, Err(failure), now),
         }
     }
@@ -292,6 +294,7 @@ impl Guard {
             result: digest,
             result_bytes: bytes,
             label: result.as_ref().ok().and_then(|output| output.label.clone()),
+            found: known.flowing.seen.clone(),
             elapsed: Some(now.monotonic.since(began.monotonic)),
             manifest: known.flowing.manifest.clone(),
         };
@@ -479,6 +482,7 @@ impl Guard {
             result: None,
             result_bytes: None,
             label: None,
+            found: Vec::new(),
             elapsed: None,
             manifest: Vec::new(),
         };

@@ -12,7 +12,7 @@ use writ_common::{
     label::{Label, LabelOrigin},
     policy::Memory,
     reason::{Reason, ReasonCode},
-    record::OutcomeStatus,
+    record::{OutcomeStatus, RecordedFinding},
     source::ResultSources,
     time::Now,
     verdict::{Permit, Verdict},
@@ -39,10 +39,14 @@ pub(super) struct Flowing {
     pub(super) contract: Option<std::sync::Arc<ActionFlow>>,
     /// For a call on an agent with a memory of its own: the domain its answer comes from.
     pub(super) memory: Option<FlowDomain>,
-    /// The result, while its label is raised.
+    /// The result, while it is looked at and its label is raised.
     pub(super) output: Option<Output>,
     /// What it is made of, for the record, released or kept back.
     pub(super) manifest: Vec<Digest>,
+    /// What inspectors and rules about what they found add to its label.
+    pub(super) found: Label,
+    /// What inspectors found in it, for the record.
+    pub(super) seen: Vec<RecordedFinding>,
 }
 
 impl Default for Flowing {
@@ -55,6 +59,8 @@ impl Default for Flowing {
             memory: None,
             output: None,
             manifest: Vec::new(),
+            found: Label::bottom(),
+            seen: Vec::new(),
         }
     }
 }
@@ -70,6 +76,8 @@ impl Flowing {
             memory: None,
             output: None,
             manifest: Vec::new(),
+            found: Label::bottom(),
+            seen: Vec::new(),
         }
     }
 
@@ -137,6 +145,7 @@ impl Guard {
     /// The label of a result is known: raise the task label by it, if the caller may be told it at all.
     pub(super) fn release_as(&mut self, call: CallRef, label: &Label, now: Now) {
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
+        let label = &label.join(&known.flowing.found);
         let Some(output) = &mut known.flowing.output else { return };
         output.label = Some(label.clone());
         let beyond = label.confidentiality.beyond(&known.flowing.clearance.confidentiality);
@@ -227,6 +236,6 @@ impl Guard {
     }
 }
 
-fn withheld(reason: Reason) -> ToolFailure {
+pub(super) fn withheld(reason: Reason) -> ToolFailure {
     ToolFailure { reason, status: OutcomeStatus::Done }
 }

@@ -113,7 +113,7 @@ impl Http {
     }
 }
 
-fn tls_config(ca_file: Option<&PathBuf>) -> Result<ClientConfig, ToolSetupError> {
+pub(crate) fn tls_config(ca_file: Option<&PathBuf>) -> Result<ClientConfig, ToolSetupError> {
     let mut roots = RootCertStore::empty();
     match ca_file {
         Some(path) => {
@@ -167,7 +167,7 @@ impl Resolve for Checked {
     }
 }
 
-fn chain(error: &dyn StdError) -> String {
+pub(crate) fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -43,6 +43,8 @@ pub use retrieval::{Retrieval, RetrievalSettings};
 pub use smtp::{Smtp, SmtpSecurity, SmtpSettings};
 pub use sqlite::Sqlite;
 
+pub(crate) use http::{chain as error_chain, tls_config};
+
 use crate::guard::ToolFailure;
 
 /// A tool behind a node.

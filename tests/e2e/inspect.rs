@@ -301,7 +301,7 @@ kind = "presidio"
 url = "http://127.0.0.1:{}/analyze"
 directions = ["tool_args"]
 tools = ["tool.post"]
-deadline_ms = 20000
+deadline_ms = 10000
 score_min = 40
 [[inspector]]
 name = "rails"
@@ -310,7 +310,7 @@ url = "http://127.0.0.1:{}/v1/checks"
 config_id = "rails"
 directions = ["tool_args", "tool_result"]
 tools = ["tool.post", "tool.crm"]
-deadline_ms = 20000
+deadline_ms = 10000
 "#,
             presidio.port(),
             nemo.port()

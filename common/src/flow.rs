@@ -141,7 +141,14 @@ impl ActionFlow {
             false => Confidentiality::Tags(BTreeSet::new()),
         };
         let returns = match section.optional_table("returns") {
-            None => Label::top(),
+            None => {
+                let message = "an action does not say what its results carry, so nobody may be told them";
+                let finding = document.at(section.span(), message);
+                let help =
+                    "add `returns = { tags = [], integrity = \"untrusted\" }`, with the tags they carry";
+                document.note(finding.help(help).warning());
+                Label::top()
+            }
             Some(mut table) => {
                 if !table.has("tags") {
                     let finding =

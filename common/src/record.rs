@@ -684,7 +684,13 @@ pub struct Outcome {
     /// How long it ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elapsed: Option<Millis>,
+    /// Digests of the pieces of content the result is made of; at most [`MANIFEST_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub manifest: Vec<Digest>,
 }
+
+/// Most pieces of content one result is made of, as records list them.
+pub const MANIFEST_MAX: usize = 64;
 
 /// How an allowed call can end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -251,6 +251,7 @@ fn records() {
         label: None,
         found: Vec::new(),
         elapsed: Some(Millis(3)),
+        manifest: Vec::new(),
     };
     let outcome = recorder.prepare(RecordBody::Outcome(Box::new(outcome)), NOW);
     let deny = recorder.prepare(verdicted(RecordedDecision::Deny, vec![reason.clone()]), NOW);

@@ -20,8 +20,10 @@ use writ_journal::Sync;
 use crate::{
     inspect::{InspectorSettings, read_inspector},
     tools::{
-        FilesSettings, HttpSettings, PostgresServer, PostgresSettings, SmtpSecurity, SmtpSettings, ToolKind,
+        FilesSettings, HttpSettings, PostgresServer, PostgresSettings, RetrievalSettings, SmtpSecurity,
+        SmtpSettings, ToolKind,
         http_target::{Host, Reach},
+        retrieval::ANSWER_CHUNKS_MAX,
     },
 };
 
@@ -192,7 +194,7 @@ fn check_deadlines(document: &Document<'_>, fresh: &FreshBounds, inspectors: &[I
 }
 
 fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path) -> Option<ToolKind> {
-    const KINDS: [&str; 6] = ["files", "http", "maildir", "postgres", "smtp", "sqlite"];
+    const KINDS: [&str; 7] = ["files", "http", "maildir", "postgres", "retrieval", "smtp", "sqlite"];
     let span = section.span_of("kind");
     let kind = section.text("kind", "\"sqlite\"");
     match kind.as_deref() {
@@ -207,6 +209,16 @@ fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path)
             tool
         }
         Some("postgres") => read_postgres(section, base),
+        Some("retrieval") => {
+            let file = section.text("file", "\"documents.db\"").map(|path| base.join(path));
+            let chunks_max = section.optional_integer("chunks_max", 1..=ANSWER_CHUNKS_MAX as u64);
+            let timeout = section.optional_integer("timeout_seconds", 1..=600).unwrap_or(10);
+            section.finish(&["resource", "kind", "file", "chunks_max", "timeout_seconds"]);
+            file.map(|file| {
+                let timeout = Millis::from_secs(timeout);
+                ToolKind::Retrieval(RetrievalSettings { file, chunks_max: count(chunks_max, 8), timeout })
+            })
+        }
         Some("smtp") => read_smtp(section, base),
         Some("sqlite") => {
             let file = section.text("file", "\"crm.db\"").map(|path| base.join(path));
@@ -506,6 +518,11 @@ mod tests {
         database = "shop"
         user = "reader"
         schema = "Sales"
+        [[tool]]
+        resource = "tool.documents"
+        kind = "retrieval"
+        file = "documents.db"
+        chunks_max = 5
         "#;
         let config = read(&format!("{GOOD}{tools}")).unwrap_or_else(|findings| panic!("{findings}"));
         let kinds: Vec<String> = config.tools.values().map(|kind| format!("{kind:?}")).collect();
@@ -517,6 +534,7 @@ mod tests {
             "port: 587, security: StartTls",
             "/etc/writ/smtp.password",
             "Socket(\"/etc/writ/run\"), port: 5432, database: \"shop\"",
+            "file: \"/etc/writ/documents.db\", chunks_max: 5, timeout: Millis(10000)",
         ] {
             assert!(whole.contains(expected), "{expected} not in\n{whole}");
         }
@@ -533,6 +551,7 @@ mod tests {
             ("socket = \"run\"", "socket = \"run\"\nhost = \"::1\"", "either `tool.host` or `tool.socket`"),
             ("socket = \"run\"", "host = \"10.0.0.5\"", "the server has to be on this machine"),
             ("socket = \"run\"", "host = \"db.example.com\"", "the server has to be on this machine"),
+            ("chunks_max = 5", "chunks_max = 33", "from 1 to 32"),
             ("\"Sales\"", "\"pg_catalog\"", "one schema of data"),
             ("\"Sales\"", "\"a,b\\\".c\"", "one schema of data"),
         ] {

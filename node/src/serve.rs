@@ -433,8 +433,7 @@ impl Driver {
                 Some(tool) => {
                     let tool = Arc::clone(tool);
                     self.report(async move {
-                        let result =
-                            tool.call(permit).await.map(|value: Value| Output::from(value.to_string()));
+                        let result = tool.call(permit).await.map(Output::from);
                         Wake::Event(Event::Finished(call, result))
                     });
                 }

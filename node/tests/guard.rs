@@ -512,10 +512,37 @@ fn what_a_tool_says_its_result_carries_is_for_those_who_are_cleared_for_it() {
         confidentiality: Confidentiality::Tags([Tag::parse("secret").unwrap()].into()),
         integrity: Integrity::Trusted,
     };
-    bench.happen(Event::Finished(call, Ok(Output { text: "[]".to_owned(), label: Some(secret) })));
+    bench.happen(Event::Finished(call, Ok(Output { label: Some(secret), .."[]".to_owned().into() })));
     let Answer::Failed { reason, .. } = &bench.replies[&call] else { unreachable!("it is kept back") };
     assert_eq!(reason.code, ReasonCode::FlowWithheld);
     assert!(!bench.wants(is_raise), "nothing was told to anybody");
+}
+
+/// Released or kept back: what was read stands in the record. More than fits there is given to nobody.
+#[test]
+fn the_record_lists_what_a_result_is_made_of() {
+    for (pieces, acknowledged) in [(2, stored(12)), (2, Err(StoreError::Full)), (65, Err(StoreError::Full))] {
+        let is_given = acknowledged.is_ok();
+        let mut bench = Bench::new();
+        let call = bench.call(1);
+        let (ticket, ..) = bench.intent();
+        bench.published(ticket, stored(8));
+        bench.take(|effect| matches!(effect, Effect::RunTool(..)));
+        let manifest: Vec<Digest> = (0..pieces).map(|piece: u8| Digest::plain(&[piece])).collect();
+        let output = Output { manifest: manifest.clone(), ..r#"{"chunks":[]}"#.to_owned().into() };
+        bench.happen(Event::Finished(call, Ok(output)));
+        if pieces <= 64 {
+            let (ticket, ..) = bench.raise();
+            bench.published(ticket, acknowledged);
+        }
+        let outcomes = bench.journal.iter().filter_map(|record| match &record.body {
+            RecordBody::Outcome(outcome) => Some(outcome.manifest.clone()),
+            _ => None,
+        });
+        let expected = if pieces <= 64 { manifest } else { Vec::new() };
+        assert_eq!(outcomes.collect::<Vec<_>>(), [expected]);
+        assert_eq!(matches!(bench.replies[&call], Answer::Done { .. }), is_given);
+    }
 }
 
 #[test]

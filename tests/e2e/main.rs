@@ -14,6 +14,7 @@ mod flow_races;
 mod health;
 mod inspect;
 mod policy;
+mod retrieval;
 mod revocation;
 mod rights;
 mod rollout;

@@ -153,6 +153,13 @@ pub const SCHEMA: &[Declared] = {
             Policy,
             "that an allowed call takes so much out of a budget of its task; what the task spends in all stays within the limit",
         ),
+        declared(
+            "budget_rows",
+            &[("name", Text), ("limit", Integer), ("most", Integer)],
+            Action,
+            Policy,
+            "that an allowed call takes the rows of its result out of a budget of its task; so many are taken before it runs, and a result with more is kept back",
+        ),
         declared("caller", &[("name", Text)], Identity, Request, "the agent that makes this call"),
         declared("capability", &[("id", Text)], Identity, Capability, "the capability, through all renewals"),
         declared(

@@ -409,6 +409,7 @@ pub fn record(random: &mut Random) -> Record {
             result_bytes: maybe(random, Random::next),
             label: maybe(random, label),
             elapsed: maybe(random, |random| Millis(random.next())),
+            manifest: (0..random.one_of(&[0, 3])).map(|_| digest(random)).collect(),
         })),
         _ => RecordBody::Void(Box::new(Void {
             prepared: digest(random),

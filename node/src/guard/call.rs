@@ -42,7 +42,7 @@ use super::{
 /// How long a call may wait for control state it names to arrive.
 const EPOCH_WAIT: Millis = Millis(200);
 /// How often a call is decided again because the label moved under it.
-pub(super) const LABEL_ATTEMPTS_MAX: u32 = 3;
+pub(super) const LABEL_ATTEMPTS_MAX: u32 = 12;
 
 /// A request while it is here.
 pub(super) struct InFlight {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use writ_bus::{Attested, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
+    digest::Digest,
     ids::{BootId, FlowDomain, TaskId},
     inspect::Inspection,
     label::Label,
@@ -15,6 +16,7 @@ use writ_common::{
 use writ_journal::{Entry, Unsettled};
 
 use super::{BudgetKey, FoundSources, Inspect, StreamPins};
+use crate::tools::ToolOutput;
 
 /// Names a request while it is here; the driver's own choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,11 +109,20 @@ pub struct Output {
     pub text: String,
     /// What the tool itself knows of its label, beyond its contract.
     pub label: Option<Label>,
+    /// Digests of the pieces of content it is made of.
+    pub manifest: Vec<Digest>,
 }
 
 impl From<String> for Output {
     fn from(text: String) -> Self {
-        Self { text, label: None }
+        Self { text, label: None, manifest: Vec::new() }
+    }
+}
+
+impl From<ToolOutput> for Output {
+    fn from(output: ToolOutput) -> Self {
+        let ToolOutput { value, label, manifest } = output;
+        Self { text: value.to_string(), label, manifest }
     }
 }
 

@@ -146,6 +146,7 @@ impl Guard {
             .map_err(|error| error.to_string())
             .and_then(|signed| signed.open(accepts).map_err(|error| error.to_string()));
         let why = match opened {
+            Ok(_) if self.streams.is_distrusted(sequence) => "raises after it may be lost".to_owned(),
             Ok(label) if label.tenant == self.config.tenant && label.domain == *domain => {
                 return Some((sequence, label));
             }

@@ -32,7 +32,7 @@ use std::{
 pub use budget::BudgetKey;
 pub use event::{Arrival, CallRef, Effect, Event, Output, Ticket, ToolFailure};
 pub use inspect::Inspect;
-pub use pins::{StreamPin, StreamPins};
+pub use pins::{FLOOR_UNKNOWN, StreamPin, StreamPins};
 pub use sources::FoundSources;
 
 use budget::Budgets;

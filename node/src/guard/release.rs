@@ -45,6 +45,8 @@ pub(super) struct Flowing {
     pub(super) found: Label,
     /// What inspectors found in it, for the record.
     pub(super) seen: Vec<RecordedFinding>,
+    /// What it is made of, for the record, released or kept back.
+    pub(super) manifest: Vec<Digest>,
 }
 
 impl Default for Flowing {
@@ -58,6 +60,7 @@ impl Default for Flowing {
             output: None,
             found: Label::bottom(),
             seen: Vec::new(),
+            manifest: Vec::new(),
         }
     }
 }
@@ -74,6 +77,7 @@ impl Flowing {
             output: None,
             found: Label::bottom(),
             seen: Vec::new(),
+            manifest: Vec::new(),
         }
     }
 
@@ -126,6 +130,7 @@ impl Guard {
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
         let declared = known.flowing.result.clone();
         let own = output.label.clone().unwrap_or_else(Label::bottom);
+        known.flowing.manifest = output.manifest.clone();
         known.flowing.output = Some(output);
         if known.request.resource.kind() == ResourceKind::Agent {
             // What the agent knows may have grown while it worked, at whichever node.

@@ -563,8 +563,7 @@ mod tests {
 
     #[test]
     fn t02_an_inspection_is_no_longer_than_the_stream_remembers_a_call() {
-        let inspector =
-            "[[inspector]]\nname = \"x\"\nkind = \"builtin\"\ndirections = [\"tool_args\"]\ndeadline_ms = 10000\n";
+        let inspector = "[[inspector]]\nname = \"x\"\nkind = \"builtin\"\ndirections = [\"tool_args\"]\ndeadline_ms = 10000\n";
         assert!(read(&format!("{GOOD}{inspector}")).is_ok());
         let slower = GOOD.replace("[bus]", "[node.freshness]\nreads_seconds = 61\n[bus]");
         assert!(read(&slower).is_ok());

@@ -135,6 +135,7 @@ impl Guard {
         let label = known.flowing.result.clone();
         let inspect = inspect_of(known, flight, direction, &label, parts_of(&value));
         if let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) {
+            known.flowing.manifest.clone_from(&output.manifest);
             known.flowing.output = Some(output);
         }
         self.push(Effect::Inspect(call, Box::new(inspect)));

@@ -47,6 +47,8 @@ pub(super) struct Flowing {
     pub(super) found: Label,
     /// What inspectors found in it, for the record.
     pub(super) seen: Vec<RecordedFinding>,
+    /// What it is made of, for the record, released or kept back.
+    pub(super) manifest: Vec<Digest>,
 }
 
 impl Default for Flowing {
@@ -61,6 +63,9 @@ impl Default for Flowing {
             manifest: Vec::new(),
             found: Label::bottom(),
             seen: Vec::new(),
+            found: Label::bottom(),
+            seen: Vec::new(),
+            manifest: Vec::new(),
         }
     }
 }
@@ -78,6 +83,9 @@ impl Flowing {
             manifest: Vec::new(),
             found: Label::bottom(),
             seen: Vec::new(),
+            found: Label::bottom(),
+            seen: Vec::new(),
+            manifest: Vec::new(),
         }
     }
 

@@ -142,8 +142,8 @@ impl BrokerConfig {
                 nodes.insert(name, (key.0, connection));
             }
         }
-        let operators = read_people(root.tables("operator"));
-        let approvers = read_people(root.tables("approver"));
+        let operators = read_people(&document, root.tables("operator"));
+        let approvers = read_people(&document, root.tables("approver"));
         let known = ["tenant", "broker", "bus", "http", "stream", "issuer", "node", "operator", "approver"];
         root.finish(&known);
         let findings = document.into_findings();
@@ -177,14 +177,27 @@ impl BrokerConfig {
     }
 }
 
-/// Names with their public keys.
-fn read_people(sections: Vec<Section<'_, '_>>) -> BTreeMap<OperatorId, PublicKey> {
-    let mut people = BTreeMap::new();
+/// Names with their public keys: each name once, and each key. One key under two names would be two people to whoever
+/// counts answers, and of two keys under one name the last would quietly count.
+fn read_people(document: &Document<'_>, sections: Vec<Section<'_, '_>>) -> BTreeMap<OperatorId, PublicKey> {
+    let mut people: BTreeMap<OperatorId, PublicKey> = BTreeMap::new();
     for mut section in sections {
         let name: Option<OperatorId> = section.required("name", "\"ops\"");
         let key: Option<KeyText> = section.required("key", "\"ed25519:…\"");
+        let (name_span, key_span) = (section.span_of("name"), section.span_of("key"));
         section.finish(&["name", "key"]);
-        people.extend(name.zip(key).map(|(name, key)| (name, key.0)));
+        let Some((name, KeyText(key))) = name.zip(key) else { continue };
+        if people.contains_key(&name) {
+            let finding = document.at(name_span, format!("`{name}` is there twice"));
+            document.note(finding.help("a person has one key; take one of the two out"));
+            continue;
+        }
+        if let Some((other, _)) = people.iter().find(|(_, known)| **known == key) {
+            let finding = document.at(key_span, format!("`{name}` has the key of `{other}`"));
+            document.note(finding.help("everybody has a key of their own; `writ key new` makes one"));
+            continue;
+        }
+        people.insert(name, key);
     }
     people
 }
@@ -454,6 +467,31 @@ mod tests {
         ] {
             assert!(findings.contains(expected), "{expected} not in\n{findings}");
         }
+    }
+
+    #[test]
+    fn nobody_is_there_twice_by_name_or_by_key() {
+        let key = |seed: u8| writ_common::keys::PrivateKey::from_seed(&[seed; 32]).public();
+        let person = |table: &str, name: &str, seed: u8| {
+            format!("[[{table}]]\nname = \"{name}\"\nkey = \"{}\"\n", key(seed))
+        };
+        let text = [
+            person("operator", "ops", 1),
+            person("operator", "ops", 2),
+            // An approver may be an operator as well.
+            person("approver", "ops", 1),
+            person("approver", "bob", 3),
+            person("approver", "carol", 3),
+        ];
+        let read = BrokerConfig::read("writ.toml", &text.concat(), Path::new("."), &BTreeMap::new());
+        let Err(findings) = read else { panic!("taken") };
+        let findings = findings.to_string();
+        for expected in
+            ["writ.toml:5:8", "`ops` is there twice", "writ.toml:15:7", "`carol` has the key of `bob`"]
+        {
+            assert!(findings.contains(expected), "{expected} not in\n{findings}");
+        }
+        assert_eq!(findings.matches("there twice").count(), 1, "{findings}");
     }
 
     #[test]

@@ -111,6 +111,13 @@ impl Meter {
         text.single("writ_policy_generation", Kind::Gauge, help, as_f64(generation));
         let help = "Control stream sequence applied last.";
         text.single("writ_control_sequence", Kind::Gauge, help, as_f64(broker.control().epoch().sequence));
+        let help = "Live nodes that have decided by another policy than the one in force for more than 10 s.";
+        text.single(
+            "writ_nodes_on_another_policy",
+            Kind::Gauge,
+            help,
+            as_f64(broker.nodes_behind(now) as u64),
+        );
         let connected = u64::from(bus == ConnectionState::Connected);
         text.single("writ_bus_connected", Kind::Gauge, "Whether there is a connection.", as_f64(connected));
         text.into_text()

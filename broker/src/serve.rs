@@ -12,8 +12,8 @@ use tokio::{
     time::Instant,
 };
 use writ_bus::{
-    Bus, BusError, ConnectionState, Endpoint, Incoming, Service, StreamFacts, StreamSpec, SystemClock,
-    SystemEntropy,
+    ApprovalNews, Bus, BusError, ConnectionState, Endpoint, Incoming, Service, StreamFacts, StreamSpec,
+    SystemClock, SystemEntropy, follow_approvals,
 };
 use writ_common::{
     codec::decode,
@@ -194,6 +194,17 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         workers.spawn(receive(endpoint, events.clone(), stopping.clone()));
     }
     workers.spawn(follow_control(setup.bus.clone(), setup.tenant.clone(), events.clone()));
+    let news = |news| {
+        Wake::Event(match news {
+            ApprovalNews::Message(message) => Event::Approval {
+                sequence: message.sequence,
+                subject: message.subject,
+                payload: message.payload,
+            },
+            ApprovalNews::Read => Event::ApprovalsRead,
+        })
+    };
+    workers.spawn(follow_approvals(setup.bus.clone(), setup.tenant.clone(), events.clone(), news));
     workers.spawn(watch_audit_stream(setup.bus.clone(), part_stream(&setup.tenant, &part), events.clone()));
 
     let core = BrokerSetup {

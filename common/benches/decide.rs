@@ -194,17 +194,32 @@ fn files(rules: usize, agents: usize) -> BTreeMap<String, String> {
     files
 }
 
+/// The files of the policy folder with a list that every argument of the call is held against.
+fn with_facts(facts: usize) -> BTreeMap<String, String> {
+    let mut files = files(0, 0);
+    let mut text = "deny if resource(\"tool.crm\"), arg($path, $value), blocked($value);\n".to_owned();
+    (0..facts).for_each(|fact| writeln!(text, "blocked(\"customer-{fact}\");").unwrap());
+    files.insert("facts.datalog".to_owned(), text);
+    let contract = files.get_mut("tools/crm.toml").unwrap();
+    *contract = contract.replace("maxItems = 32", "maxItems = 512");
+    files
+}
+
+/// Arguments with so many values, none of them on the list.
+fn parameters(values: usize) -> Arguments {
+    let sql = "SELECT item, status FROM orders WHERE customer = ?1";
+    let parameters = (1..values).map(|value| Value::from(value.to_string().as_str())).collect();
+    Arguments::new([("sql", Value::from(sql)), ("params", Value::Array(parameters))].into_iter().collect())
+}
+
 fn request(hops: u8) -> Request {
     let right = Right::parse(RIGHT).unwrap();
     let (resource, action): (Resource, Action) = (right.resource, right.action);
-    let sql = "SELECT item, status FROM orders WHERE customer = ?1";
-    let arguments: Value =
-        [("sql", Value::from(sql)), ("params", Value::Array(vec![Value::from("1")]))].into_iter().collect();
     Request {
         principal: Principal::Agent(agent(hops)),
         action,
         resource,
-        arguments: Arguments::new(arguments),
+        arguments: parameters(2),
         environment: Environment {
             tenant: tenant(),
             task: Some(TaskId::parse("t-1").unwrap()),
@@ -333,6 +348,26 @@ fn growing(criterion: &mut Criterion) {
         }
         group.finish();
     }
+    let mut group = criterion.benchmark_group("decide/facts");
+    for facts in [10, 100, 1_000] {
+        let policy = load(with_facts(facts));
+        assert_eq!(ask(&request, &capability, &control, &policy), Decision::Allow);
+        group.bench_function(BenchmarkId::from_parameter(facts), |bencher| {
+            bencher.iter(|| ask(black_box(&request), &capability, &control, &policy));
+        });
+    }
+    group.finish();
+    // Facts that come with the request cannot be prepared when the policy is loaded.
+    let policy = load(with_facts(1_000));
+    let mut group = criterion.benchmark_group("decide/arguments");
+    for values in [10, 100, 500] {
+        let request = Request { arguments: parameters(values), ..request.clone() };
+        assert_eq!(ask(&request, &capability, &control, &policy), Decision::Allow);
+        group.bench_function(BenchmarkId::from_parameter(values), |bencher| {
+            bencher.iter(|| ask(black_box(&request), &capability, &control, &policy));
+        });
+    }
+    group.finish();
     let mut group = criterion.benchmark_group("policy/load");
     for rules in [10, 100, 1_000] {
         let bundle = PolicyBundle(files(rules, 0));

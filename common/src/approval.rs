@@ -1,6 +1,7 @@
 //! Approvals: what a human has to say yes to, and how often that yes counts.
 //!
-//! A node that may do something only with an approval publishes an [`ApprovalRequest`]: exactly what would run.
+//! A node that may do something only with an approval publishes an [`ApprovalRequest`]: exactly what would run. So does a
+//! broker that may issue a right only with one: exactly what could be done, by whom and for how long.
 //! Approvers answer it, each signed with a key of their own and bound to the digest of the request. Before the
 //! node acts it claims the approval: one claim per approval, by compare-and-set on the bus, whichever node acts.
 //! [`Approvals`] is the fold of all this; [`Approvals::weigh`] is the only way from it to an [`Approved`], and that
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    capability::Right,
     codec::{Message, decode},
     control::ControlState,
     digest::Digest,
@@ -18,16 +20,16 @@ use crate::{
         Action, AgentId, ApprovalId, BootId, NodeId, OperatorId, PartId, Resource, RoleId, TaskId, TenantId,
         UserId,
     },
-    keys::Purpose,
-    label::Label,
+    keys::{PublicKey, Purpose},
+    label::{Label, Origins},
     policy::{PolicyRevision, PolicySet},
     reason::{Reason, ReasonCode},
-    record::TraceRef,
+    record::{RecordedSource, TraceRef},
     request::ARGUMENT_BYTES_MAX,
     signed::{Signable, Signed},
     subjects::Subject,
     time::{Millis, Timestamp},
-    wire::call_digest,
+    wire::{call_digest, right_digest},
 };
 
 /// Most approvals one obligation can ask for.
@@ -89,7 +91,7 @@ pub struct ApprovalTerms {
     pub life: Millis,
 }
 
-/// What a node asks approvers, signed by the node: exactly what would run.
+/// What a node or broker asks approvers, signed by it: exactly what would run, or could.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApprovalRequest {
@@ -97,7 +99,7 @@ pub struct ApprovalRequest {
     pub tenant: TenantId,
     /// Its id.
     pub id: ApprovalId,
-    /// The node that asks.
+    /// The node that asks, or the broker.
     pub node: NodeId,
     /// When.
     pub at: Timestamp,
@@ -126,11 +128,47 @@ pub struct ApprovalRequest {
     pub rules: Vec<String>,
     /// The label of what the task has read so far.
     pub label: Label,
+    /// The calls that brought each part of it in.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub origins: Origins,
+    /// The arguments that decide who is affected, and what vouches for them, if outsiders had a say in the task.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<RecordedSource>,
     /// Who has to say yes.
     pub needs: Vec<Need>,
     /// Where the trace of the call stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<TraceRef>,
+    /// That it is no call that waits, but a right: `resource` and `action` are the right, `arguments` the values it
+    /// would be bound to, `call` the digest of all that, and `node` the broker that asks, with a key of the keyset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right: Option<AskedRight>,
+}
+
+/// What else there is to a right that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskedRight {
+    /// The key that would hold it: the one that asks.
+    pub holder: PublicKey,
+    /// How long it could be used, from when it is issued.
+    pub life: Millis,
+    /// Why, in the words of the agent: nobody vouches for them.
+    pub why: String,
+}
+
+impl ApprovalRequest {
+    /// The digest of what is shown: of the call, or of the right.
+    #[must_use]
+    pub fn shown(&self) -> Digest {
+        match &self.right {
+            None => call_digest(&self.resource, &self.action, &self.arguments, &self.task),
+            Some(AskedRight { holder, life, .. }) => {
+                let right = Right { resource: self.resource.clone(), action: self.action.clone() };
+                right_digest(&right, &self.arguments, &self.task, holder, *life)
+            }
+        }
+    }
 }
 
 impl Signable for ApprovalRequest {
@@ -196,7 +234,7 @@ pub enum ClaimState {
     Used,
 }
 
-/// A node's word that it uses an approval for one call. Each follows the one before it by compare-and-set.
+/// A node's word that it uses an approval for one call, or a broker's that it issues one right by it. Each follows the one before it by compare-and-set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApprovalClaim {
@@ -336,13 +374,19 @@ impl Approval {
         self.answers.values().filter_map(|signed| signed.peek().ok())
     }
 
-    /// Checks that the node it names asked it.
+    /// Checks that whoever it names asked it: a node for calls, a broker, by a key of the keyset, for rights.
     ///
     /// # Errors
     /// `approval.signature`.
     pub fn check_request(&self, control: &ControlState) -> Result<(), Reason> {
-        let node = control.nodes().get(&self.request.node);
-        let opened = self.signed.open(|key| node.is_some_and(|node| node.key == *key));
+        let request = &self.request;
+        let node = control.nodes().get(&request.node);
+        let opened = self.signed.open(|key| match request.right {
+            None => node.is_some_and(|node| node.key == *key),
+            Some(_) => {
+                control.keyset().is_some_and(|keyset| keyset.is_active(key, &request.tenant, request.at))
+            }
+        });
         match opened {
             Err(error) if !crate::red::off("H11") => {
                 Err(Reason::new(ReasonCode::ApprovalSignature).told("the request").noted(error))
@@ -474,8 +518,7 @@ impl Approvals {
                 }
                 // What people see and what is compared with the call have to be the same.
 
-                let shown =
-                    call_digest(&request.resource, &request.action, &request.arguments, &request.task);
+                let shown = request.shown();
                 let is_short = request.expires.since(request.at) <= LIFE_MAX;
                 if (shown != request.call || !is_short) && !crate::red::off("H06-digest") {
                     return Err(fault(
@@ -515,6 +558,8 @@ impl Approvals {
                     None => {}
                 }
             }
+            // Of the same plane, and folded elsewhere.
+            Subject::LabelAct { .. } => {}
             _ => return Err(fault("is about no approval".to_owned())),
         }
         Ok(())

@@ -15,7 +15,6 @@ use crate::{
     ids::{BudgetId, NodeId, TaskId, TenantId},
     keys::Purpose,
     reason::{Reason, ReasonCode},
-    record::Origin,
     signed::{Signable, Signed},
     time::Timestamp,
 };
@@ -61,7 +60,7 @@ impl Message for Signed<BudgetState> {
 }
 
 impl BudgetState {
-    /// Reads a state; only an enrolled node's word for this very budget counts.
+    /// Reads a state; only an enrolled node's word for this very budget counts, by the key it has now.
     ///
     /// # Errors
     /// `budget.unavailable`: what was spent is not known, so nothing more is.
@@ -75,9 +74,10 @@ impl BudgetState {
         let unreadable = |why: String| Reason::new(ReasonCode::BudgetUnavailable).noted(why);
         let signed: Signed<Self> = decode(bytes).map_err(|error| unreadable(error.to_string()))?;
         let claimed = signed.peek().map_err(|error| unreadable(error.to_string()))?;
-        let origin = Origin::Node(claimed.node);
+        // Records of a key that was withdrawn stay what they are; what it says of today does not count.
+        let node = control.nodes().get(&claimed.node);
         let state = signed
-            .open(|key| control.is_record_key(&origin, key))
+            .open(|key| node.is_some_and(|node| node.key == *key) || crate::red::off("D07-key"))
             .map_err(|error| unreadable(error.to_string()))?;
         if state.tenant != *tenant || state.task != *task || state.budget != *budget {
             return Err(unreadable("it is about another budget".to_owned()));
@@ -108,6 +108,66 @@ pub struct Spent<'a>(pub &'a Charges);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        codec::encode,
+        control::{ControlDocument, ControlEvent},
+        keys::PrivateKey,
+        keyset::{KeysetDocument, KeysetKey},
+        time::Millis,
+    };
+
+    #[test]
+    fn d07_a_withdrawn_key_says_nothing_of_what_was_spent() {
+        let key = |seed: u8| PrivateKey::from_seed(&[seed; 32]);
+        let tenant = TenantId::parse("acme").unwrap();
+        let now = Timestamp::from_secs(1_800_000_000);
+        let keyset = KeysetDocument {
+            version: 1,
+            issued_at: now,
+            expires: now.after(Millis::from_secs(60)),
+            keys: vec![KeysetKey {
+                public: key(2).public(),
+                tenants: vec![tenant.clone()],
+                max_ttl: Millis::from_secs(60),
+                not_before: Timestamp::default(),
+                not_after: now.after(Millis::from_secs(60)),
+            }],
+            withdrawn: Vec::new(),
+        };
+        let node = NodeId::parse("node-1").unwrap();
+        let node_key = |seed: u8| ControlEvent::NodeKey {
+            node: node.clone(),
+            key: key(seed).public(),
+            connection: "N".to_owned(),
+        };
+        let mut control = ControlState::new(tenant.clone(), key(1).public());
+        let mut apply = |sequence: u64, event: ControlEvent| {
+            let (tenant, follows) = (tenant.clone(), control.epoch());
+            let document =
+                ControlDocument { tenant, at: now, by: "broker broker-1".to_owned(), follows, event };
+            control.apply(sequence, &encode(&Signed::new(&document, &key(2)))).unwrap();
+            control.clone()
+        };
+        apply(1, ControlEvent::Keyset(Signed::new(&keyset, &key(1))));
+        let before = apply(2, node_key(3));
+        let after = apply(3, node_key(4));
+        let (task, budget) = (TaskId::parse("t-1").unwrap(), BudgetId::parse("cents").unwrap());
+        let state = BudgetState {
+            tenant: tenant.clone(),
+            task: task.clone(),
+            budget: budget.clone(),
+            spent: 0,
+            node: node.clone(),
+            at: now,
+        };
+        let open = |seed: u8, control: &ControlState| {
+            let bytes = encode(&Signed::new(&state, &key(seed)));
+            BudgetState::open(&bytes, &tenant, &task, &budget, control).map_err(|reason| reason.code())
+        };
+        assert_eq!(open(3, &before), Ok(state.clone()));
+        assert_eq!(open(3, &after), Err(ReasonCode::BudgetUnavailable));
+        assert_eq!(open(4, &after), Ok(state.clone()));
+    }
 
     #[test]
     fn d07_the_last_of_it_is_spent_once() {

@@ -18,7 +18,7 @@ use crate::{
     codec::encode,
     control::{ControlDocument, ControlEvent, ControlState},
     datalog::Predicate,
-    decide::{AGENT_HANDOVER, AGENT_INPUT, Evidence, FlowEvidence, Gate, decide},
+    decide::{AGENT_HANDOVER, AGENT_INPUT, ASK, Evidence, FlowEvidence, Gate, ask_arguments, decide},
     digest::Digest,
     ids::{
         Action, AgentId, BudgetId, CapabilityId, EntityType, FlowDomain, OperatorId, Resource, ResourceKind,
@@ -52,7 +52,7 @@ fn domain() -> Result<FlowDomain, String> {
 pub struct Case {
     /// What it shows, in words.
     pub name: String,
-    /// What is asked. Exactly one of `call`, `start`, `renew` and `admin`: a right such as `tool.crm:read`.
+    /// What is asked. Exactly one of `call`, `start`, `renew`, `ask` and `admin`: a right such as `tool.crm:read`.
     pub call: Option<Right>,
     /// See `call`: a task is started; its kind is `task`.
     #[serde(default)]
@@ -60,6 +60,8 @@ pub struct Case {
     /// See `call`: the capability of a task is renewed.
     #[serde(default)]
     pub renew: bool,
+    /// See `call`: the task is started, and asks for a right it lacks.
+    pub ask: Option<Right>,
     /// See `call`: what an operator asks for, as `agent.mailer:enroll`.
     pub admin: Option<Right>,
     /// The operator, for `admin`.
@@ -254,10 +256,10 @@ impl Case {
         rules: &mut BTreeSet<String>,
         look: &Look<'_>,
     ) -> Result<Verdict, String> {
-        let asked = [self.call.is_some(), self.start, self.renew, self.admin.is_some()];
+        let asked = [self.call.is_some(), self.start, self.renew, self.ask.is_some(), self.admin.is_some()];
         if asked.iter().filter(|asked| **asked).count() != 1 {
             return Err(
-                "a case has exactly one of `call: <right>`, `start: true`, `renew: true` and `admin: <right>`".into()
+                "a case has exactly one of `call: <right>`, `start: true`, `renew: true`, `ask: <right>` and `admin: <right>`".into()
             );
         }
         if self.expect != Expected::Hold && self.approvals.is_some() {
@@ -294,6 +296,9 @@ impl Case {
             let reasons: Vec<String> = started.reasons().iter().map(ToString::to_string).collect();
             return Err(format!("the task is not even started: {}", reasons.join("; ")));
         };
+        if let Some(right) = &self.ask {
+            return stage.request(first, kind, right);
+        }
         let mut token = stage.issue(first, bounds)?;
         let mut holder = first;
         for next in others {
@@ -461,6 +466,13 @@ impl<'a> Stage<'a> {
         self.ask(principal, &Right { resource: Resource::task(kind), action }, arguments, None, None)
     }
 
+    fn request(&self, agent: &AgentId, kind: &TaskKind, right: &Right) -> Result<Verdict, String> {
+        let principal =
+            Principal::User { user: self.user.clone(), roles: self.case.roles.clone(), agent: agent.clone() };
+        let asking = Right { resource: Resource::task(kind), action: Action::parse(ASK).map_err(nonsense)? };
+        Ok(self.ask(principal, &asking, ask_arguments(right), None, None))
+    }
+
     fn issue(&self, agent: &AgentId, bounds: &GrantBounds) -> Result<UnverifiedCapability, String> {
         let grant = Grant {
             tenant: self.tenant.clone(),
@@ -562,10 +574,12 @@ mod tests {
         );
         let agents = "[[agent]]\nname = \"planner\"\nowner = \"o\"\ndelegates_to = [\"payer\"]\n[[agent]]\nname = \"payer\"\nowner = \"o\"\n";
         let roles = "[[role]]\nname = \"clerk\"\n[[role.task]]\nkind = \"bills\"\nagents = [\"planner\"]\nrights = [\"tool.pay:wire\", \"agent.payer:invoke\"]\n";
+        let approvers = "[[approver]]\nname = \"bob\"\nroles = [\"finance\"]\nusers = [\"bob\"]\n[[approver]]\nname = \"erin\"\nroles = [\"finance\"]\nusers = [\"erin\"]\n";
         let pay = "resource = \"tool.pay\"\n[[action]]\nname = \"wire\"\neffect = \"egress\"\nreturns = { tags = [], integrity = \"trusted\" }\nscales = { \"/amount\" = 2 }\nschema = { type = \"object\", properties = { amount = { type = \"number\" } } }\n";
         let bundle = [
             ("a.datalog", rules.as_str()),
             ("agents.toml", agents),
+            ("approvers.toml", approvers),
             ("roles.toml", roles),
             ("tools/pay.toml", pay),
         ];
@@ -677,6 +691,34 @@ mod tests {
         let others =
             policy("grantable(\"tool.pay\", \"wire\", \"the finance lead\") <- caller(\"payer\");\n");
         assert!(case(text).run(&others).faults[0].contains("no reason says"), "told to somebody else");
+    }
+
+    #[test]
+    fn a_right_is_asked_for_where_a_rule_says_so_and_by_whose_approval() {
+        let run = |rules: &str, rest: &str| {
+            let text = format!(
+                r#"{{"name":"a","ask":"tool.pay:wire","chain":["planner"],"roles":["clerk"],"task":"bills",{rest}}}"#
+            );
+            case(&text).run(&policy(rules)).faults.join("; ")
+        };
+        let one = "may_request(\"tool.pay\", \"wire\", \"finance\", 1) <- role(\"clerk\");\n";
+        let two = "may_request(\"tool.pay\", \"wire\", \"finance\", 2) <- asked(\"tool.pay\", $any);\n";
+        let deny = "/// not today\ndeny if request(\"ask\"), weekday(1);\n";
+        assert_eq!(run(one, r#""expect":"hold","approvals":{"finance":1}"#), "");
+        assert_eq!(run(&format!("{one}{two}"), r#""expect":"hold","approvals":{"finance":2}"#), "");
+        assert_eq!(run("", r#""expect":"deny","reasons":["right.not_requestable"]"#), "");
+        // Deny wins, and no rule about calls is meant.
+        assert_eq!(run(&format!("{one}{deny}"), r#""expect":"deny","says":"not today""#), "");
+        let calls = "deny if resource(\"tool.pay\"), action(\"wire\");\n";
+        assert_eq!(run(&format!("{one}{calls}"), r#""expect":"hold""#), "");
+    }
+
+    #[test]
+    fn a_request_for_approval_that_is_open_for_less_than_no_time_holds_nothing() {
+        let rules = "may_request(\"tool.pay\", \"wire\", \"finance\", 1) <- role(\"clerk\");\n\
+                     approval_seconds(-5) <- request(\"ask\");\n";
+        let text = r#"{"name":"a","ask":"tool.pay:wire","chain":["planner"],"roles":["clerk"],"task":"bills","expect":"deny","reasons":["approval.unavailable"]}"#;
+        assert_eq!(case(text).run(&policy(rules)).faults, Vec::<String>::new());
     }
 
     #[test]

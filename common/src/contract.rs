@@ -55,7 +55,7 @@ pub struct ActionContract {
     /// Decimals after the point that numbers at these JSON Pointers may have.
     pub scales: BTreeMap<String, u8>,
     /// What flows in, and what comes out.
-    pub flow: ActionFlow,
+    pub flow: Arc<ActionFlow>,
     validator: Arc<Validator>,
 }
 
@@ -206,7 +206,14 @@ impl ActionContract {
         let validator = compile(document, schema_span, &schema)?;
         Some((
             name?,
-            Self { description, effect: effect?, schema, scales, flow, validator: Arc::new(validator) },
+            Self {
+                description,
+                effect: effect?,
+                schema,
+                scales,
+                flow: Arc::new(flow),
+                validator: Arc::new(validator),
+            },
         ))
     }
 
@@ -224,7 +231,7 @@ impl ActionContract {
             leaves += 1;
             if let Value::Number(number) = leaf {
                 let scale = self.scales.get(path).copied().unwrap_or(0);
-                if number.scaled(scale).is_none() {
+                if number.scaled(scale).is_none() && !crate::red::off("A10") {
                     fault.get_or_insert_with(|| {
                         Reason::new(ReasonCode::ArgNumber)
                             .told(format_args!("`{path}` has more than {scale} decimals or is out of range"))

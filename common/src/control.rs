@@ -542,6 +542,13 @@ impl ControlState {
         self.record_keys.get(origin).is_some_and(|keys| keys.contains(key))
     }
 
+    /// Whether a label signed by this key counts: a broker's of the keyset, or an enrolled node's.
+    #[must_use]
+    pub fn is_label_key(&self, key: &PublicKey) -> bool {
+        let of_keyset = |keyset: &Keyset| keyset.document().keys.iter().any(|entry| entry.public == *key);
+        self.keyset().is_some_and(of_keyset) || self.nodes.values().any(|node| node.key == *key)
+    }
+
     /// Every enrolled node.
     #[must_use]
     pub fn nodes(&self) -> &BTreeMap<NodeId, NodeEntry> {
@@ -617,7 +624,11 @@ impl ControlState {
         let is_since = |target: RevocationTarget| {
             self.revocations.get(&target).is_some_and(|revocation| revocation.epoch > issued)
         };
-        if is(RevocationTarget::Capability(grant.capability.clone())) {
+        let beside = grant.capability.beside().filter(|_| !crate::red::off("R01-right"));
+        if std::iter::once(grant.capability.clone())
+            .chain(beside)
+            .any(|id| is(RevocationTarget::Capability(id)))
+        {
             return Err(ReasonCode::Revoked.into());
         }
         if is(RevocationTarget::Task(grant.task.clone())) {

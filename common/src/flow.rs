@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use crate::{
     contract::Effect,
     datalog::{Predicate, Term},
-    ids::EntityType,
+    ids::{ApprovalId, EntityType},
     json::Value,
     label::{Confidentiality, Integrity, Label, TOP, Tag},
     pointer::Pattern,
@@ -93,11 +93,18 @@ pub struct FlowVerdict {
     pub clearance: Label,
     /// The guarded arguments, if the task was untrusted so that they were looked at.
     pub arguments: Vec<GuardedArgument>,
+    /// What people let pass, and has to be used up.
+    pub acts: BTreeSet<ApprovalId>,
 }
 
 impl Default for FlowVerdict {
     fn default() -> Self {
-        Self { result: Label::top(), clearance: Label::bottom(), arguments: Vec::new() }
+        Self {
+            result: Label::top(),
+            clearance: Label::bottom(),
+            arguments: Vec::new(),
+            acts: BTreeSet::new(),
+        }
     }
 }
 

@@ -173,13 +173,46 @@ impl CapabilityId {
     pub fn generate(now: Timestamp, random: [u8; 10]) -> Self {
         Self(sortable_id("c-", now, random))
     }
+
+    /// The id of the extra capability that one approval comes to: `<id>_<16 hex digits>`.
+    ///
+    /// # Errors
+    /// [`InvalidId`] if this id is so long that no more fits.
+    pub fn extra(&self, approval: &ApprovalId) -> Result<Self, InvalidId> {
+        let digest = crate::digest::Digest::of("writ/v1/extra-capability", &[approval.as_str().as_bytes()]);
+        let short: String = digest.to_string().chars().take(16).collect();
+        Self::parse(format!("{}{EXTRA}{short}", self.0))
+    }
+
+    /// The capability an extra one was issued beside: whoever revokes that revokes both.
+    #[must_use]
+    pub fn beside(&self) -> Option<Self> {
+        self.0.split_once(EXTRA).map(|(id, _)| Self(id.to_owned())).filter(|id| !id.0.is_empty())
+    }
 }
+
+/// What parts the id of an extra capability from that of its task's: no generated id holds it.
+const EXTRA: char = '_';
 
 impl ApprovalId {
     /// The approval of a call that names none: the first 128 bits of the call id.
     #[must_use]
     pub fn of_call(call_id: &crate::digest::Digest) -> Self {
         Self(format!("ap-{}", call_id.to_string().chars().take(32).collect::<String>()))
+    }
+
+    /// A fresh id for what a person lets pass unasked.
+    #[must_use]
+    pub fn generate(now: Timestamp, random: [u8; 10]) -> Self {
+        Self(sortable_id("la-", now, random))
+    }
+}
+
+impl NodeId {
+    /// A broker by its name, where it speaks as a node does. The grammar is the same.
+    #[must_use]
+    pub fn of_broker(broker: &BrokerId) -> Self {
+        Self(broker.as_str().to_owned())
     }
 }
 
@@ -191,11 +224,27 @@ impl BootId {
     }
 }
 
+/// What the domain of an agent's memory begins with.
+const AGENT_DOMAIN_PREFIX: &str = "memory-";
+
 impl DomainId {
     /// The flow domain of a task: one domain per task unless the inventory says otherwise.
     #[must_use]
     pub fn of_task(task: &TaskId) -> Self {
         Self(task.as_str().to_owned())
+    }
+
+    /// The flow domain of an agent that remembers from one task to the next. No task has such an id.
+    #[must_use]
+    pub fn of_agent(agent: &AgentId) -> Self {
+        let whole = format!("{AGENT_DOMAIN_PREFIX}{agent}");
+        if whole.len() <= ID_BYTES_MAX {
+            return Self(whole);
+        }
+        let digest = crate::digest::Digest::of("writ/v1/agent-domain", &[agent.as_str().as_bytes()]);
+        let digits = ID_BYTES_MAX - AGENT_DOMAIN_PREFIX.len();
+        let text: String = digest.to_string().chars().take(digits).collect();
+        Self(format!("{AGENT_DOMAIN_PREFIX}{text}"))
     }
 }
 

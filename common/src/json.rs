@@ -105,13 +105,14 @@ impl Number {
         let shifted = shift_point(whole, fraction, exponent);
         let (whole, fraction) = (shifted.0.trim_start_matches('0'), shifted.1.trim_end_matches('0'));
         let whole = if whole.is_empty() { "0" } else { whole };
-        if negative && whole == "0" && fraction.is_empty() {
+        if negative && whole == "0" && fraction.is_empty() && !crate::red::off("A10") {
             return Err(JsonFault::Number);
         }
         let sign = if negative { "-" } else { "" };
         let canonical =
             if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") };
-        if canonical.len() > NUMBER_CHARS_MAX || (fraction.is_empty() && canonical.parse::<i64>().is_err()) {
+        let is_outside = fraction.is_empty() && canonical.parse::<i64>().is_err();
+        if canonical.len() > NUMBER_CHARS_MAX || (is_outside && !crate::red::off("A10")) {
             return Err(JsonFault::Number);
         }
         Ok(Self(canonical))
@@ -537,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_exact_or_refused() {
+    fn a10_numbers_are_exact_or_refused() {
         for (text, expected) in [
             ("98.70", "98.7"),
             ("1.50e1", "15"),
@@ -573,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn scaling_never_rounds() {
+    fn a10_scaling_never_rounds() {
         let number = |text| Number::parse(text).unwrap();
         assert_eq!(number("98.7").scaled(2), Some(9870));
         assert_eq!(number("-98.7").scaled(2), Some(-9870));

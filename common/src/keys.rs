@@ -15,6 +15,8 @@ use crate::{digest::Digest, ids::KeyId};
 /// purpose is worth nothing for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
+    /// A person's word on one call, by the approver's key.
+    Act,
     /// A request to the control plane, by an operator's key.
     Admin,
     /// An approver's answer, by the approver's key.
@@ -53,6 +55,8 @@ pub enum Purpose {
     Receipt,
     /// A task label, by the broker's or a node's key.
     Label,
+    /// What results of a flow domain vouch for, by a node's key.
+    Sources,
 }
 
 impl Purpose {
@@ -60,6 +64,7 @@ impl Purpose {
     #[must_use]
     pub const fn prefix(self) -> &'static str {
         match self {
+            Self::Act => "writ/v1/act",
             Self::Admin => "writ/v1/admin",
             Self::Approval => "writ/v1/approval",
             Self::ApprovalRequest => "writ/v1/asks-approval",
@@ -79,6 +84,7 @@ impl Purpose {
             Self::Record => "writ/v1/record",
             Self::Receipt => "writ/v1/receipt",
             Self::Label => "writ/v1/label",
+            Self::Sources => "writ/v1/sources",
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     keys::Purpose,
     record::DecisionId,
     signed::{Signable, Signed},
+    source::ResultSources,
     time::Timestamp,
 };
 
@@ -280,6 +281,28 @@ impl DomainLabel {
         }
         Self { label, origins, ..self.clone() }
     }
+}
+
+/// What results of a flow domain vouch for, as it stands on the bus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DomainSources {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The domain.
+    pub domain: FlowDomain,
+    /// The values trusted fields of results held.
+    pub results: ResultSources,
+}
+
+impl Signable for DomainSources {
+    const PURPOSE: Purpose = Purpose::Sources;
+    const KIND: &'static str = "sources";
+}
+
+impl Message for Signed<DomainSources> {
+    const KIND: &'static str = "sources";
+    const BYTES_MAX: usize = 64 * 1024;
 }
 
 impl Signable for DomainLabel {

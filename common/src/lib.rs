@@ -9,6 +9,7 @@
 //!
 //! Nothing here reads a clock, draws randomness or touches a file or socket: all of that is passed in.
 
+pub mod act;
 pub mod admission;
 pub mod approval;
 pub mod budget;

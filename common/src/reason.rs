@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::approval::{Need, in_words};
+
 /// The question a refusal answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -169,8 +171,8 @@ reason_codes! {
         "Send each key once.";
     ArgEncoding = "arg.encoding", Action, Denied,
         "A text in the arguments is malformed, or not in the one accepted form.",
-        "Broken escapes, lone surrogates, raw control characters, or text that is not canonical.",
-        "Send arguments as canonical JSON; the SDK does.";
+        "Broken escapes, lone surrogates, control, tag or direction characters, or text that is not canonical or not NFC.",
+        "Send arguments as canonical JSON (the SDK does), with text in Unicode normalization form C.";
     ArgHost = "arg.host", Action, Denied,
         "A URL in the arguments, or where a server sends on to, is not one of the tool's hosts.",
         "A host that is not listed, one written in a roundabout way, a name with a private address, or a redirect.",
@@ -251,6 +253,14 @@ reason_codes! {
         "The broker could not record its decision in the control stream.",
         "NATS is unreachable, or another broker wrote first too often.",
         "Repeat the request; `writ doctor` checks bus and stream.";
+    DeclassDigest = "declass.digest", Flow, Denied,
+        "What a person let pass was another content.",
+        "Declassifying and endorsing are bound to resource, action, arguments and task of one call.",
+        "Have this very call let through: `writ label declassify --help`.";
+    DeclassUnauthorised = "declass.unauthorised", Flow, Denied,
+        "What a person said about this call does not count.",
+        "They have no role that policy lets declassify or endorse this, or speak for themselves, or it has expired.",
+        "`may_declassify` and `may_endorse` rules say which role may; roles stand in approvers.toml.";
     DelegationCycle = "delegation.cycle", Identity, Denied,
         "A key appears twice in the chain.",
         "An agent delegated back to one that delegated to it.",
@@ -463,6 +473,10 @@ reason_codes! {
         "The capability holds no right for this action on this resource.",
         "The task was not granted the tool, or a narrowing took it away.",
         "`writ capability inspect <file>` lists the rights; rules deriving `grant` give them.";
+    RightNotRequestable = "right.not_requestable", Identity, Denied,
+        "The right cannot be asked for, or not by this agent.",
+        "No rule derives `may_request` for it, the task holds it already, it is on no tool, or the task was given to another agent.",
+        "Write a rule for `may_request`, as policies/README.md shows; then `writ policy check <folder>`.";
     SqlMultiStatement = "sql.multi_statement", Action, Denied,
         "The query holds more than one statement.",
         "A second statement behind a semicolon.",
@@ -613,13 +627,41 @@ pub struct Reason {
     code: ReasonCode,
     for_caller: String,
     for_operator: String,
+    advice: Option<Box<Advice>>,
+}
+
+/// How a missing right could be had, as far as policy lets that be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Advice {
+    /// Who could grant it, in words of the policy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub granted_by: Vec<String>,
+    /// Whose approval it takes if the agent asks for it; empty if it cannot be asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approval: Vec<Need>,
+}
+
+/// In a sentence.
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let granted_by = self.granted_by.join(", ");
+        match (self.granted_by.is_empty(), self.approval.is_empty()) {
+            (true, true) => f.write_str("nobody is known to grant it"),
+            (false, true) => write!(f, "{granted_by} can grant it"),
+            (true, false) => write!(f, "it can be asked for and takes {}", in_words(&self.approval)),
+            (false, false) => {
+                write!(f, "{granted_by} can grant it, and it can be asked for: {}", in_words(&self.approval))
+            }
+        }
+    }
 }
 
 impl Reason {
     /// A reason whose code says it all.
     #[must_use]
     pub fn new(code: ReasonCode) -> Self {
-        Self { code, for_caller: String::new(), for_operator: String::new() }
+        Self { code, for_caller: String::new(), for_operator: String::new(), advice: None }
     }
 
     /// Adds what the caller is told.
@@ -634,6 +676,19 @@ impl Reason {
     pub fn noted(mut self, text: impl fmt::Display) -> Self {
         self.for_operator = plain(&text.to_string());
         self
+    }
+
+    /// Adds how it could be had, to what the caller is told.
+    #[must_use]
+    pub fn advised(self, advice: Advice) -> Self {
+        let told = format!("{}; {advice}", self.for_caller());
+        Self { advice: Some(Box::new(advice)), ..self.told(told) }
+    }
+
+    /// How it could be had, if that may be told.
+    #[must_use]
+    pub fn advice(&self) -> Option<&Advice> {
+        self.advice.as_deref()
     }
 
     /// The machine-readable code.

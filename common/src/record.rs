@@ -14,9 +14,10 @@ use crate::{
     codec::Message,
     digest::Digest,
     epoch::Epoch,
+    flow::GuardedArgument,
     ids::{
-        Action, AgentId, ApprovalId, BootId, BrokerId, CapabilityId, FlowDomain, InvalidId, KeyId, NodeId,
-        OperatorId, PartId, Resource, TaskId, TaskKind, TenantId, UserId,
+        Action, AgentId, ApprovalId, BootId, BrokerId, CapabilityId, EntityType, FlowDomain, InvalidId,
+        KeyId, NodeId, OperatorId, PartId, Resource, TaskId, TaskKind, TenantId, UserId,
     },
     keys::Purpose,
     label::Label,
@@ -424,6 +425,19 @@ pub struct Granted {
     pub started: Epoch,
 }
 
+/// A right that a task asked for beyond what it holds, in records of the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedRight {
+    /// The right.
+    pub right: Right,
+    /// Key that asked, and that alone could use it.
+    pub key: KeyId,
+    /// When the extra capability ends, if one was issued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+}
+
 /// A verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -448,9 +462,18 @@ pub struct Verdicted {
     /// What was granted, if a capability was issued or renewed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub granted: Option<Box<Granted>>,
+    /// The right that was asked for, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right: Option<Box<RecordedRight>>,
     /// The approval it waits for, or was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Box<RecordedApproval>>,
+    /// The arguments that decide who is affected, and what vouched for them, if outsiders had a say in the task.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<RecordedSource>,
+    /// What people let pass, and this call used up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acts: Vec<RecordedAct>,
     /// What the policy in the shadow would have answered, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<Box<Shadowed>>,
@@ -521,6 +544,41 @@ pub struct RecordedApproval {
     pub waited: Option<Millis>,
 }
 
+/// What a person let pass, as records keep it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedAct {
+    /// The act; the stream holds it and its use.
+    pub id: ApprovalId,
+    /// Who said so.
+    pub by: OperatorId,
+    /// `declassified` with tags, or `endorsed`.
+    pub what: String,
+}
+
+/// A guarded argument, as records keep it: never its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedSource {
+    /// Where it stands, as a JSON Pointer.
+    pub path: String,
+    /// What it names.
+    pub entity: EntityType,
+    /// What vouched for it; absent if nothing did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
+impl From<&GuardedArgument> for RecordedSource {
+    fn from(argument: &GuardedArgument) -> Self {
+        Self {
+            path: argument.path.clone(),
+            entity: argument.entity.clone(),
+            source: argument.source.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
 fn one() -> u64 {
     1
 }
@@ -552,7 +610,10 @@ impl Verdicted {
             basis,
             trace: None,
             granted: None,
+            right: None,
             approval: None,
+            sources: verdict.flow().arguments.iter().map(RecordedSource::from).collect(),
+            acts: Vec::new(),
             shadow: None,
             count: 1,
         }
@@ -595,6 +656,9 @@ pub struct Outcome {
     /// Size of the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result_bytes: Option<u64>,
+    /// What the result carried when it was released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Label>,
     /// How long it ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elapsed: Option<Millis>,

@@ -1,5 +1,7 @@
 //! What is asked: who wants to do what to what, under which circumstances.
 
+use unicode_normalization::is_nfc;
+
 use crate::{
     capability::Right,
     digest::Digest,
@@ -93,6 +95,11 @@ impl Arguments {
                 .told(format_args!("{} bytes of arguments, at most {ARGUMENT_BYTES_MAX}", canonical.len())));
         }
         let value = Value::parse_canonical(canonical).map_err(|error| reason_of(&error))?;
+        if !canonical.is_ascii() {
+            check_texts(&value).map_err(|(path, fault)| {
+                Reason::new(ReasonCode::ArgEncoding).told(format_args!("`{path}` {fault}"))
+            })?;
+        }
         Ok(Self { value, canonical: canonical.to_owned() })
     }
 
@@ -113,6 +120,42 @@ impl Arguments {
     pub fn digest(&self) -> Digest {
         Digest::plain(self.canonical.as_bytes())
     }
+}
+
+/// One spelling per text (threat A05): what looks the same is the same to a rule, and nothing that is written for a
+/// model alone, or shown to a person in another order, gets through. Says where it is and what is wrong with it.
+fn check_texts(value: &Value) -> Result<(), (String, &'static str)> {
+    match value {
+        Value::String(text) => check_text(text).map_err(|fault| (String::new(), fault)),
+        Value::Array(items) => items.iter().enumerate().try_for_each(|(index, item)| {
+            check_texts(item).map_err(|(path, fault)| (format!("/{index}{path}"), fault))
+        }),
+        Value::Object(members) => members.iter().try_for_each(|(key, member)| {
+            let within = |(path, fault)| (format!("/{key}{path}"), fault);
+            check_text(key).map_err(|fault| within((String::new(), fault)))?;
+            check_texts(member).map_err(within)
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+    }
+}
+
+fn check_text(text: &str) -> Result<(), &'static str> {
+    if crate::red::off("A05") {
+        return Ok(());
+    }
+    if text.contains(is_misleading) {
+        return Err("has characters that re-order others, or that nobody sees");
+    }
+    // Composed (Unicode TR 15, form C): a letter with its accent is one character where there is one.
+    if !is_nfc(text) {
+        return Err("is not in Unicode normalization form C");
+    }
+    Ok(())
+}
+
+/// Embeddings, overrides and isolates of writing direction, and tag characters: none is needed to write a language.
+fn is_misleading(character: char) -> bool {
+    matches!(u32::from(character), 0x202a..=0x202e | 0x2066..=0x2069 | 0xe0000..=0xe007f)
 }
 
 fn reason_of(error: &JsonError) -> Reason {

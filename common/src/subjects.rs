@@ -83,6 +83,22 @@ pub enum Subject {
         /// The key it was delegated to.
         key: KeyId,
     },
+    /// A person's word on one call: `approval.<part>.<id>.act.<approver>`.
+    LabelAct {
+        /// Stream part.
+        part: PartId,
+        /// The act.
+        act: ApprovalId,
+        /// Who says so; their connection may publish under no other name.
+        by: OperatorId,
+    },
+    /// What the user asked for: `label.<part>.<task>.instruction`.
+    Instruction {
+        /// Stream part.
+        part: PartId,
+        /// The task.
+        task: TaskId,
+    },
     /// A request for a capability: `issue.<agent>`.
     Issue {
         /// The agent that asks.
@@ -90,6 +106,8 @@ pub enum Subject {
     },
     /// A task label: `label.<part>.<domain>`.
     Label(FlowDomain),
+    /// What results of a flow domain vouch for: `label.<part>.<domain>.sources`.
+    Sources(FlowDomain),
     /// A heartbeat of the control stream: `control.tick`.
     Tick,
 }
@@ -116,6 +134,11 @@ impl Subject {
                 part: PartId::parse(*part)?,
                 approval: ApprovalId::parse(*approval)?,
                 approver: OperatorId::parse(*approver)?,
+            },
+            ["approval", part, act, "act", by] => Self::LabelAct {
+                part: PartId::parse(*part)?,
+                act: ApprovalId::parse(*act)?,
+                by: OperatorId::parse(*by)?,
             },
             ["approval", part, approval, "request"] => {
                 Self::ApprovalRequest { part: PartId::parse(*part)?, approval: ApprovalId::parse(*approval)? }
@@ -148,6 +171,12 @@ impl Subject {
             ["label", part, domain] => {
                 Self::Label(FlowDomain { part: PartId::parse(*part)?, domain: DomainId::parse(*domain)? })
             }
+            ["label", part, task, "instruction"] => {
+                Self::Instruction { part: PartId::parse(*part)?, task: TaskId::parse(*task)? }
+            }
+            ["label", part, domain, "sources"] => {
+                Self::Sources(FlowDomain { part: PartId::parse(*part)?, domain: DomainId::parse(*domain)? })
+            }
             _ => return Err(unknown()),
         };
         Ok((tenant, subject))
@@ -175,7 +204,10 @@ impl fmt::Display for Subject {
             Self::Fresh => f.write_str("fresh"),
             Self::Inbox { agent, key } => write!(f, "inbox.{agent}.{key}"),
             Self::Issue { agent } => write!(f, "issue.{agent}"),
+            Self::Instruction { part, task } => write!(f, "label.{part}.{task}.instruction"),
             Self::Label(domain) => write!(f, "label.{}.{}", domain.part, domain.domain),
+            Self::LabelAct { part, act, by } => write!(f, "approval.{part}.{act}.act.{by}"),
+            Self::Sources(domain) => write!(f, "label.{}.{}.sources", domain.part, domain.domain),
             Self::Tick => f.write_str("control.tick"),
         }
     }
@@ -268,6 +300,7 @@ mod tests {
     fn subjects_round_trip() {
         for text in [
             "writ.v1.acme.admin",
+            "writ.v1.acme.approval.p0.ap-1.act.bob",
             "writ.v1.acme.approval.p0.ap-1.answer.bob",
             "writ.v1.acme.approval.p0.ap-1.request",
             "writ.v1.acme.claim.p0.approval.ap-1",
@@ -284,6 +317,8 @@ mod tests {
             "writ.v1.acme.inbox.mailer.0a0b",
             "writ.v1.acme.issue.planner",
             "writ.v1.acme.label.p0.t-1",
+            "writ.v1.acme.label.p0.t-1.instruction",
+            "writ.v1.acme.label.p0.t-1.sources",
         ] {
             let (tenant, subject) = Subject::parse(text).unwrap();
             assert_eq!(subject.of(&tenant), text);

@@ -277,7 +277,10 @@ pub fn verdict_attributes(verdict: &Verdicted, id: &DecisionId) -> Vec<(&'static
         .chain(verdict.who.hops.iter().map(|hop| hop.to.to_string()))
         .collect();
     let task = verdict.who.task.as_ref().map(ToString::to_string).unwrap_or_default();
-    let target = verdict.what.resource.as_ref().map(ToString::to_string).unwrap_or_default();
+    let target = match &verdict.right {
+        Some(asked) => format!("the right {}", asked.right),
+        None => verdict.what.resource.as_ref().map(ToString::to_string).unwrap_or_default(),
+    };
     let mut attributes: Vec<(&'static str, AttributeValue)> = vec![
         (attribute::VERDICT, word.into()),
         (attribute::AUDIT_ORIGIN, format!("{}/{}", id.origin, id.boot).into()),

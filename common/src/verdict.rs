@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    act::Acts,
     approval::{ApprovalTerms, Approved},
     budget::{Charges, Spent},
     capability::Right,
     digest::Digest,
     flow::FlowVerdict,
-    ids::{Action, AgentId, Resource, TaskId, UserId},
+    ids::{Action, AgentId, ApprovalId, Resource, TaskId, UserId},
     label::Label,
     policy::PolicyRevision,
     reason::{Class, Reason},
@@ -28,6 +29,8 @@ pub enum Decision {
 /// What has to be done or kept to, or else the answer is no.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obligation {
+    /// What people let pass has to be used up first.
+    Acts(BTreeSet<ApprovalId>),
     /// People have to say yes first.
     Approval(ApprovalTerms),
     /// Budgets of the task have to be charged first.
@@ -60,7 +63,7 @@ pub struct Verdict {
     obligations: Vec<Obligation>,
     rules: Vec<String>,
     policy_revision: Option<PolicyRevision>,
-    flow: FlowVerdict,
+    flow: Box<FlowVerdict>,
     /// What an allowance permits, until somebody takes it.
     permit: Option<Permit>,
 }
@@ -82,7 +85,7 @@ impl Verdict {
             obligations: Vec::new(),
             rules,
             policy_revision,
-            flow: FlowVerdict::default(),
+            flow: Box::default(),
             permit: None,
         }
     }
@@ -114,7 +117,7 @@ impl Verdict {
             obligations,
             rules,
             policy_revision,
-            flow: FlowVerdict::default(),
+            flow: Box::default(),
             permit,
         }
     }
@@ -129,7 +132,7 @@ impl Verdict {
         if let Some(permit) = &mut self.permit {
             permit.clearance = flow.clearance.clone();
         }
-        Self { flow, ..self }
+        Self { flow: Box::new(flow), ..self }
     }
 
     /// What was found out about the flow of data, as far as the decision got.
@@ -187,6 +190,25 @@ impl Verdict {
             Obligation::Budget(charges) => Some(charges),
             _ => None,
         })
+    }
+
+    /// What people let pass and has to be used up, if there is something.
+    #[must_use]
+    pub fn acts(&self) -> Option<&BTreeSet<ApprovalId>> {
+        self.obligations.iter().find_map(|obligation| match obligation {
+            Obligation::Acts(acts) => Some(acts),
+            _ => None,
+        })
+    }
+
+    /// Discharges the obligation to use up what people let pass, if all of it was used by this very call.
+    #[must_use]
+    pub fn acted(mut self, acts: &Acts, call_id: &Digest) -> Self {
+        self.obligations.retain(|obligation| match obligation {
+            Obligation::Acts(ids) => !ids.iter().all(|id| acts.is_claimed_by(id, call_id)),
+            _ => true,
+        });
+        self
     }
 
     /// Discharges the obligation to charge budgets, if these very charges were made.

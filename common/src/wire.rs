@@ -15,8 +15,9 @@ use crate::{
     ids::{Action, AgentId, ApprovalId, CapabilityId, KeyId, NodeId, Resource, TaskId, TaskKind, TenantId},
     keys::{BadSignature, PrivateKey, PublicKey, Purpose, Signature},
     keyset::KeysetDocument,
+    label::Label,
     policy::{PolicyBundle, PolicyRevision},
-    reason::{Reason, ReasonCode},
+    reason::{Advice, Reason, ReasonCode},
     record::{DecisionId, OutcomeStatus, Receipt},
     request::{ARGUMENT_BYTES_MAX, Arguments},
     signed::{Signable, Signed},
@@ -43,6 +44,39 @@ pub fn call_digest(resource: &Resource, action: &Action, arguments: &str, task: 
 #[must_use]
 pub fn call_id(holder: &PublicKey, nonce: &[u8; 16]) -> Digest {
     Digest::of("writ/v1/call-id", &[holder.as_bytes(), nonce])
+}
+
+/// The digest of a right that is asked for: the right, what its arguments are bound to, the task, and by which key it
+/// would be held for how long.
+///
+/// Layout: SHA-256 under `writ/v1/right-digest` over the texts, the key's 32 bytes and the milliseconds as 8 bytes, most
+/// significant first, each preceded by its length.
+#[must_use]
+pub fn right_digest(
+    right: &Right,
+    arguments: &str,
+    task: &TaskId,
+    holder: &PublicKey,
+    life: Millis,
+) -> Digest {
+    Digest::of(
+        "writ/v1/right-digest",
+        &[
+            right.resource.as_str().as_bytes(),
+            right.action.as_str().as_bytes(),
+            arguments.as_bytes(),
+            task.as_str().as_bytes(),
+            holder.as_bytes(),
+            &life.0.to_be_bytes(),
+        ],
+    )
+}
+
+/// The id of one request for a right: SHA-256 over holder key and nonce. One approval bears it, and one capability
+/// comes of that.
+#[must_use]
+pub fn right_id(holder: &PublicKey, nonce: &[u8; 16]) -> Digest {
+    Digest::of("writ/v1/right-id", &[holder.as_bytes(), nonce])
 }
 
 /// What the holder of a capability signs for every call.
@@ -215,11 +249,15 @@ pub struct ToldReason {
     pub code: ReasonCode,
     /// The words.
     pub text: String,
+    /// How a missing right could be had, where policy lets that be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<Box<Advice>>,
 }
 
 impl From<&Reason> for ToldReason {
     fn from(reason: &Reason) -> Self {
-        Self { code: reason.code(), text: reason.for_caller().to_owned() }
+        let advice = reason.advice().cloned().map(Box::new);
+        Self { code: reason.code(), text: reason.for_caller().to_owned(), advice }
     }
 }
 
@@ -252,6 +290,8 @@ pub enum Answer {
     Done {
         /// The result as canonical JSON.
         result: String,
+        /// What it carries. The receipt binds it to the result.
+        label: Label,
     },
     /// It was begun and did not end well.
     Failed {
@@ -410,8 +450,37 @@ pub enum Wanted {
         /// The task.
         task: TaskId,
     },
+    /// A right the task lacks, for some minutes, once people have said yes.
+    Right(RightWanted),
     /// A task, and the capability for it.
     Task(NewTask),
+}
+
+/// Longest reason an agent can give for asking, in bytes.
+pub const WHY_BYTES_MAX: usize = 1_024;
+/// Most values a right can be bound to: each is a check of the capability.
+pub const RIGHT_VALUES_MAX: usize = 16;
+/// Most bytes of all of them, as canonical JSON.
+pub const RIGHT_VALUES_BYTES_MAX: usize = 4 * 1_024;
+/// Most bytes of one text among them, and of one JSON Pointer.
+pub const RIGHT_VALUE_BYTES_MAX: usize = 1_024;
+
+/// A right that is asked for. The agent the task was given to asks, with the key it was given to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RightWanted {
+    /// The task.
+    pub task: TaskId,
+    /// The right: on a tool.
+    pub right: Right,
+    /// The values arguments must have, as a canonical JSON object from JSON Pointers to texts, whole numbers and
+    /// booleans. What it does not name is free; `{}` names nothing.
+    pub arguments: String,
+    /// Why, in the agent's words. People are shown it as that.
+    pub why: String,
+    /// Names the request: sent again with the same one it finds the same approval.
+    #[serde(with = "crate::bytes32")]
+    pub nonce: [u8; 16],
 }
 
 /// A task to be started.
@@ -478,12 +547,32 @@ impl Signable for Issued {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum IssueAnswer {
+    /// A right may be had once people have said yes.
+    Held {
+        /// The request for approval.
+        approval: ApprovalId,
+        /// Until when it can be answered and used.
+        expires: Timestamp,
+        /// Who still has to say yes.
+        missing: Vec<Need>,
+        /// Answers that do not count, and why.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unusable: Vec<ToldReason>,
+    },
     /// Only keys were asked for.
     Keys(KnownKeys),
     /// Refused.
     Refused {
         /// Why; never empty.
         reasons: Vec<ToldReason>,
+    },
+    /// People said yes: the capability with the one right.
+    Right {
+        /// The approval it was issued by.
+        approval: ApprovalId,
+        /// The capability.
+        #[serde(with = "serde_bytes")]
+        capability: Vec<u8>,
     },
     /// A capability.
     Task(Box<IssuedTask>),
@@ -825,6 +914,9 @@ pub struct NodeInfo {
     /// Why it did not take a later one, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_fault: Option<ReasonCode>,
+    /// How long it has decided by another policy than the one in force, if for too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_behind: Option<Millis>,
 }
 
 /// A task as the broker knows it.

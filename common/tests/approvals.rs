@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use writ_common::{
     approval::{
         ApprovalAnswer, ApprovalClaim, ApprovalDecision, ApprovalRequest, ApprovalTerms, Approvals,
-        ApprovedCall, ClaimState, LIFE, Need, Standing,
+        ApprovedCall, AskedRight, ClaimState, LIFE, Need, Standing,
     },
     codec::encode,
     control::{ControlDocument, ControlEvent, ControlState},
@@ -149,8 +149,11 @@ fn request(needs: &[Need]) -> ApprovalRequest {
         policy: policy().revision(),
         rules: vec!["a.datalog:1".to_owned()],
         label: Label::bottom(),
+        origins: Default::default(),
+        sources: Vec::new(),
         needs: needs.to_vec(),
         trace: None,
+        right: None,
     }
 }
 
@@ -470,4 +473,95 @@ fn approvals_nobody_can_give_are_found_when_the_policy_is_loaded() {
         let findings = PolicySet::load(&bundle(rule)).unwrap_err().to_string();
         assert!(findings.contains(expected), "{rule}: {findings}");
     }
+}
+
+/// A right instead of a call: to wire, for payer's key, for two minutes.
+fn right_request(
+    seed: u8,
+    change: impl FnOnce(&mut ApprovalRequest),
+) -> (Approvals, Digest, ApprovalRequest) {
+    let mut asked = ApprovalRequest {
+        node: NodeId::parse("broker-1").unwrap(),
+        right: Some(AskedRight {
+            holder: key(30).public(),
+            life: Millis::from_secs(120),
+            why: "the bill is due".to_owned(),
+        }),
+        ..request(&[need("finance", 1)])
+    };
+    asked.call = asked.shown();
+    change(&mut asked);
+    let signed = Signed::new(&asked, &key(seed));
+    let mut approvals = Approvals::default();
+    let subject = Subject::ApprovalRequest { part: PartId::first(), approval: id() };
+    // What is not taken is not known.
+    drop(approvals.take(1, &subject.of(&tenant()), &encode(&signed), NOW));
+    let answer = ApprovalAnswer {
+        tenant: tenant(),
+        approval: id(),
+        request: signed.digest(),
+        approver: OperatorId::parse("bob").unwrap(),
+        at: after(10),
+        expires: after(600),
+        decision: ApprovalDecision::Granted,
+        comment: String::new(),
+    };
+    let subject =
+        Subject::ApprovalAnswer { part: PartId::first(), approval: id(), approver: answer.approver.clone() };
+    let bob = PEOPLE.iter().find(|(name, ..)| *name == "bob").unwrap().1;
+    approvals.take(2, &subject.of(&tenant()), &encode(&Signed::new(&answer, &key(bob))), NOW).unwrap();
+    let digest = asked.call;
+    (approvals, digest, asked)
+}
+
+fn weigh_right(approvals: &Approvals, asked: &ApprovalRequest, call: Digest) -> Result<Standing, ReasonCode> {
+    let call = ApprovedCall {
+        user: &asked.user,
+        task: &asked.task,
+        chain: &asked.chain,
+        call,
+        contract: asked.contract,
+    };
+    let terms = terms(&asked.needs);
+    let weighed = approvals.weigh(&id(), &call, &terms, &control(), &policy(), after(20));
+    weighed.map_err(|reason| reason.code())
+}
+
+#[test]
+fn h11_right_is_asked_for_by_a_key_of_the_keyset_and_a_call_by_a_node() {
+    let (approvals, digest, asked) = right_request(BROKER, |_| {});
+    assert!(matches!(weigh_right(&approvals, &asked, digest), Ok(Standing::Granted(_))));
+    // A node asks for calls, not for rights; a broker for rights, not for calls.
+    let (approvals, digest, asked) = right_request(NODE, |_| {});
+    assert_eq!(weigh_right(&approvals, &asked, digest).unwrap_err(), ReasonCode::ApprovalSignature);
+    let case = Case::asked_by(&[need("finance", 1)], BROKER).granted_by(&["bob"]);
+    assert_eq!(case.weigh(after(20), |_| {}).unwrap_err(), ReasonCode::ApprovalSignature);
+}
+
+#[test]
+fn h02_right_and_call_are_two_things_and_every_part_of_a_right_counts() {
+    let (approvals, digest, asked) = right_request(BROKER, |_| {});
+    let call = ApprovalRequest { right: None, ..asked.clone() }.shown();
+    assert_eq!(weigh_right(&approvals, &asked, call).unwrap_err(), ReasonCode::ApprovalBinding);
+    let changes: [fn(&mut ApprovalRequest); 6] = [
+        |asked| asked.action = writ_common::ids::Action::parse("read").unwrap(),
+        |asked| asked.resource = Resource::parse("tool.crm").unwrap(),
+        |asked| asked.arguments = "{\"/amount\":100}".to_owned(),
+        |asked| asked.task = TaskId::parse("t-2").unwrap(),
+        |asked| asked.right.as_mut().unwrap().holder = key(31).public(),
+        |asked| asked.right.as_mut().unwrap().life = Millis::from_secs(300),
+    ];
+    for change in changes {
+        let mut other = asked.clone();
+        change(&mut other);
+        assert_ne!(other.shown(), digest);
+        // Shown is what the digest is of, or it is not taken at all.
+        let (approvals, ..) = right_request(BROKER, change);
+        assert!(approvals.get(&id()).is_none());
+    }
+    // The reason is shown, and signed with the rest.
+    let (approvals, ..) = right_request(BROKER, |asked| {
+        asked.right.as_mut().unwrap().why = "another".to_owned();
+    });
+    assert!(approvals.get(&id()).is_some());
 }

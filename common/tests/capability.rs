@@ -8,14 +8,16 @@ use std::collections::BTreeSet;
 use biscuit_auth::{BiscuitBuilder, BlockBuilder, KeyPair, builder::Algorithm};
 use prost::Message as _;
 use support::{
-    BROKER, MAILER, NOW, PLANNER, RESEARCHER, agent, append, biscuit_key, block, delegated, grant, issued,
-    key, keyset, keyset_of, right, schema, verify,
+    BROKER, MAILER, NOW, PLANNER, RESEARCHER, ROOT, agent, append, biscuit_key, block, delegated, grant,
+    issued, key, keyset, keyset_document, keyset_of, right, schema, verify,
 };
 use writ_common::{
     capability::{ExtendError, Link, Narrowing, UnverifiedCapability},
     datalog::Term,
     ids::TenantId,
+    keyset::{Keyset, KeysetDocument},
     reason::ReasonCode,
+    signed::Signed,
     time::{Millis, Timestamp},
 };
 
@@ -327,4 +329,19 @@ fn k12_capabilities_do_not_print_themselves() {
         assert!(!shown.contains(&hex::encode(&secret)) && !shown.contains(&decimal(&secret)), "{shown}");
         assert!(!shown.contains(&decimal(&token.as_bytes()[..32])), "{shown}");
     }
+}
+
+/// K02: two broker keys overlap, then the old one is withdrawn, whatever list it still stands in.
+#[test]
+fn k02_old_and_new_key_overlap_until_the_old_one_is_withdrawn() {
+    let (by_old, by_new) = (issued(), grant().issue(&key(78), &[50; 32]).unwrap());
+    let mut document = keyset_document(&[key(BROKER).public(), key(78).public()]);
+    let code = |token: &UnverifiedCapability, document: &KeysetDocument| {
+        let keyset = Keyset::open(&Signed::new(document, &key(ROOT)), &key(ROOT).public()).unwrap();
+        token.clone().verify(&keyset, NOW).err().map(|reason| reason.code())
+    };
+    assert_eq!((code(&by_old, &document), code(&by_new, &document)), (None, None));
+    document.withdrawn.push(key(BROKER).public());
+    assert_eq!(code(&by_old, &document), Some(ReasonCode::TokenUnknownRoot));
+    assert_eq!(code(&by_new, &document), None);
 }

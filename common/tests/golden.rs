@@ -228,7 +228,10 @@ fn records() {
             basis,
             trace: None,
             granted: None,
+            right: None,
             approval: None,
+            sources: Vec::new(),
+            acts: Vec::new(),
             shadow: None,
             count: 1,
         };
@@ -244,13 +247,14 @@ fn records() {
         reason: None,
         result: Some(Digest::plain(b"{}")),
         result_bytes: Some(2),
+        label: None,
         elapsed: Some(Millis(3)),
     };
     let outcome = recorder.prepare(RecordBody::Outcome(Box::new(outcome)), NOW);
     let deny = recorder.prepare(verdicted(RecordedDecision::Deny, vec![reason.clone()]), NOW);
     let voided = recorder.prepare(verdicted(RecordedDecision::Allow, Vec::new()), NOW);
     let void = recorder.void(&voided, reason, who, what.clone(), NOW);
-    let answer = Answer::Done { result: "{}".to_owned() };
+    let answer = Answer::Done { result: "{}".to_owned(), label: Label::bottom() };
     let receipt = Some(recorder.receipt(&allow, &what, &answer));
     let reply = CallReply { receipt, answer };
     let id = DecisionId { origin, boot, seq: 0 };

@@ -9,11 +9,14 @@ use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
-use writ_bus::{Bus, BusError, ConnectionState, Endpoint, Incoming, Service, SystemClock, SystemEntropy};
+use writ_bus::{
+    ApprovalNews, Bus, BusError, ConnectionState, Endpoint, Incoming, Service, SystemClock, SystemEntropy,
+    follow_approvals,
+};
 use writ_common::{
     decide::Gate,
     fresh::FreshBounds,
-    ids::{BootId, FlowDomain, NodeId, PartId, Resource, TenantId},
+    ids::{BootId, FlowDomain, NodeId, PartId, Resource, TaskId, TenantId},
     json::Value,
     keys::{PrivateKey, PublicKey},
     reason::{Reason, ReasonCode},
@@ -24,7 +27,7 @@ use writ_journal::{JournalDir, JournalError, JournalFile, Sync, unsettled};
 use writ_telemetry::{HttpError, HttpHandle, Spans, serve_http};
 
 use crate::{
-    guard::{Arrival, CallRef, Effect, Event, Guard, GuardConfig, ToolFailure},
+    guard::{Arrival, CallRef, Effect, Event, FoundSources, Guard, GuardConfig, Output, ToolFailure},
     meter::Meter,
     pin_file::{self, PinError},
     tools::Tool,
@@ -172,7 +175,17 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
         tasks.spawn(receive(endpoint, events.clone(), stopping.clone()));
     }
     tasks.spawn(follow_control(setup.bus.clone(), setup.tenant.clone(), events.clone()));
-    tasks.spawn(follow_approvals(setup.bus.clone(), setup.tenant.clone(), events.clone()));
+    let news = |news| {
+        Wake::Event(match news {
+            ApprovalNews::Message(message) => Event::Approval {
+                sequence: message.sequence,
+                subject: message.subject,
+                payload: message.payload,
+            },
+            ApprovalNews::Read => Event::ApprovalsRead,
+        })
+    };
+    tasks.spawn(follow_approvals(setup.bus.clone(), setup.tenant.clone(), events.clone(), news));
     let (http, snapshots) = match setup.http {
         Some(address) => serve_http(address).await.map(|(http, snapshots)| (Some(http), Some(snapshots)))?,
         None => (None, None),
@@ -273,7 +286,7 @@ impl Driver {
                 Wake::Event(event) => events.push(event),
                 Wake::Arrived(incoming) => events.push(self.admit(incoming)),
                 Wake::Answered(call, answer) => {
-                    events.push(Event::Finished(call, answered(guard, call, answer)));
+                    events.push(Event::Finished(call, answered(guard, call, answer).map(Output::from)));
                 }
             }
         }
@@ -381,6 +394,7 @@ impl Driver {
                 });
             }
             Effect::ReadLabel(domain) => self.read_label(domain),
+            Effect::ReadSources(domain, task) => self.read_sources(domain, task),
             Effect::ReadBudget(key) => {
                 let bus = self.bus.clone();
                 let stream = part_stream(&self.tenant, &key.part);
@@ -409,7 +423,8 @@ impl Driver {
                 Some(tool) => {
                     let tool = Arc::clone(tool);
                     self.report(async move {
-                        let result = tool.call(permit).await.map(|value: Value| value.to_string());
+                        let result =
+                            tool.call(permit).await.map(|value: Value| Output::from(value.to_string()));
                         Wake::Event(Event::Finished(call, result))
                     });
                 }
@@ -458,6 +473,22 @@ impl Driver {
             if let Ok(reply) = bus.request(subject, payload, None, Duration::from_secs(3)).await {
                 drop(events.send(Wake::Event(Event::Fresh(reply.payload))).await);
             }
+        });
+    }
+
+    fn read_sources(&self, domain: FlowDomain, task: TaskId) {
+        let bus = self.bus.clone();
+        let stream = part_stream(&self.tenant, &domain.part);
+        let results = Subject::Sources(domain.clone()).of(&self.tenant);
+        let instruction = Subject::Instruction { part: domain.part.clone(), task: task.clone() };
+        let instruction = instruction.of(&self.tenant);
+        self.report(async move {
+            let read = tokio::try_join!(bus.last_on(&stream, &results), bus.last_on(&stream, &instruction));
+            let found = read.map(|(results, instruction)| FoundSources {
+                instruction: instruction.map(|message| message.payload),
+                results: results.map(|message| (message.sequence, message.payload)),
+            });
+            Wake::Event(Event::SourcesRead(domain, task, found.map_err(|error| error.to_string())))
         });
     }
 
@@ -536,50 +567,6 @@ async fn follow_control(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) 
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
-}
-
-/// Follows everything about approvals for good: claims first, so that no approval seems free that is not.
-async fn follow_approvals(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) {
-    let part = PartId::first();
-    let filters = [filter::approval_claims(&tenant, &part), filter::approvals(&tenant, &part)];
-    let stream = part_stream(&tenant, &part);
-    let (read, mut unread) = mpsc::channel::<()>(1);
-    let follow = filters.map(|filter| {
-        let (bus, stream, events, read) = (bus.clone(), stream.clone(), events.clone(), read.clone());
-        async move {
-            let (mut next, mut read) = (1, Some(read));
-            loop {
-                if let Ok(mut tail) = bus.tail(&stream, &filter, next).await {
-                    if tail.pending == 0 {
-                        drop(read.take());
-                    }
-                    while let Ok(message) = tail.next().await {
-                        next = message.sequence + 1;
-                        let event = Event::Approval {
-                            sequence: message.sequence,
-                            subject: message.subject,
-                            payload: message.payload,
-                        };
-                        if events.send(Wake::Event(event)).await.is_err() {
-                            return;
-                        }
-                        if message.pending == 0 {
-                            drop(read.take());
-                        }
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(250)).await;
-            }
-        }
-    });
-    drop(read);
-    let [claims, approvals] = follow;
-    let report = async {
-        // Nothing is ever sent: it ends when both have dropped their end.
-        let _ = unread.recv().await;
-        drop(events.send(Wake::Event(Event::ApprovalsRead)).await);
-    };
-    tokio::join!(claims, approvals, report);
 }
 
 /// Tells the guard what the streams are; false if they could not be looked at.

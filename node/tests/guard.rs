@@ -19,7 +19,7 @@ use writ_common::{
     json::Value,
     keys::PrivateKey,
     keyset::{KeysetDocument, KeysetKey},
-    label::{DomainLabel, Label},
+    label::{Confidentiality, DomainLabel, Integrity, Label, Origins, Tag},
     policy::{PolicyBundle, PolicyRevision, PolicySet},
     reason::{Reason, ReasonCode},
     record::{OutcomeStatus, Record, RecordBody, RecordKind, Verdicted},
@@ -27,10 +27,10 @@ use writ_common::{
     signed::Signed,
     subjects::Subject,
     time::{Millis, Monotonic, Now, Timestamp},
-    wire::{Answer, CallReply, UnsignedCall},
+    wire::{Answer, CallReply, FetchRequest, UnsignedCall, call_id},
 };
 use writ_journal::{Entry, Unpublished, Unsettled};
-use writ_node::guard::{Arrival, CallRef, Effect, Event, Guard, GuardConfig, Ticket};
+use writ_node::guard::{Arrival, CallRef, Effect, Event, Guard, GuardConfig, Output, Ticket};
 
 const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 const CONNECTION: &str = "UPLANNER";
@@ -187,7 +187,7 @@ impl Bench {
         let (ticket, ..) = self.intent();
         self.published(ticket, stored(100 + u64::from(nonce)));
         self.take(|effect| matches!(effect, Effect::RunTool(..)));
-        self.happen(Event::Finished(call, Ok("[]".to_owned())));
+        self.happen(Event::Finished(call, Ok("[]".to_owned().into())));
         self.last_verdict().basis.policy
     }
 
@@ -296,6 +296,65 @@ impl Bench {
         call
     }
 
+    /// A call whose tool has run.
+    fn ran(&mut self, nonce: u8) -> CallRef {
+        let call = self.call(nonce);
+        let (ticket, ..) = self.intent();
+        self.published(ticket, stored(8));
+        self.take(|effect| matches!(effect, Effect::RunTool(..)));
+        self.happen(Event::Finished(call, Ok("[]".to_owned().into())));
+        call
+    }
+
+    /// The raised label on its way to the stream.
+    fn raise(&mut self) -> (Ticket, Fence, DomainLabel) {
+        let Effect::Publish { ticket, store, .. } = self.take(is_raise) else { unreachable!() };
+        let raised = decode::<Signed<DomainLabel>>(&store.payload).unwrap().open(|_| true).unwrap();
+        (ticket, store.fence, raised)
+    }
+
+    fn domain_label(&self, domain: &FlowDomain, label: &Label) -> DomainLabel {
+        DomainLabel {
+            tenant: TenantId::parse("acme").unwrap(),
+            domain: domain.clone(),
+            label: label.clone(),
+            origins: Origins::new(),
+        }
+    }
+
+    /// What is read of the task label.
+    fn label_is(&mut self, sequence: u64, label: &Label) {
+        let Effect::ReadLabel(domain) = self.take(|effect| matches!(effect, Effect::ReadLabel(_))) else {
+            unreachable!()
+        };
+        let payload = encode(&Signed::new(&self.domain_label(&domain, label), &key(2)));
+        self.happen(Event::LabelRead(domain, Ok(Some((sequence, Bytes::from(payload))))));
+    }
+
+    /// The question for the kept result of a call.
+    fn fetch(&mut self, nonce: u8) -> CallRef {
+        self.calls += 1;
+        let call = CallRef(self.calls);
+        let tenant = TenantId::parse("acme").unwrap();
+        let (agent, task) = (AgentId::parse("planner").unwrap(), TaskId::parse("t-1").unwrap());
+        let node = NodeId::parse("node-1").unwrap();
+        let request = FetchRequest {
+            tenant: tenant.clone(),
+            task: task.clone(),
+            node: node.clone(),
+            call_id: call_id(&key(4).public(), &[nonce; 16]),
+            at: self.now.wall,
+        };
+        let arrival = Arrival {
+            subject: Subject::Call { agent, task, resource: Resource::node(&node) }.of(&tenant),
+            attested: Attested::Agent { account: "AGENTS_acme".into(), user: CONNECTION.into() },
+            payload: Bytes::from(encode(&Signed::new(&request, &key(4)))),
+            trace: None,
+        };
+        self.happen(Event::Arrived(call, arrival));
+        call
+    }
+
     /// The label of the task is read, if the guard wants to know it.
     fn label(&mut self) {
         if !self.wants(|effect| matches!(effect, Effect::ReadLabel(_))) {
@@ -304,14 +363,8 @@ impl Bench {
         let Effect::ReadLabel(domain) = self.take(|effect| matches!(effect, Effect::ReadLabel(_))) else {
             unreachable!()
         };
-        let tenant = TenantId::parse("acme").unwrap();
-        let label = DomainLabel {
-            tenant,
-            domain: domain.clone(),
-            label: Label::bottom(),
-            origins: Default::default(),
-        };
-        let payload = Bytes::from(encode(&Signed::new(&label, &key(2))));
+        let payload =
+            Bytes::from(encode(&Signed::new(&self.domain_label(&domain, &Label::bottom()), &key(2))));
         self.happen(Event::LabelRead(domain, Ok(Some((7, payload)))));
     }
 
@@ -358,9 +411,119 @@ fn a_call_runs_after_its_intent_is_acknowledged_and_not_before() {
     assert!(!bench.runs_a_tool(), "journalled, not acknowledged");
     bench.published(ticket, stored(8));
     assert!(bench.runs_a_tool());
-    bench.happen(Event::Finished(call, Ok("[]".to_owned())));
+    bench.happen(Event::Finished(call, Ok("[]".to_owned().into())));
+    let (ticket, ..) = bench.raise();
+    bench.published(ticket, stored(9));
     assert!(matches!(bench.replies[&call], Answer::Done { .. }));
     assert_eq!(bench.kinds(), [RecordKind::Allow, RecordKind::Outcome]);
+}
+
+#[test]
+fn f11_nothing_is_released_before_the_task_label_covers_it() {
+    let mut bench = Bench::new();
+    let call = bench.ran(1);
+    let (ticket, fence, raised) = bench.raise();
+    assert_eq!(fence, Fence::LastOn { subject: label_subject(), sequence: 7 });
+    assert_eq!(raised.label.to_string(), "{crm} trusted");
+    assert_eq!(raised.origins["crm"].resource.as_str(), "tool.crm");
+    assert!(!bench.replies.contains_key(&call), "the raise is not acknowledged");
+    bench.published(ticket, stored(9));
+    let Answer::Done { label, .. } = &bench.replies[&call] else { unreachable!("it is released") };
+    assert_eq!(label.to_string(), "{crm} trusted");
+    // The label covers the next result already: nothing is published for it.
+    let call = bench.call(2);
+    let (ticket, fence, _) = bench.intent();
+    assert_eq!(fence, Fence::LastOn { subject: label_subject(), sequence: 9 });
+    bench.published(ticket, stored(10));
+    bench.happen(Event::Finished(call, Ok("[]".to_owned().into())));
+    assert!(matches!(bench.replies[&call], Answer::Done { .. }));
+}
+
+#[test]
+fn f11_a_raise_that_another_node_was_faster_than_is_made_on_top_of_it() {
+    let mut bench = Bench::new();
+    let call = bench.ran(1);
+    let (ticket, ..) = bench.raise();
+    bench.published(ticket, Err(StoreError::Fenced));
+    let other = Label {
+        confidentiality: Confidentiality::Tags([Tag::parse("hr").unwrap()].into()),
+        integrity: Integrity::Untrusted,
+    };
+    bench.label_is(12, &other);
+    let (ticket, fence, raised) = bench.raise();
+    assert_eq!(fence, Fence::LastOn { subject: label_subject(), sequence: 12 });
+    assert_eq!(raised.label.to_string(), "{crm, hr} untrusted");
+    bench.published(ticket, stored(13));
+    assert!(matches!(bench.replies[&call], Answer::Done { .. }));
+}
+
+#[test]
+fn f11_one_raise_takes_along_what_came_meanwhile() {
+    let mut bench = Bench::new();
+    let (first, second) = (bench.ran(1), bench.ran(2));
+    let (ticket, ..) = bench.raise();
+    assert!(!bench.wants(is_raise), "one at a time");
+    bench.published(ticket, stored(20));
+    assert!(!bench.wants(is_raise), "the second is covered by now");
+    assert!([first, second].iter().all(|call| matches!(bench.replies[call], Answer::Done { .. })));
+}
+
+#[test]
+fn a_result_whose_label_cannot_be_raised_is_kept_back_and_not_run_again() {
+    let mut bench = Bench::new();
+    let call = bench.ran(1);
+    let (ticket, ..) = bench.raise();
+    bench.published(ticket, Err(StoreError::Full));
+    let Answer::Failed { reason, status } = &bench.replies[&call] else { unreachable!("it is kept back") };
+    assert_eq!((reason.code, *status), (ReasonCode::FlowWithheld, OutcomeStatus::Done));
+    assert_eq!(bench.kinds(), [RecordKind::Allow, RecordKind::Outcome]);
+    // Asked for again, it is raised first, and then handed out.
+    let again = bench.fetch(1);
+    let (ticket, ..) = bench.raise();
+    assert!(!bench.replies.contains_key(&again));
+    bench.published(ticket, stored(30));
+    let Answer::Done { result, label } = &bench.replies[&again] else { unreachable!("it is handed out") };
+    assert_eq!((result.as_str(), label.to_string().as_str()), ("[]", "{crm} trusted"));
+    assert!(!bench.runs_a_tool());
+}
+
+#[test]
+fn what_a_tool_says_its_result_carries_is_for_those_who_are_cleared_for_it() {
+    let mut bench = Bench::new();
+    let call = bench.call(1);
+    let (ticket, ..) = bench.intent();
+    bench.published(ticket, stored(8));
+    bench.take(|effect| matches!(effect, Effect::RunTool(..)));
+    let secret = Label {
+        confidentiality: Confidentiality::Tags([Tag::parse("secret").unwrap()].into()),
+        integrity: Integrity::Trusted,
+    };
+    bench.happen(Event::Finished(call, Ok(Output { text: "[]".to_owned(), label: Some(secret) })));
+    let Answer::Failed { reason, .. } = &bench.replies[&call] else { unreachable!("it is kept back") };
+    assert_eq!(reason.code, ReasonCode::FlowWithheld);
+    assert!(!bench.wants(is_raise), "nothing was told to anybody");
+}
+
+#[test]
+fn f02_a_label_nobody_of_ours_signed_is_for_nobody() {
+    let mut bench = Bench::new();
+    bench.call(1);
+    let Effect::ReadLabel(domain) = bench.take(|effect| matches!(effect, Effect::ReadLabel(_))) else {
+        unreachable!()
+    };
+    let forged = bench.domain_label(&domain, &Label::bottom());
+    let payload = Bytes::from(encode(&Signed::new(&forged, &key(99))));
+    bench.happen(Event::LabelRead(domain, Ok(Some((7, payload)))));
+    let basis = bench.last_verdict().basis;
+    assert_eq!(basis.label, Some(Label::top()));
+}
+
+fn label_subject() -> String {
+    Subject::Label(FlowDomain::parse("p0.t-1").unwrap()).of(&TenantId::parse("acme").unwrap())
+}
+
+fn is_raise(effect: &Effect) -> bool {
+    matches!(effect, Effect::Publish { store, .. } if store.subject == label_subject())
 }
 
 #[test]

@@ -7,7 +7,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use writ::{dev::Layout, operator::Operator};
+use rustix::process::Signal;
+use writ::{
+    dev::{
+        Layout,
+        nats_server::{self, NatsServer},
+    },
+    operator::Operator,
+};
 use writ_bus::{Fence, Store, SystemClock, SystemEntropy};
 use writ_common::{
     approval::{ApprovalAnswer, ApprovalDecision, WAITING_PER_TASK_MAX},
@@ -27,7 +34,11 @@ use writ_tests::{
     Answered, RawCall, Seen, World, WorldOptions, WritProcess, eventually, letter, only, read, run,
 };
 
-use crate::{WRIT, cli::writ};
+use crate::{
+    WRIT,
+    cli::writ,
+    faults::{copy, node},
+};
 
 /// The mailer with a task of alice's, handed on from planner to researcher to it.
 async fn mailer(world: &World) -> Result<Task> {
@@ -50,7 +61,7 @@ async fn answer(world: &World, who: &str, held: &Held, decision: ApprovalDecisio
     answer_for(world, who, &held.approval, decision, Millis::from_secs(600)).await
 }
 
-async fn answer_for(
+pub(crate) async fn answer_for(
     world: &World,
     who: &str,
     id: &ApprovalId,
@@ -377,14 +388,14 @@ fn h12_without_the_stream_nobody_is_asked_and_nothing_is_sent() -> Result<()> {
         let task = mailer(&world).await?;
         let held = send(&task).await?;
         answer(&world, "bob", &held, ApprovalDecision::Granted).await?;
-        world.nats.signal(rustix::process::Signal::STOP)?;
+        world.nats.signal(Signal::STOP)?;
         let calling = tokio::spawn({
             let (task, held) = (task.clone(), held.clone());
             async move { task.wait_for_approval(held, Duration::from_secs(30)).await }
         });
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         assert_eq!(outbox(&world)?, 0);
-        world.nats.signal(rustix::process::Signal::CONT)?;
+        world.nats.signal(Signal::CONT)?;
         calling.await??;
         assert_eq!(outbox(&world)?, 1);
         world.close().await;
@@ -491,6 +502,74 @@ fn h07_an_approval_outlives_kills_and_is_used_once() -> Result<()> {
         assert!(sent >= 1, "nothing was ever sent");
         drop((one, two));
         world.close().await;
+        Ok(())
+    })
+}
+
+/// H08: approvals live in the stream, so going back to a backup of it would make a used one unused. Whoever has seen
+/// more of the stream than there is refuses everything.
+#[test]
+fn h08_a_used_approval_is_not_unused_by_a_restored_backup() -> Result<()> {
+    run(async {
+        let mut world = World::new().await?;
+        let task = mailer(&world).await?;
+        let held = send(&task).await?;
+        answer(&world, "bob", &held, ApprovalDecision::Granted).await?;
+        let (streams, backup) = (world.state().join("nats/jetstream"), world.folder().join("backup"));
+        let binary = nats_server::find()?;
+        let (config, port) = (world.state().join("nats/server.conf"), world.nats.port());
+        let server = async || {
+            let mut started = None;
+            eventually("the port is free again", async || {
+                started = NatsServer::start(&binary, &config, port).ok();
+                Ok(started.is_some())
+            })
+            .await?;
+            started.context("a server")
+        };
+        world.stop_node("node-1").await;
+        world.stop_broker().await;
+        world.nats.signal(Signal::TERM)?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        copy(&streams, &backup)?;
+
+        let first = server().await?;
+        world.start_broker().await?;
+        world.start_node("node-1").await?;
+        eventually("the mail is sent", async || {
+            drop(task.proceed(&held).await);
+            Ok(outbox(&world)? == 1)
+        })
+        .await?;
+        // The node looks at its streams every few seconds.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        world.stop_node("node-1").await;
+        world.stop_broker().await;
+        first.signal(Signal::TERM)?;
+        drop(first);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        std::fs::remove_dir_all(&streams)?;
+        copy(&backup, &streams)?;
+
+        let second = server().await?;
+        let refused = format!("{:#}", world.start_broker().await.unwrap_err());
+        assert!(refused.contains("state.rollback"), "{refused}");
+        let _node = node(&world, "node-1")?;
+        let bus = world.bus_of("mailer").await?;
+        let again = RawCall::new(task.agent(), &task.capability().await?, "tool.mail", "send", letter())?;
+        let again = again.under(&held.approval);
+        let mut last = None;
+        for _ in 0..50 {
+            last = again.send(&bus).await.ok();
+            if last == Some(Answered::Denied(ReasonCode::StateRollback)) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        assert_eq!(last, Some(Answered::Denied(ReasonCode::StateRollback)));
+        assert_eq!(outbox(&world)?, 1);
+        world.close().await;
+        drop(second);
         Ok(())
     })
 }

@@ -28,7 +28,7 @@ async fn is_refused(bus: &Bus, subject: &str) -> bool {
     matches!(bus.request(subject.to_owned(), b"x".to_vec(), None, SHORT).await, Err(BusError::Refused(_)))
 }
 
-async fn node_bus(world: &World, node: &str) -> Result<Bus> {
+pub(crate) async fn node_bus(world: &World, node: &str) -> Result<Bus> {
     let who = CoreUser::Node(NodeId::parse(node)?);
     connect_as(&world.layout, &who, &format!("keys/{node}.nkey"), &world.nats.url()).await
 }

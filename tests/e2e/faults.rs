@@ -21,18 +21,19 @@ use crate::WRIT;
 const SLOW: &str =
     "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 60000000) SELECT max(x) FROM c";
 
-fn node(world: &World, name: &str) -> Result<WritProcess> {
+pub(crate) fn node(world: &World, name: &str) -> Result<WritProcess> {
     let config = format!("{name}.toml");
     WritProcess::start(WRIT, &["node", "--config", &config], &world.state(), &format!("{name}.log"))
 }
 
-fn broker(world: &World) -> Result<WritProcess> {
+pub(crate) fn broker(world: &World) -> Result<WritProcess> {
     WritProcess::start(WRIT, &["broker", "--config", "broker.toml"], &world.state(), "broker.log")
 }
 
 /// A set-up whose nodes are processes of their own.
 async fn processes(nodes: Vec<&'static str>) -> Result<(World, Vec<WritProcess>)> {
-    let mut world = World::with(WorldOptions { nodes: nodes.clone(), start_core: false, edit: None }).await?;
+    let mut world =
+        World::with(WorldOptions { nodes: nodes.clone(), start_core: false, ..Default::default() }).await?;
     world.start_broker().await?;
     let started = nodes.iter().map(|name| node(&world, name)).collect::<Result<_>>()?;
     world.enroll_missing().await?;
@@ -323,7 +324,7 @@ fn r07_r12_a_restored_backup_of_the_streams_is_refused_by_broker_and_node() -> R
     })
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status()?;
     anyhow::ensure!(copied.success(), "cp -a {} {}", from.display(), to.display());
     Ok(())

@@ -13,7 +13,7 @@ use writ_sdk::Error;
 use writ_tests::{World, eventually, read, run};
 
 /// Status and body.
-async fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();
@@ -32,7 +32,7 @@ async fn until(address: SocketAddr, path: &str, wanted: (u16, &str)) -> Result<(
 }
 
 /// The value of one sample, by the beginning of its line.
-fn sample(text: &str, start: &str) -> Option<f64> {
+pub(crate) fn sample(text: &str, start: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(start)?.trim().parse().ok())
 }
 

@@ -1,19 +1,32 @@
 //! Policies are put in force, taken back and looked at, while everything goes on.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fs, net::SocketAddr, time::Duration};
 
 use anyhow::Result;
+use writ::dev::nats_server::free_port;
 use writ_broker::config::read_policies;
+use writ_bus::{SystemClock, SystemEntropy, keyfile};
 use writ_common::{
+    codec::encode,
+    entropy::draw,
+    fresh::FreshQuestion,
+    ids::{BootId, NodeId, TenantId},
     policy::{PolicyBundle, PolicyRevision},
     reason::ReasonCode,
     record::Origin,
+    signed::Signed,
+    subjects::Subject,
     time::Millis,
     wire::AdminWanted,
 };
 use writ_tests::{Seen, World, WorldOptions, eventually, read, run};
 
-use crate::cli::writ;
+use crate::{
+    bus::node_bus,
+    cli::writ,
+    faults::broker,
+    health::{get, sample},
+};
 
 const RULES: &str = "planes/20-action.datalog";
 const NOBODY_READS: &str = "\n/// nobody reads\ndeny if resource(\"tool.crm\");\n";
@@ -307,6 +320,73 @@ fn p14_under_load_each_record_names_one_of_the_two_revisions() -> Result<()> {
     })
 }
 
+/// P14: a node that goes on living under another policy is told of: in the broker's log, by `writ doctor`, in numbers.
+#[test]
+fn p14_a_live_node_that_stays_on_another_policy_raises_an_alarm() -> Result<()> {
+    run(async {
+        let mut world = World::with(WorldOptions { start_core: false, ..Default::default() }).await?;
+        let http = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        World::edit(&world.layout.broker_config(), "127.0.0.1:0", &http.to_string())?;
+        let broker = broker(&world)?;
+        eventually("agents are enrolled", async || Ok(world.enroll_missing().await.is_ok())).await?;
+        // A node as the broker hears it: it asks every second, and is where it was before the last activation.
+        let key = keyfile::read_key(&world.state().join("keys/node-1.key"))?;
+        let (bus, tenant) = (node_bus(&world, "node-1").await?, TenantId::parse("acme")?);
+        let clock = SystemClock::new();
+        let boot = BootId::generate(clock.now().wall, draw(&mut SystemEntropy));
+        let operator = world.operator().await?;
+        let ask = async |policy: PolicyRevision| {
+            let question = FreshQuestion {
+                tenant: tenant.clone(),
+                node: NodeId::parse("node-1")?,
+                boot: boot.clone(),
+                nonce: draw(&mut SystemEntropy),
+                applied: operator.control().await?.epoch(),
+                staleness: Millis::from_secs(5),
+                fault: None,
+                policy: Some(policy),
+                policy_fault: None,
+            };
+            let payload = encode(&Signed::new(&question, &key));
+            drop(bus.request(Subject::Fresh.of(&tenant), payload, None, Duration::from_secs(5)).await?);
+            anyhow::Ok(())
+        };
+        let numbers =
+            async || anyhow::Ok(sample(&get(http, "/metrics").await?.1, "writ_nodes_on_another_policy"));
+        let (first, second) = (with(&world, "")?, with(&world, NOBODY_READS)?);
+        ask(first.revision()).await?;
+        let changed = AdminWanted::ActivatePolicy { bundle: second.clone(), expect: None };
+        operator.ask(changed).await?;
+        // For as long as it takes to put a policy in force everywhere, that is nothing.
+        ask(first.revision()).await?;
+        let said = writ(&world, &["doctor"]).await?;
+        assert!(!said.out.contains("has decided by policy"), "{}", said.out);
+        assert_eq!(numbers().await?, Some(0.0));
+        eventually("the broker's alarm", async || {
+            tokio::time::sleep(Duration::from_millis(900)).await;
+            ask(first.revision()).await?;
+            Ok(broker.said().contains("node-1 has decided by another policy"))
+        })
+        .await?;
+        let said = writ(&world, &["doctor"]).await?;
+        let (old, new) = (short(first.revision()), short(second.revision()));
+        assert!(
+            said.out.contains(&format!("FAULT node node-1: has decided by policy {old}")),
+            "{}",
+            said.out
+        );
+        assert!(said.out.contains(&new) && said.code == 1, "{}", said.out);
+        eventually("it is counted", async || Ok(numbers().await? == Some(1.0))).await?;
+        ask(first.revision()).await?;
+        assert_eq!(broker.said().matches("has decided by another policy").count(), 1, "told once");
+        ask(second.revision()).await?;
+        eventually("it is over", async || Ok(numbers().await? == Some(0.0))).await?;
+        drop(broker);
+        world.close().await;
+        Ok(())
+    })
+}
+
 #[test]
 fn what_is_observed_is_done_and_shown_wherever_one_looks() -> Result<()> {
     run(async {
@@ -314,8 +394,7 @@ fn what_is_observed_is_done_and_shown_wherever_one_looks() -> Result<()> {
         let (_planner, task) = world.task().await?;
         let contract = world.layout.policies().join("tools/crm.toml");
         let until = |days: u64| {
-            let until =
-                writ_bus::SystemClock::new().now().wall.after(Millis::from_secs(days * 86_400)).to_string();
+            let until = SystemClock::new().now().wall.after(Millis::from_secs(days * 86_400)).to_string();
             format!("{}Z", until.split('.').next().unwrap())
         };
         World::edit(

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use writ_common::{ids::AgentId, reason::ReasonCode, record::RecordKind};
 use writ_sdk::{Task, json};
-use writ_tests::{Answered, RawCall, Seen, World, letter, run};
+use writ_tests::{Answered, RawCall, Seen, World, WorldOptions, letter, run};
 
 fn select() -> writ_sdk::Value {
     json::object([("sql", "SELECT name FROM customers".into())])
@@ -92,6 +92,40 @@ fn t02_the_same_call_many_times_at_once_runs_once() -> Result<()> {
         assert_eq!(done, 1);
         let seen = Seen::read(world, Some(task.id())).await?;
         assert_eq!(seen.count(RecordKind::Outcome), 1);
+        Ok(())
+    })
+}
+
+/// A16: an act that is done once is done once, however often it is submitted at the same moment, on whichever node.
+#[test]
+fn a16_one_letter_submitted_many_times_at_once_is_written_once() -> Result<()> {
+    run(async {
+        let world =
+            World::with(WorldOptions { nodes: vec!["node-1", "node-2"], ..Default::default() }).await?;
+        let (_planner, task) = world.task().await?;
+        let (researcher, mailer) = (world.agent("researcher").await?, world.agent("mailer").await?);
+        let rights = || writ_tests::only(["tool.mail:draft"]);
+        let handed = task.delegate("researcher", rights()?).await?.capability().await?;
+        let handed = Task::resume(&researcher, handed)?.delegate("mailer", rights()?).await?;
+        let bus = world.bus_of("mailer").await?;
+        let call = RawCall::new(&mailer, &handed.capability().await?, "tool.mail", "draft", letter())?;
+        let attempts = (0..24).map(|_| {
+            let (call, bus) = (call.clone(), bus.clone());
+            tokio::spawn(async move { call.send(&bus).await })
+        });
+        let mut done = 0;
+        for attempt in attempts.collect::<Vec<_>>() {
+            match attempt.await?? {
+                Answered::Done(_) => done += 1,
+                Answered::Replayed(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((done, world.drafts()?), (1, 1));
+        let seen = Seen::read(&world, Some(task.id())).await?;
+        assert_eq!(seen.count(RecordKind::Outcome), 1);
+        assert_eq!(seen.codes(), [ReasonCode::RequestReplayed; 23]);
+        world.close().await;
         Ok(())
     })
 }

@@ -20,7 +20,7 @@ use std::{
 };
 
 /// A control that is held twice: the second holds when the first is off, so both are switched off together.
-const TOGETHER: [(&str, &str); 1] = [("T02", "T02,T02-cache")];
+const TOGETHER: [(&str, &str); 2] = [("A16", "A16,T02-cache"), ("T02", "T02,T02-cache")];
 /// Longer than any test with its control in place; one that hangs without it has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -67,7 +67,7 @@ fn build(arguments: &[&str]) -> Vec<PathBuf> {
 /// The tests of an id that fail with its control switched off, out of those there are.
 fn red(binaries: &[PathBuf], id: &str) -> (usize, Vec<String>) {
     let off = TOGETHER.iter().find(|(first, _)| *first == id).map_or(id, |(_, both)| both);
-    let filter = id.to_lowercase();
+    let filter = id.to_lowercase().replace('-', "_");
     let (mut there, mut failed) = (0, Vec::new());
     for binary in binaries {
         let listed = Command::new(binary).args(["--list", &filter]).output().unwrap();
@@ -122,8 +122,12 @@ fn every_control_goes_red_when_switched_off() {
     }
     let binaries = build(&["--workspace"]);
     let mut unnoticed = BTreeMap::new();
-    for id in ids.iter().filter(|id| !id.contains('-')) {
+    for id in &ids {
         let (there, failed) = red(&binaries, id);
+        // The second half of a control that is held twice has no test of its own.
+        if there == 0 && id.contains('-') {
+            continue;
+        }
         println!("{id}: {} of {there} red: {}", failed.len(), failed.join(", "));
         if failed.is_empty() {
             unnoticed.insert(id.clone(), there);

@@ -5,6 +5,7 @@ mod audit;
 mod postgres;
 mod process;
 mod raw;
+mod servers;
 mod smtp;
 mod world;
 
@@ -12,5 +13,6 @@ pub use audit::{Refusal, Seen};
 pub use postgres::PostgresServer;
 pub use process::WritProcess;
 pub use raw::{Answered, RawCall};
+pub use servers::{is_whole, leader};
 pub use smtp::SmtpServer;
 pub use world::{KIND, World, WorldOptions, eventually, letter, only, read, rights, run};

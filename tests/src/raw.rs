@@ -157,7 +157,7 @@ impl RawCall {
     pub async fn send_bytes(bus: &Bus, subject: String, payload: Vec<u8>) -> Result<Answered> {
         let reply = bus.request(subject, payload, None, Duration::from_secs(10)).await?;
         Ok(match decode::<CallReply>(&reply.payload)?.answer {
-            Answer::Done { result } => Answered::Done(result),
+            Answer::Done { result, .. } => Answered::Done(result),
             Answer::Denied { reasons } => Answered::Denied(
                 reasons.first().map(|reason| reason.code).ok_or_else(|| anyhow::anyhow!("no reason"))?,
             ),

@@ -37,6 +37,8 @@ pub fn run<F: Future<Output = Result<()>>>(test: F) -> Result<()> {
 
 /// What is to be different from `writ dev`.
 pub struct WorldOptions {
+    /// How many nats-servers keep the streams.
+    pub servers: usize,
     /// The nodes.
     pub nodes: Vec<&'static str>,
     /// Whether broker and nodes run in this process.
@@ -47,7 +49,7 @@ pub struct WorldOptions {
 
 impl Default for WorldOptions {
     fn default() -> Self {
-        Self { nodes: vec!["node-1"], start_core: true, edit: None }
+        Self { servers: 1, nodes: vec!["node-1"], start_core: true, edit: None }
     }
 }
 
@@ -108,6 +110,7 @@ impl World {
         let dev = DevOptions {
             folder: root,
             port: None,
+            servers: options.servers,
             nodes: options.nodes.iter().map(|name| (*name).to_owned()).collect(),
             start_core: options.start_core,
         };

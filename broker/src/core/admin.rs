@@ -322,6 +322,7 @@ impl Broker {
                         heard: liveness.map(|liveness| now.monotonic.since(liveness.asked.monotonic)),
                         policy: liveness.and_then(|liveness| liveness.policy),
                         policy_fault: liveness.and_then(|liveness| liveness.policy_fault),
+                        policy_behind: liveness.and_then(|liveness| liveness.behind(now)),
                     }
                 })
                 .collect(),

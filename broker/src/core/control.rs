@@ -302,7 +302,10 @@ impl Broker {
                     basis,
                     trace: None,
                     granted: None,
+                    right: None,
                     approval: None,
+                    sources: Vec::new(),
+                    acts: Vec::new(),
                     shadow: None,
                     count: 1,
                 };

@@ -47,6 +47,17 @@ pub enum Event {
         /// Its bytes.
         payload: Bytes,
     },
+    /// A message about an approval.
+    Approval {
+        /// Its sequence.
+        sequence: u64,
+        /// Its subject.
+        subject: String,
+        /// Its bytes.
+        payload: Bytes,
+    },
+    /// Everything about approvals that was there at the start has been told.
+    ApprovalsRead,
     /// The control stream has been read to where it ended when it was opened.
     ControlRead,
     /// A tick of the control stream.

@@ -26,6 +26,8 @@ use super::{Arrival, Broker, CallRef, Effect, Pending, control::ControlWrite, en
 const TICK_EVERY: Millis = Millis(250);
 /// A tick that has not come back by then is given up.
 const TICK_LOST_AFTER: Millis = Millis(3_000);
+/// Longest a live node may decide by another policy than the one in force; they ask every second.
+const POLICY_LAG_MAX: Millis = Millis(10_000);
 /// How long the stream keeps a tick.
 const TICK_TTL_SECS: u64 = 60;
 
@@ -58,6 +60,24 @@ pub(super) struct Liveness {
     pub(super) policy: Option<PolicyRevision>,
     /// Why it did not take a later one.
     pub(super) policy_fault: Option<ReasonCode>,
+    /// Since when it has been saying that it decides by another policy than the one in force.
+    differs: Option<Now>,
+    /// Whether an operator was told of that.
+    is_told: bool,
+}
+
+impl Liveness {
+    /// How long it has decided by another policy than the one in force, if that is longer than it takes to put one
+    /// in force (threat P14).
+    pub(super) fn behind(&self, now: Now) -> Option<Millis> {
+        let since = now.monotonic.since(self.differs?.monotonic);
+        (since > POLICY_LAG_MAX && !writ_common::red::off("P14")).then_some(since)
+    }
+
+    /// Whether it still asks: one that does not decides nothing for long.
+    fn is_live(&self, now: Now) -> bool {
+        now.monotonic.since(self.asked.monotonic) <= POLICY_LAG_MAX
+    }
 }
 
 /// A revocation whose answer waits until no node can act under it any more.
@@ -75,6 +95,11 @@ impl Freshness {
 
     pub(super) fn liveness(&self, node: &NodeId) -> Option<Liveness> {
         self.nodes.get(node).copied()
+    }
+
+    /// Live nodes that have decided by another policy than the one in force for too long.
+    pub(super) fn behind(&self, now: Now) -> usize {
+        self.nodes.values().filter(|node| node.is_live(now) && node.behind(now).is_some()).count()
     }
 }
 
@@ -103,12 +128,32 @@ impl Broker {
             fault: None,
             policy: None,
             policy_fault: None,
+            differs: None,
+            is_told: false,
         });
         liveness.fault = question.fault;
         liveness.policy = question.policy;
         liveness.policy_fault = question.policy_fault;
         liveness.applied = question.applied;
         liveness.asked = now;
+        let in_force = self.control.activations().back().map(|one| one.revision);
+        if question.policy == in_force {
+            (liveness.differs, liveness.is_told) = (None, false);
+        } else {
+            liveness.differs.get_or_insert(now);
+        }
+        let untold = liveness.behind(now).filter(|_| !std::mem::replace(&mut liveness.is_told, true));
+        if let Some(behind) = untold {
+            let name =
+                |revision: Option<PolicyRevision>| revision.map_or("none".to_owned(), |r| r.to_string());
+            self.alarm(format!(
+                "{} has decided by another policy for {behind} than the one in force: by {}, not {}; \
+                 `writ doctor` says which nodes do",
+                question.node,
+                name(question.policy),
+                name(in_force)
+            ));
+        }
         let known = self.control.nodes().get(&question.node).and_then(|entry| entry.boot.as_ref());
         if known != Some(&question.boot) {
             let event = ControlEvent::NodeBoot { node: question.node.clone(), boot: question.boot.clone() };

@@ -12,7 +12,7 @@ use writ_common::{
     ids::{Action, AgentId, CapabilityId, DomainId, FlowDomain, PartId, Resource, RoleId, TaskId, UserId},
     json::Value,
     keys::PublicKey,
-    label::{DomainLabel, Label},
+    label::{DomainLabel, Label, Origins},
     reason::{Reason, ReasonCode},
     record::{Basis, Granted, RecordBody, RecordedDecision, RecordedReason, TraceRef, Verdicted, What, Who},
     recorder::Prepared,
@@ -42,16 +42,18 @@ pub(super) struct Issuing {
     holder: PublicKey,
     expires: Timestamp,
     verdicted: Verdicted,
+    /// What the user asked for, until it is published.
+    instruction: Option<String>,
     prepared: Option<Box<Prepared>>,
 }
 
 /// Where an answer goes.
 #[derive(Clone, Copy)]
-struct Back {
-    call: CallRef,
-    nonce: [u8; 16],
-    trace: Option<TraceContext>,
-    arrived: Now,
+pub(super) struct Back {
+    pub(super) call: CallRef,
+    pub(super) nonce: [u8; 16],
+    pub(super) trace: Option<TraceContext>,
+    pub(super) arrived: Now,
 }
 
 /// Most starts that wait for keys; further ones are refused at once.
@@ -74,11 +76,11 @@ enum Patience {
 }
 
 /// A request of an agent whose signature and key are sound.
-struct Asking {
-    back: Back,
-    agent: AgentId,
-    holder: PublicKey,
-    connection: Option<String>,
+pub(super) struct Asking {
+    pub(super) back: Back,
+    pub(super) agent: AgentId,
+    pub(super) holder: PublicKey,
+    pub(super) connection: Option<String>,
 }
 
 impl Broker {
@@ -90,6 +92,7 @@ impl Broker {
                 self.answer(asking.back, answer);
             }
             Ok((asking, Wanted::Renewal { task })) => self.renew(&asking, &task, now),
+            Ok((asking, Wanted::Right(wanted))) => self.want_right(&asking, wanted, now),
             Ok((asking, Wanted::Task(new))) => self.start(asking, new, Patience::Some, now),
             Err((nonce, reason)) => {
                 let who =
@@ -272,9 +275,10 @@ impl Broker {
         let verdicted = Verdicted::new(RecordedDecision::Allow, &verdict, who, what, Basis::default());
         // The user vouches for no longer than the token says (J20); what comes after is up to renewal.
         let end = token_ends.min(now.wall.after(bounds.capability_life));
-        let issuing = self.issuing(asking, entry, end, verdicted);
+        let mut issuing = self.issuing(asking, entry, end, verdicted);
         // The label comes first: a capability whose domain has none is denied everything.
-        self.publish_label(issuing);
+        issuing.instruction = Some(new.instruction.clone());
+        self.publish_label(issuing, now);
     }
 
     /// The same idempotency key again: the same task, if the same was asked for.
@@ -330,7 +334,12 @@ impl Broker {
         self.write_issue(issuing, now);
     }
 
-    fn check_renewal(&self, asking: &Asking, task: &TaskId, now: Now) -> Result<TaskEntry, Reason> {
+    pub(super) fn check_renewal(
+        &self,
+        asking: &Asking,
+        task: &TaskId,
+        now: Now,
+    ) -> Result<TaskEntry, Reason> {
         let entry = self.tasks.get(task).ok_or(ReasonCode::TaskUnknown)?;
         if entry.agent != asking.agent || entry.key != asking.holder.id() {
             return Err(ReasonCode::TokenHolderMismatch.into());
@@ -419,28 +428,52 @@ impl Broker {
             holder: asking.holder,
             expires,
             verdicted,
+            instruction: None,
             prepared: None,
         })
     }
 
-    fn publish_label(&mut self, issuing: Box<Issuing>) {
+    /// The label a flow domain begins with. Fenced on there being none: a second one would wash it clean.
+    pub(super) fn first_label(&self, domain: &FlowDomain) -> Store {
         let label = DomainLabel {
             tenant: self.setup.tenant.clone(),
-            domain: issuing.entry.domain.clone(),
+            domain: domain.clone(),
             label: Label::bottom(),
-            origins: Default::default(),
+            origins: Origins::new(),
         };
-        let subject = Subject::Label(issuing.entry.domain.clone()).of(&self.setup.tenant);
-        let store = Store {
+        let subject = Subject::Label(domain.clone()).of(&self.setup.tenant);
+        Store {
             subject: subject.clone(),
             payload: encode(&Signed::new(&label, &self.setup.key)),
             message_id: None,
             fence: Fence::LastOn { subject, sequence: 0 },
             ttl_secs: None,
-        };
+        }
+    }
+
+    fn publish_label(&mut self, mut issuing: Box<Issuing>, now: Now) {
+        // Nodes believe the text by its digest, and go without if it does not arrive: fewer arguments are vouched for.
+        if let Some(store) = self.instruction_of(&mut issuing, now) {
+            let ticket = self.fresh_ticket();
+            self.push(Effect::Publish { ticket, store, delay: Millis(0) });
+        }
+        let store = self.first_label(&issuing.entry.domain);
         let ticket = self.fresh_ticket();
         self.push(Effect::Publish { ticket, store, delay: Millis(0) });
         self.pending.insert(ticket, Pending::LabelPublished(issuing));
+    }
+
+    /// What the user asked for, in their words, for as long as the task can live.
+    fn instruction_of(&self, issuing: &mut Issuing, now: Now) -> Option<Store> {
+        let text = issuing.instruction.take().filter(|text| !text.is_empty())?;
+        let (part, task) = (issuing.entry.domain.part.clone(), issuing.entry.task.clone());
+        Some(Store {
+            subject: Subject::Instruction { part, task }.of(&self.setup.tenant),
+            payload: text.into_bytes(),
+            message_id: None,
+            fence: Fence::None,
+            ttl_secs: Some(issuing.entry.deadline.since(now.wall).0 / 1_000 + 60),
+        })
     }
 
     pub(super) fn label_published(
@@ -559,11 +592,21 @@ impl Broker {
     }
 
     fn refuse(&mut self, back: Back, verdict: &Verdict, who: Who, what: What, now: Now) {
-        let agent = who.caller.clone();
         let basis = Basis { epoch: Some(self.control.epoch()), ..Basis::default() };
-        let mut recorded = Verdicted::new(RecordedDecision::Deny, verdict, who, what, basis);
+        let recorded = Verdicted::new(RecordedDecision::Deny, verdict, who, what, basis);
+        self.refuse_recorded(back, verdict, recorded, now);
+    }
+
+    /// Records a refusal as it is put, and answers with it.
+    pub(super) fn refuse_recorded(
+        &mut self,
+        back: Back,
+        verdict: &Verdict,
+        mut recorded: Verdicted,
+        now: Now,
+    ) {
         recorded.trace = trace_ref(back.trace);
-        if let Some(agent) = agent {
+        if let Some(agent) = recorded.who.caller.clone() {
             self.span(&recorded, &agent, back, now);
         }
         let answer = IssueAnswer::Refused { reasons: told(verdict.reasons()) };
@@ -582,12 +625,12 @@ impl Broker {
         self.answer(back, IssueAnswer::Refused { reasons });
     }
 
-    fn answer(&mut self, back: Back, answer: IssueAnswer) {
+    pub(super) fn answer(&mut self, back: Back, answer: IssueAnswer) {
         let payload = self.sealed(back.nonce, answer);
         self.push(Effect::Reply(back.call, payload));
     }
 
-    fn sealed(&self, nonce: [u8; 16], answer: IssueAnswer) -> Vec<u8> {
+    pub(super) fn sealed(&self, nonce: [u8; 16], answer: IssueAnswer) -> Vec<u8> {
         let issued = Issued { tenant: self.setup.tenant.clone(), nonce, answer };
         encode(&IssueReply {
             keyset: Some(self.setup.keyset.clone()),
@@ -608,7 +651,7 @@ impl Broker {
         }
     }
 
-    fn span(&mut self, verdicted: &Verdicted, agent: &AgentId, back: Back, end: Now) {
+    pub(super) fn span(&mut self, verdicted: &Verdicted, agent: &AgentId, back: Back, end: Now) {
         let mut attributes = verdict_attributes(verdicted, &self.recorder.next_id());
         // An issue is a link of the chain, not a guardrail in front of a tool.
         attributes.retain(|(name, _)| *name != attribute::OPENINFERENCE_KIND);
@@ -639,6 +682,6 @@ fn asked_digest(new: &NewTask) -> Digest {
     )
 }
 
-fn trace_ref(trace: Option<TraceContext>) -> Option<TraceRef> {
+pub(super) fn trace_ref(trace: Option<TraceContext>) -> Option<TraceRef> {
     trace.map(|trace| TraceRef { trace: hex::encode(trace.trace), span: hex::encode(trace.span) })
 }

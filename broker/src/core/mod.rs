@@ -10,6 +10,7 @@ mod event;
 mod fresh;
 mod issue;
 mod policy;
+mod right;
 mod status;
 
 use std::{
@@ -26,6 +27,7 @@ use fresh::Freshness;
 use writ_bus::{Fence, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
     admission::{Admission, quota_of},
+    approval::Approvals,
     codec::encode,
     control::{ControlFault, ControlState, claims_policy},
     digest::Digest,
@@ -174,6 +176,11 @@ pub struct Broker {
     /// Requests of operators whose nonce was seen, and when it can be forgotten.
     nonces: BTreeMap<[u8; 16], Timestamp>,
     waiting_revocations: Vec<fresh::WaitingRevocation>,
+    /// Requests for rights, people's answers, and what came of them.
+    approvals: Approvals,
+    /// Whether all of them that were there at the start have been read.
+    approvals_read: bool,
+    rights: right::Rights,
     pending: BTreeMap<Ticket, Pending>,
     unacknowledged: BTreeMap<Ticket, (Box<Prepared>, Store)>,
     /// Earlier runs, with how many of their records the stream does not have yet.
@@ -194,6 +201,8 @@ enum Pending {
     IssuePublished(Box<issue::Issuing>),
     /// Its task is being indexed.
     IssueIndexed(Box<issue::Issuing>),
+    /// A right that was asked for, on its way.
+    Right(Box<right::Way>),
     /// A record is being written; then it is published and, if there is one, the answer sent.
     RecordWritten(Box<Prepared>, Option<(CallRef, Vec<u8>)>),
     /// A tick is being published.
@@ -238,6 +247,9 @@ impl Broker {
             control_in_flight: None,
             nonces: BTreeMap::new(),
             waiting_revocations: Vec::new(),
+            approvals: Approvals::default(),
+            approvals_read: false,
+            rights: right::Rights::default(),
             pending: BTreeMap::new(),
             unacknowledged: BTreeMap::new(),
             recovering: BTreeMap::new(),
@@ -284,12 +296,16 @@ impl Broker {
         match event {
             Event::Arrived(call, arrival) => self.arrived(call, &arrival, now),
             Event::Control { sequence, payload } => self.control_event(sequence, &payload),
+            Event::Approval { sequence, subject, payload } => {
+                self.approval_event(sequence, &subject, &payload, now);
+            }
+            Event::ApprovalsRead => self.approvals_read = true,
             Event::ControlRead => self.control_was_read(now),
             Event::Ticked { payload } => self.ticked(&payload, now),
             Event::KeysFetched(issuer, keys) => self.keys_fetched(issuer, keys, now),
             Event::AuditStream(facts) => self.audit_stream = Some(facts),
             Event::Journalled(ticket) => self.journalled(ticket),
-            Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why),
+            Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why, now),
             Event::Published(ticket, result) => self.published(ticket, result, now),
             Event::Indexed(ticket, result) => self.indexed(ticket, result, now),
             Event::Tick => self.tick(now),
@@ -352,6 +368,8 @@ impl Broker {
     fn tick(&mut self, now: Now) {
         self.record_refused(now);
         self.nonces.retain(|_, until| *until > now.wall);
+        self.approvals.prune(now.wall);
+        self.rights.prune(now.wall);
         self.fetch_keys(now);
         self.fresh_tick(now);
         self.finish_revocations(now);
@@ -465,6 +483,7 @@ impl Broker {
     fn journalled(&mut self, ticket: Ticket) {
         match self.pending.remove(&ticket) {
             Some(Pending::IssueWritten(issuing)) => self.issue_written(issuing),
+            Some(Pending::Right(way)) => self.right_written(way),
             Some(Pending::RecordWritten(prepared, reply)) => {
                 self.publish_record(prepared);
                 if let Some((call, payload)) = reply {
@@ -476,10 +495,11 @@ impl Broker {
         }
     }
 
-    fn journal_failed(&mut self, ticket: Ticket, why: &str) {
+    fn journal_failed(&mut self, ticket: Ticket, why: &str, now: Now) {
         self.alarm(format!("the journal cannot be written: {why}"));
         match self.pending.remove(&ticket) {
             Some(Pending::IssueWritten(issuing)) => self.issue_failed(&issuing, ReasonCode::AuditFull),
+            Some(Pending::Right(way)) => self.right_unwritten(way, now),
             // A refusal is still a refusal; the record is published all the same.
             Some(Pending::RecordWritten(prepared, reply)) => {
                 self.publish_record(prepared);
@@ -499,6 +519,7 @@ impl Broker {
         match self.pending.remove(&ticket) {
             Some(Pending::LabelPublished(issuing)) => return self.label_published(issuing, &result, now),
             Some(Pending::IssuePublished(issuing)) => return self.issue_published(issuing, result, now),
+            Some(Pending::Right(way)) => return self.right_published(way, result, now),
             Some(Pending::TickPublished) => return self.tick_published(&result),
             Some(other) => drop(self.pending.insert(ticket, other)),
             None => {}

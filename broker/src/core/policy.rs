@@ -8,14 +8,15 @@ use std::sync::Arc;
 use writ_common::{
     control::ControlEvent,
     diagnostic::{Diagnostics, Severity},
-    policy::{PolicyBundle, PolicyRevision, PolicySet},
+    ids::{DomainId, FlowDomain, PartId},
+    policy::{Memory, PolicyBundle, PolicyRevision, PolicySet},
     reason::{Reason, ReasonCode},
-    time::Now,
+    time::{Millis, Now},
     verdict::Decision,
     wire::AdminWanted,
 };
 
-use super::{Broker, admin::Operation};
+use super::{Broker, Effect, admin::Operation};
 
 /// Most findings an operator is told; the command line has named all of them before.
 const FINDINGS_TOLD_MAX: usize = 16;
@@ -65,8 +66,21 @@ impl Broker {
             Ok((policy, delegations)) => {
                 self.policy = Some(Arc::new(policy));
                 self.delegations = delegations;
+                self.begin_memories();
             }
             Err(why) => self.alarm(format!("the policy of the control stream is broken: {why}")),
+        }
+    }
+
+    /// Gives every agent that remembers from one task to the next its first label; one that has a label keeps it.
+    fn begin_memories(&mut self) {
+        let Some(policy) = self.policy.clone() else { return };
+        let shared = policy.inventory().agents.iter().filter(|(_, entry)| entry.memory == Memory::Shared);
+        for (agent, _) in shared {
+            let domain = FlowDomain { part: PartId::first(), domain: DomainId::of_agent(agent) };
+            let store = self.first_label(&domain);
+            let ticket = self.fresh_ticket();
+            self.push(Effect::Publish { ticket, store, delay: Millis(0) });
         }
     }
 

@@ -30,6 +30,12 @@ impl Broker {
         self.recorder.counts()
     }
 
+    /// Live nodes that have decided by another policy than the one in force for too long.
+    #[must_use]
+    pub fn nodes_behind(&self, now: Now) -> usize {
+        self.freshness.behind(now)
+    }
+
     /// Issuers whose keys are fetched, with the age of those held.
     #[must_use]
     pub fn key_ages(&self, now: Now) -> Vec<(String, Option<Millis>)> {

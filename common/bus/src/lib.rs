@@ -4,6 +4,7 @@
 //! streams with a fence and a message id, reads and follows streams, and serves requests as a NATS micro service.
 //! What the messages mean is none of its business.
 
+mod approvals;
 mod connect;
 mod control;
 mod error;
@@ -14,6 +15,7 @@ mod store;
 mod stream;
 mod system;
 
+pub use approvals::{ApprovalNews, follow_approvals};
 pub use connect::{Bus, BusConfig, ConnectionState, NatsUser, OLDEST_SERVER, Reply};
 pub use error::{BusError, StoreError};
 pub use headers::Attested;

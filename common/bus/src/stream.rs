@@ -96,7 +96,7 @@ impl Bus {
     pub async fn ensure_stream(&self, spec: &StreamSpec) -> Result<StreamFacts, BusError> {
         if let Ok(stream) = self.jetstream().get_stream(&spec.name).await {
             let info = stream.cached_info();
-            check_remembers(&info.config)?;
+            check_remembers(&info.config, spec)?;
             return Ok(facts(info));
         }
         let config = Config {
@@ -213,7 +213,7 @@ impl Bus {
     }
 }
 
-fn check_remembers(config: &Config) -> Result<(), BusError> {
+fn check_remembers(config: &Config, spec: &StreamSpec) -> Result<(), BusError> {
     let why = match config {
         Config { deny_delete: false, .. } => "messages can be deleted (deny_delete)",
         Config { deny_purge: false, .. } => "it can be purged (deny_purge)",
@@ -222,6 +222,12 @@ fn check_remembers(config: &Config) -> Result<(), BusError> {
         Config { max_messages, .. } if *max_messages > 0 => "it holds a number of messages (max_msgs)",
         Config { max_messages_per_subject, .. } if *max_messages_per_subject > 0 => {
             "it holds a number of messages per subject (max_msgs_per_subject)"
+        }
+        Config { duplicate_window, .. } if *duplicate_window < spec.duplicate_window => {
+            "message ids are forgotten earlier than they are looked for (duplicate_window)"
+        }
+        Config { num_replicas, .. } if *num_replicas < spec.replicas => {
+            "it lives on fewer servers than `stream.replicas` says (num_replicas)"
         }
         _ => return Ok(()),
     };

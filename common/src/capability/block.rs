@@ -325,6 +325,7 @@ fn binary_op(kind: i32) -> Screened<(Binary, bool)> {
         Some(Kind::Suffix) => (Binary::EndsWith, false),
         Some(Kind::LazyAnd) => (Binary::And, true),
         Some(Kind::LazyOr) => (Binary::Or, true),
+        Some(Kind::HeterogeneousEqual) if crate::red::off("P10") => (Binary::Equal, false),
         Some(Kind::Regex) => return Err("holds a regular expression"),
         Some(Kind::HeterogeneousEqual | Kind::HeterogeneousNotEqual) => {
             return Err("holds a lenient comparison");

@@ -9,21 +9,29 @@ use std::collections::BTreeSet;
 
 use super::{Evidence, Facts, text};
 use crate::{
+    act::{self, ActKind, LabelAct, OpenAct},
     capability::{Right, engine::World},
     datalog::{Predicate, Term},
+    digest::Digest,
     flow::{ActionFlow, ArgumentGuard, FlowVerdict, GUARDED_MAX, GuardedArgument},
-    ids::{AgentId, FlowDomain},
+    ids::{AgentId, ApprovalId, FlowDomain},
     json::Value,
     label::{Confidentiality, Integrity, Label, Origins, Tag},
     policy::PolicySet,
     reason::{Reason, ReasonCode},
     request::{Arguments, Request},
+    signed::Signed,
     source::{Instruction, ResultSources, Source, SourceKind, Sources},
+    time::Timestamp,
 };
 
 /// What is known of the flow of data, beyond the task's label.
 #[derive(Clone, Copy, Default)]
 pub struct FlowEvidence<'a> {
+    /// What people have let pass in this task and nobody has used yet.
+    pub acts: &'a [Signed<LabelAct>],
+    /// The digest of the call.
+    pub call: Option<Digest>,
     /// What inspectors found in the arguments, as facts.
     pub findings: &'a [Predicate],
     /// What the user asked for, in their words.
@@ -32,6 +40,49 @@ pub struct FlowEvidence<'a> {
     pub origins: Option<&'a Origins>,
     /// What trusted results of the flow domain named.
     pub results: Option<&'a ResultSources>,
+}
+
+/// What came of asking.
+pub(super) struct Judged {
+    pub(super) verdict: FlowVerdict,
+    /// What stands against the call.
+    pub(super) reasons: Vec<Reason>,
+    /// Who has to vouch for arguments that nothing else vouches for, as the rules derived it.
+    pub(super) vouching: Vec<Vec<Term>>,
+}
+
+/// What people let pass.
+#[derive(Default)]
+struct Passed {
+    acts: BTreeSet<ApprovalId>,
+    /// Acts that do not count, and why.
+    complaints: Vec<Reason>,
+    is_enough: bool,
+}
+
+impl Passed {
+    /// An act that is for this very call and whose author may speak.
+    fn open(
+        &mut self,
+        signed: &Signed<LabelAct>,
+        act: &LabelAct,
+        request: &Request,
+        evidence: &Evidence<'_>,
+        policy: &PolicySet,
+        now: Timestamp,
+    ) -> Option<OpenAct> {
+        if act.resource != request.resource || act.action != request.action {
+            return None;
+        }
+        if evidence.flow.call != Some(act.call) && !crate::red::off("F08") {
+            let told = format!("what `{}` let pass has another content", act.by);
+            self.complaints.push(Reason::new(ReasonCode::DeclassDigest).told(told));
+            return None;
+        }
+        let user = &evidence.capability?.grant().user;
+        let opened = act::open(signed, evidence.control, &policy.inventory, user, now);
+        opened.map_err(|reason| self.complaints.push(reason)).ok()
+    }
 }
 
 /// A call as the flow plane sees it, before the rules were asked.
@@ -128,20 +179,22 @@ impl Flow {
     }
 
     /// Whether some guarded argument has no source.
-    pub(super) fn is_unsourced(&self) -> bool {
+    fn is_unsourced(&self) -> bool {
         self.arguments.iter().any(|argument| argument.source.is_none())
     }
 
-    /// What stands against the call, once the rules were asked. Arguments without a source are for
-    /// [`Flow::unsourced`].
+    /// What stands against the call, once the rules were asked.
     pub(super) fn judge(
         &self,
         request: &Request,
         evidence: &Evidence<'_>,
+        policy: &PolicySet,
         world: &mut World<'_>,
-    ) -> Result<(FlowVerdict, Vec<Reason>), Reason> {
+        now: Timestamp,
+    ) -> Result<Judged, Reason> {
         let result = self.result(world)?;
         let mut reasons = Vec::new();
+        let mut acts = BTreeSet::new();
         if !crate::red::off("F03-clearance") {
             let beyond = result.confidentiality.beyond(&self.clearance.confidentiality);
             if !beyond.is_empty() {
@@ -162,17 +215,107 @@ impl Flow {
             let accepts = widened(accepts, world)?;
             let beyond = evidence.label.confidentiality.beyond(&accepts);
             if !beyond.is_empty() {
-                let told = format!("`{}` does not take {}", request.right(), with_origins(&beyond, evidence));
-                reasons.push(Reason::new(ReasonCode::FlowSink).told(told));
+                let passed = self.declassified(request, evidence, policy, world, now, &beyond)?;
+                acts.extend(passed.acts);
+                if !passed.is_enough {
+                    let told =
+                        format!("`{}` does not take {}", request.right(), with_origins(&beyond, evidence));
+                    reasons.push(Reason::new(ReasonCode::FlowSink).told(told));
+                    reasons.extend(passed.complaints);
+                }
             }
         }
-        let verdict =
-            FlowVerdict { result, clearance: self.clearance.clone(), arguments: self.arguments.clone() };
-        Ok((verdict, reasons))
+        let mut vouching = Vec::new();
+        if self.is_unsourced() {
+            let passed = self.endorsed(request, evidence, policy, world, now)?;
+            acts.extend(passed.acts);
+            if !passed.is_enough {
+                vouching = world.facts("source_approval", 2).map_err(Reason::from)?;
+                if vouching.is_empty() {
+                    reasons.push(self.unsourced(evidence));
+                    reasons.extend(passed.complaints);
+                }
+            }
+        }
+        let verdict = FlowVerdict {
+            result,
+            clearance: self.clearance.clone(),
+            arguments: self.arguments.clone(),
+            acts,
+        };
+        Ok(Judged { verdict, reasons, vouching })
+    }
+
+    /// Whether people let every one of these tags pass, for this very call.
+    fn declassified(
+        &self,
+        request: &Request,
+        evidence: &Evidence<'_>,
+        policy: &PolicySet,
+        world: &mut World<'_>,
+        now: Timestamp,
+        beyond: &[&str],
+    ) -> Result<Passed, Reason> {
+        let permitted = world.facts("may_declassify", 2).map_err(Reason::from)?;
+        let mut left: BTreeSet<&str> = beyond.iter().copied().collect();
+        let mut passed = Passed::default();
+        for signed in evidence.flow.acts {
+            let Some((act, tags)) = signed.peek().ok().and_then(|act| match act.kind.clone() {
+                ActKind::Declassify { tags } => Some((act, tags)),
+                ActKind::Endorse => None,
+            }) else {
+                continue;
+            };
+            let Some(opened) = passed.open(signed, &act, request, evidence, policy, now) else { continue };
+            for tag in &tags {
+                if !opened.may(&permitted, tag.as_str()) {
+                    let told = format!("`{}` may not declassify `{tag}`", act.by);
+                    passed.complaints.push(Reason::new(ReasonCode::DeclassUnauthorised).told(told));
+                } else if left.remove(tag.as_str()) {
+                    passed.acts.insert(act.id.clone());
+                }
+            }
+        }
+        passed.is_enough = left.is_empty();
+        Ok(passed)
+    }
+
+    /// Whether a person vouches for the arguments nothing else vouches for, in this very call.
+    fn endorsed(
+        &self,
+        request: &Request,
+        evidence: &Evidence<'_>,
+        policy: &PolicySet,
+        world: &mut World<'_>,
+        now: Timestamp,
+    ) -> Result<Passed, Reason> {
+        let permitted = world.facts("may_endorse", 2).map_err(Reason::from)?;
+        let mut passed = Passed::default();
+        for signed in evidence.flow.acts {
+            let Some(act) = signed.peek().ok().filter(|act| act.kind == ActKind::Endorse) else { continue };
+            let Some(opened) = passed.open(signed, &act, request, evidence, policy, now) else { continue };
+            let missing = self.arguments.iter().filter(|argument| argument.source.is_none());
+            let beyond: Vec<&str> = missing
+                .map(|argument| argument.entity.as_str())
+                .filter(|entity| !opened.may(&permitted, entity))
+                .collect();
+            match beyond.first() {
+                None => {
+                    passed.acts.insert(act.id.clone());
+                    passed.is_enough = true;
+                    break;
+                }
+                Some(entity) => {
+                    let told = format!("`{}` may not endorse an argument of type `{entity}`", act.by);
+                    passed.complaints.push(Reason::new(ReasonCode::DeclassUnauthorised).told(told));
+                }
+            }
+        }
+        Ok(passed)
     }
 
     /// What is said where arguments have no source and the policy names nobody who could vouch for them.
-    pub(super) fn unsourced(&self, evidence: &Evidence<'_>) -> Reason {
+    fn unsourced(&self, evidence: &Evidence<'_>) -> Reason {
         let missing = self.arguments.iter().filter(|argument| argument.source.is_none());
         let missing: Vec<String> = missing.map(|one| format!("`{}` ({})", one.path, one.entity)).collect();
         let origin = origin_of(UNTRUSTED, evidence);

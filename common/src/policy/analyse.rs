@@ -308,9 +308,7 @@ impl<'a> Analysis<'a> {
             "resource" if constant.starts_with("tool.") => Requests::CALL,
             "resource" if constant.starts_with("agent.") => Requests::CALL.or(Requests::ADMIN),
             "resource" if constant.starts_with("policy.") => Requests::ADMIN,
-            "resource" if constant.starts_with("task.") => {
-                Requests::ISSUE.or(Requests::RENEW).or(Requests::ADMIN)
-            }
+            "resource" if constant.starts_with("task.") => Requests::GRANTS.or(Requests::ADMIN),
             _ => Requests::EVERY,
         })
     }
@@ -416,7 +414,7 @@ impl<'a> Analysis<'a> {
             ("request", 0) => missing(
                 "kind of request",
                 Requests::NAMED.iter().map(|(name, _)| *name).collect(),
-                "it is `call`, `issue`, `renew` or `admin`",
+                "it is `call`, `issue`, `renew`, `ask` or `admin`",
             ),
             ("effect", 0) => missing(
                 "effect",
@@ -447,12 +445,16 @@ impl<'a> Analysis<'a> {
                 tasks().collect(),
                 "kinds of task are those of roles.toml; add a `[[role.task]]`",
             ),
-            ("resource" | "right" | "grant" | "tool_owner" | "may_observe", 0)
+            (
+                "resource" | "right" | "grant" | "tool_owner" | "may_observe" | "asked" | "grantable"
+                | "may_request",
+                0,
+            )
             | ("role_right", 2)
             | ("team_may", 1) => self.unknown_resource(text, span),
-            ("action" | "right" | "grant", _) | ("role_right", 3) => {
-                self.unknown_action(predicate, position, text, span, scope)
-            }
+            ("action" | "right" | "grant" | "asked", _)
+            | ("grantable" | "may_request", 1)
+            | ("role_right", 3) => self.unknown_action(predicate, position, text, span, scope),
             ("arg", 0) => self.unknown_argument(text, span, scope),
             _ => None,
         }
@@ -517,7 +519,7 @@ impl<'a> Analysis<'a> {
                 .contracts
                 .values()
                 .flat_map(of_tools)
-                .chain(["invoke", "issue", "renew"])
+                .chain(["invoke", "issue", "renew", "ask"])
                 .chain(AdminWanted::ACTIONS.iter().copied())
                 .collect(),
         };

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     datalog::{Body, Expression, Node, Predicate, Term},
-    decide::{Evidence, RequestFacts, decide, facts_of},
+    decide::{ASK, Evidence, RequestFacts, decide, facts_of},
     reason::{Reason, ReasonCode},
     record::RecordedReason,
     request::{Principal, Request},
@@ -226,11 +226,11 @@ fn demands(request: &Request, evidence: &Evidence<'_>) -> Vec<Predicate> {
             let handed = evidence.handover.into_iter().flat_map(|chain| chain.chain().hops().skip(depth));
             own.chain(handed).map(|hop| pair("may_delegate", hop.from.as_str(), hop.to.as_str())).collect()
         }
-        Principal::User { agent, .. } => {
+        Principal::User { agent, .. } if request.action.as_str() != ASK => {
             let kind = request.environment.task_kind.iter();
             kind.map(|kind| pair("may_run", agent.as_str(), kind.as_str())).collect()
         }
-        Principal::Operator(_) => Vec::new(),
+        Principal::User { .. } | Principal::Operator(_) => Vec::new(),
     }
 }
 

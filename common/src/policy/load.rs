@@ -172,7 +172,10 @@ fn check_approvals(
     for (file, text, statements) in sources {
         for statement in statements {
             let StatementNode::Derive(Rule { head, .. }) = &statement.node else { continue };
-            let ("needs_approval", [Term::Str(role), count]) = (head.name.as_str(), head.terms.as_slice())
+            let (
+                ("needs_approval", [Term::Str(role), count])
+                | ("may_request", [_, _, Term::Str(role), count]),
+            ) = ((head.name.as_str(), head.terms.as_slice()),)
             else {
                 continue;
             };

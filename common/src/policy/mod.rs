@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-pub use inventory::{AgentEntry, Inventory, Quota, RoleTask};
+pub use inventory::{AgentEntry, Inventory, Memory, Quota, RoleTask};
 pub(crate) use load::{ALLOW, DENY};
 pub use observe::OBSERVE_MAX;
 pub(crate) use observe::read_observe;

@@ -337,6 +337,7 @@ impl<'a> Parser<'a> {
             "||" => (Binary::Or, 1),
             "&&" => (Binary::And, 2),
             "===" => (Binary::Equal, 3),
+            "==" if crate::red::off("P10") => (Binary::Equal, 3),
             "!==" => (Binary::NotEqual, 3),
             "<" => (Binary::LessThan, 3),
             "<=" => (Binary::LessOrEqual, 3),

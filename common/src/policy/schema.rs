@@ -137,6 +137,13 @@ pub const SCHEMA: &[Declared] = {
             "an argument of the call, by JSON Pointer",
         ),
         declared(
+            "asked",
+            &[("resource", Text), ("action", Text)],
+            Identity,
+            Request,
+            "the right a task asks for beyond what it holds, in requests of kind `ask`",
+        ),
+        declared(
             "budget",
             &[("name", Text), ("limit", Integer), ("amount", Integer)],
             Action,
@@ -237,6 +244,13 @@ pub const SCHEMA: &[Declared] = {
         ),
         declared("max_depth", &[("hops", Integer)], Identity, Capability, "how deep it may be delegated"),
         declared(
+            "may_declassify",
+            &[("role", Text), ("tag", Text)],
+            Flow,
+            Policy,
+            "that approvers with this role may let data with this tag pass where it is not taken, one call at a time",
+        ),
+        declared(
             "may_delegate",
             &[("from", Text), ("to", Text)],
             Identity,
@@ -244,11 +258,25 @@ pub const SCHEMA: &[Declared] = {
             "that the first agent may delegate to the second",
         ),
         declared(
+            "may_endorse",
+            &[("role", Text), ("entity", Text)],
+            Flow,
+            Policy,
+            "that approvers with this role may vouch for an argument of this type, one call at a time",
+        ),
+        declared(
             "may_observe",
             &[("resource", Text)],
             Action,
             Policy,
             "that a tool or agent (`agent.<name>`) in observe mode is observed, not denied",
+        ),
+        declared(
+            "may_request",
+            &[("resource", Text), ("action", Text), ("role", Text), ("people", Integer)],
+            Identity,
+            Policy,
+            "that a task without this right may ask for it, and gets it for some minutes once so many approvers with this role have said yes",
         ),
         declared(
             "may_run",
@@ -330,7 +358,7 @@ pub const SCHEMA: &[Declared] = {
             "`region` of the provider of an agent in agents.toml",
         ),
         declared("registered", &[("agent", Text)], Identity, Inventory, "that the agent is in agents.toml"),
-        declared("request", &[("kind", Text)], Action, Request, "`call`, `issue`, `renew` or `admin`"),
+        declared("request", &[("kind", Text)], Action, Request, "`call`, `issue`, `renew`, `ask` or `admin`"),
         declared(
             "resource",
             &[("name", Text)],
@@ -364,7 +392,7 @@ pub const SCHEMA: &[Declared] = {
             &[("name", Text)],
             Identity,
             Request,
-            "a role of the user, in requests of kind `issue` and `renew`",
+            "a role of the user, in requests of kind `issue`, `renew` and `ask`",
         ),
         declared(
             "role_right",
@@ -401,7 +429,7 @@ pub const SCHEMA: &[Declared] = {
             &[("kind", Text)],
             Identity,
             Request,
-            "the kind of task, in requests of kind `issue` and `renew`",
+            "the kind of task, in requests of kind `issue`, `renew` and `ask`",
         ),
         declared(
             "task_seconds",
@@ -464,13 +492,22 @@ impl Requests {
     pub const RENEW: Self = Self(4);
     /// What operators ask for.
     pub const ADMIN: Self = Self(8);
+    /// Rights that tasks ask for beyond what they hold.
+    pub const ASK: Self = Self(16);
+    /// What a broker is asked by an agent, for a user.
+    pub const GRANTS: Self = Self::ISSUE.or(Self::RENEW).or(Self::ASK);
     /// None.
     pub const NONE: Self = Self(0);
     /// All.
-    pub const EVERY: Self = Self(15);
+    pub const EVERY: Self = Self(31);
     /// Each with the name `request` has for it.
-    pub const NAMED: [(&str, Self); 4] =
-        [("call", Self::CALL), ("issue", Self::ISSUE), ("renew", Self::RENEW), ("admin", Self::ADMIN)];
+    pub const NAMED: [(&str, Self); 5] = [
+        ("call", Self::CALL),
+        ("issue", Self::ISSUE),
+        ("renew", Self::RENEW),
+        ("ask", Self::ASK),
+        ("admin", Self::ADMIN),
+    ];
 
     /// Those in both.
     #[must_use]
@@ -505,8 +542,9 @@ impl Declared {
     #[must_use]
     pub fn requests(&self) -> Requests {
         match (self.name, self.provider) {
-            ("user" | "user_kind" | "caller", _) => Requests::CALL.or(Requests::ISSUE).or(Requests::RENEW),
-            ("role" | "task_kind", _) => Requests::ISSUE.or(Requests::RENEW),
+            ("user" | "user_kind" | "caller", _) => Requests::CALL.or(Requests::GRANTS),
+            ("role" | "task_kind", _) => Requests::GRANTS,
+            ("asked", _) => Requests::ASK,
             ("operator", _) => Requests::ADMIN,
             ("depth" | "hop" | "arg" | "effect" | "guarded" | "sourced" | "unsourced", _)
             | (_, Provider::Capability | Provider::Gate) => Requests::CALL,

@@ -145,7 +145,7 @@ fn names(predicate: &str, position: usize) -> Option<Names> {
         | ("hop", 1 | 2)
         | ("role_runs", 1)
         | ("clearance" | "model" | "provider" | "region", 0) => Some(Names::Agent),
-        ("resource" | "right" | "grant" | "tool_owner" | "may_observe", 0)
+        ("resource" | "right" | "grant" | "tool_owner" | "may_observe" | "asked", 0)
         | ("role_right", 2)
         | ("team_may", 1) => Some(Names::Resource),
         ("owner" | "tool_owner", 1) | ("team_may", 0) => Some(Names::Team),

@@ -158,6 +158,9 @@ impl<'r> Past<'r> {
             let operator = OperatorId::parse(operator.as_str()).map_err(|error| error.to_string())?;
             return Ok(Asked::Admin { operator });
         }
+        if self.verdicted.right.is_some() {
+            return Err("a right that is asked for is for people to judge".to_owned());
+        }
         let missing = |what: &str| format!("its record does not say {what}");
         let caller = who.caller.as_ref().ok_or_else(|| missing("who called"))?;
         let resource = what.resource.as_ref().ok_or_else(|| missing("on what"))?;

@@ -313,7 +313,7 @@ proptest! {
         let instruction = Instruction::new(&text);
         for name in TYPES {
             if let Some(form) = form(name, &value) {
-                instruction.names(&entity(name), &form);
+                let _ = instruction.names(&entity(name), &form);
             }
         }
     }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use writ_common::{
-    approval::{ApprovalAnswer, ApprovalClaim, ApprovalDecision, ApprovalRequest, ClaimState, Need},
+    approval::{
+        ApprovalAnswer, ApprovalClaim, ApprovalDecision, ApprovalRequest, AskedRight, ClaimState, Need,
+    },
     capability::Right,
     codec::{CodecError, Message, decode, encode},
     control::{ControlDocument, ControlEvent, RevocationTarget},
@@ -18,19 +20,19 @@ use writ_common::{
     keyset::KeysetDocument,
     label::{Confidentiality, DomainLabel, Integrity, Label, Tag},
     policy::{PolicyBundle, PolicyRevision},
-    reason::ReasonCode,
+    reason::{Advice, ReasonCode},
     record::{
         Basis, DecisionId, Granted, Origin, Outcome, OutcomeStatus, Receipt, Record, RecordBody,
-        RecordedApproval, RecordedDecision, RecordedHop, RecordedReason, Shadowed, TraceRef, Verdicted, Void,
-        What, Who,
+        RecordedApproval, RecordedDecision, RecordedHop, RecordedReason, RecordedRight, Shadowed, TraceRef,
+        Verdicted, Void, What, Who,
     },
     signed::{Signable, Signed},
     time::{Millis, Timestamp},
     wire::{
         AdminReply, AdminRequest, AdminWanted, AgentAnswer, AgentInfo, AgentKeyInfo, AgentResult, Answer,
         Call, CallReply, DelegateKey, EnrollReply, EnrollRequest, FetchRequest, IssueAnswer, IssueReply,
-        IssueRequest, Issued, IssuedTask, KnownKeys, NewTask, NodeInfo, NodeKey, Proof, Relay, StatusInfo,
-        TaskInfo, ToldReason, Wanted,
+        IssueRequest, Issued, IssuedTask, KnownKeys, NewTask, NodeInfo, NodeKey, Proof, Relay, RightWanted,
+        StatusInfo, TaskInfo, ToldReason, Wanted,
     },
 };
 
@@ -69,7 +71,7 @@ pub fn all(random: &mut Random) -> Vec<Sample> {
     let mut all = vec![Sample::of(&call(random))];
     for answer in [
         Answer::Denied { reasons: vec![told(random), told(random)] },
-        Answer::Done { result: text(random) },
+        Answer::Done { result: text(random), label: label(random) },
         Answer::Failed { reason: told(random), status: status(random) },
         Answer::Held {
             approval: approval_id(random),
@@ -169,8 +171,15 @@ fn approvals(random: &mut Random) -> Vec<Sample> {
         policy: PolicyRevision(digest(random)),
         rules: vec![text(random)],
         label: label(random),
+        origins: Default::default(),
+        sources: Vec::new(),
         needs: needs(random),
         trace: maybe(random, |random| TraceRef { trace: text(random), span: text(random) }),
+        right: maybe(random, |random| AskedRight {
+            holder: public(random),
+            life: Millis(random.next()),
+            why: text(random),
+        }),
     };
     let answer = ApprovalAnswer {
         tenant: tenant(),
@@ -199,6 +208,13 @@ fn issuing(random: &mut Random) -> Vec<Sample> {
     let wanted = [
         Wanted::Keys,
         Wanted::Renewal { task: task(random) },
+        Wanted::Right(RightWanted {
+            task: task(random),
+            right: right_of(random),
+            arguments: text(random),
+            why: text(random),
+            nonce: nonce(random),
+        }),
         Wanted::Task(NewTask {
             user_token: text(random),
             kind: TaskKind::parse("answer").unwrap(),
@@ -224,8 +240,15 @@ fn issuing(random: &mut Random) -> Vec<Sample> {
         keys: known_keys(random),
     };
     let answers = [
+        IssueAnswer::Held {
+            approval: approval_id(random),
+            expires: time(random),
+            missing: needs(random),
+            unusable: vec![told(random)],
+        },
         IssueAnswer::Keys(known_keys(random)),
         IssueAnswer::Refused { reasons: vec![told(random)] },
+        IssueAnswer::Right { approval: approval_id(random), capability: bytes(random) },
         IssueAnswer::Task(Box::new(task)),
     ];
     for answer in answers {
@@ -292,6 +315,7 @@ fn administration(random: &mut Random) -> Vec<Sample> {
             fault: maybe(random, |_| ReasonCode::PolicyUnavailable),
             policy: maybe(random, |random| PolicyRevision(digest(random))),
             policy_fault: maybe(random, |_| ReasonCode::PolicyRollback),
+            policy_behind: maybe(random, |random| Millis(random.next())),
         }],
     };
     let info = TaskInfo {
@@ -362,7 +386,16 @@ pub fn record(random: &mut Random) -> Record {
             basis: basis(random),
             trace: maybe(random, |random| TraceRef { trace: text(random), span: text(random) }),
             granted: maybe(random, |random| Box::new(granted(random))),
+            right: maybe(random, |random| {
+                Box::new(RecordedRight {
+                    right: right_of(random),
+                    key: key_id(random),
+                    expires: maybe(random, time),
+                })
+            }),
             approval: maybe(random, |random| Box::new(approval(random))),
+            sources: Vec::new(),
+            acts: Vec::new(),
             shadow: maybe(random, |random| Box::new(shadowed(random))),
             count: random.one_of(&[1, 2, 300]),
         })),
@@ -374,6 +407,7 @@ pub fn record(random: &mut Random) -> Record {
             reason: maybe(random, recorded_reason),
             result: maybe(random, digest),
             result_bytes: maybe(random, Random::next),
+            label: maybe(random, label),
             elapsed: maybe(random, |random| Millis(random.next())),
         })),
         _ => RecordBody::Void(Box::new(Void {
@@ -567,7 +601,11 @@ fn recorded_reason(random: &mut Random) -> RecordedReason {
 }
 
 fn told(random: &mut Random) -> ToldReason {
-    ToldReason { code: random.one_of(ReasonCode::ALL), text: text(random) }
+    let advice = maybe(random, |random| {
+        let granted_by = (0..random.below(3)).map(|_| text(random)).collect();
+        Box::new(Advice { granted_by, approval: needs(random) })
+    });
+    ToldReason { code: random.one_of(ReasonCode::ALL), text: text(random), advice }
 }
 
 fn status(random: &mut Random) -> OutcomeStatus {

@@ -299,16 +299,26 @@ impl World {
 
     /// Decides a call by whoever holds the capability.
     pub fn decide(&self, capability: &Capability, call: &Call) -> Verdict {
-        self.ask(capability, call, |request, evidence| decide(request, evidence, &self.policy, call.now))
+        self.decide_for(&capability.grant().tenant, capability, call)
+    }
+
+    /// Decides a call that arrived for a tenant.
+    pub fn decide_for(&self, tenant: &TenantId, capability: &Capability, call: &Call) -> Verdict {
+        self.ask(tenant, capability, call, |request, evidence| {
+            decide(request, evidence, &self.policy, call.now)
+        })
     }
 
     /// Decides it and tells why.
     pub fn explain(&self, capability: &Capability, call: &Call) -> Explanation {
-        self.ask(capability, call, |request, evidence| explain(request, evidence, &self.policy, call.now))
+        self.ask(&capability.grant().tenant, capability, call, |request, evidence| {
+            explain(request, evidence, &self.policy, call.now)
+        })
     }
 
     fn ask<T>(
         &self,
+        tenant: &TenantId,
         capability: &Capability,
         call: &Call,
         answer: impl Fn(&Request, &Evidence<'_>) -> T,
@@ -320,7 +330,7 @@ impl World {
             resource: call.right.resource.clone(),
             arguments: call.arguments.clone(),
             environment: Environment {
-                tenant: grant.tenant.clone(),
+                tenant: tenant.clone(),
                 task: Some(grant.task.clone()),
                 task_kind: None,
             },

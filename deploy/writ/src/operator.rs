@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use writ_bus::{Bus, BusConfig, Fence, NatsUser, Store, SystemClock, SystemEntropy, Tail, keyfile};
 use writ_common::{
+    act::LabelAct,
     approval::{Approval, ApprovalAnswer, ApprovalDecision, Approvals},
     codec::{decode, encode},
     control::{Activation, ControlState, RevocationTarget},
@@ -347,6 +348,23 @@ impl Operator {
             ttl_secs: None,
         };
         self.bus.store(&store, REPLY_TIMEOUT).await.context("the answer was not stored")?;
+        Ok(())
+    }
+
+    /// Signs what the approver lets pass, and publishes it.
+    ///
+    /// # Errors
+    /// If it is not an approver's profile, or the stream does not take it.
+    pub async fn sign_act(&self, act: &LabelAct, subject: &Subject) -> Result<()> {
+        self.check_approver()?;
+        let store = Store {
+            subject: subject.of(&self.tenant),
+            payload: encode(&Signed::new(act, &self.key)),
+            message_id: None,
+            fence: Fence::None,
+            ttl_secs: None,
+        };
+        self.bus.store(&store, REPLY_TIMEOUT).await.context("it was not stored")?;
         Ok(())
     }
 

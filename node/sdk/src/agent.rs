@@ -152,7 +152,7 @@ impl Agent {
                 Ok(*issued)
             }
             IssueAnswer::Refused { reasons } => Err(Error::denied(reasons, None)),
-            IssueAnswer::Keys(_) => Err(Error::BadAnswer("keys where a task was asked for".to_owned())),
+            _ => Err(Error::BadAnswer("something else where a task was asked for".to_owned())),
         }
     }
 
@@ -167,7 +167,7 @@ impl Agent {
                 Ok(())
             }
             IssueAnswer::Refused { reasons } => Err(Error::denied(reasons, None)),
-            IssueAnswer::Task(_) => Err(Error::BadAnswer("a task where keys were asked for".to_owned())),
+            _ => Err(Error::BadAnswer("something else where keys were asked for".to_owned())),
         }
     }
 
@@ -196,7 +196,11 @@ impl Agent {
     }
 
     /// Sends a signed request to the broker and checks the answer down to the pinned root.
-    async fn ask_broker(&self, wanted: Wanted, trace: Option<TraceContext>) -> Result<IssueAnswer, Error> {
+    pub(crate) async fn ask_broker(
+        &self,
+        wanted: Wanted,
+        trace: Option<TraceContext>,
+    ) -> Result<IssueAnswer, Error> {
         let identity = &self.shared.identity;
         let mut entropy = SystemEntropy;
         let request = IssueRequest {

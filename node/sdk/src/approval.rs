@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// First pause between two questions whether people have answered, and the longest.
-const ASK_EVERY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+pub(crate) const ASK_EVERY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// A call that waits for people. Nothing was done yet.
 ///
@@ -92,7 +92,7 @@ impl Task {
         let span = span.execute_tool(held.resource.name(), &self.id);
         let result = self.send(&self.logical(held)?, span.context()).await;
         note(&span, &result);
-        result
+        result.map(|labelled| labelled.value)
     }
 
     /// Waits for people to answer, and makes the call as soon as they have said yes.
@@ -115,7 +115,7 @@ impl Task {
             }
         };
         note(&span, &result);
-        result
+        result.map(|labelled| labelled.value)
     }
 
     fn logical(&self, held: &Held) -> Result<Logical, Error> {

@@ -10,6 +10,7 @@ use writ_common::{
     entropy::draw,
     ids::{Action, ApprovalId, NodeId, Resource, ResourceKind},
     json::Value,
+    label::Label,
     reason::ReasonCode,
     record::{DecisionId, Origin, OutcomeStatus, Receipt},
     request::Arguments,
@@ -21,6 +22,10 @@ use writ_common::{
 
 use crate::{Error, Held, Task, spans::Span};
 
+/// The number of an attempt after which nothing is asked for any more.
+const ASKED_AGAIN: u32 = 0;
+/// Pause before a result is asked for that was kept back.
+const WITHHELD_PAUSE: Duration = Duration::from_millis(250);
 /// How long one attempt waits for an answer.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a called agent may take.
@@ -81,6 +86,15 @@ impl Logical {
     }
 }
 
+/// A result and what it carries, as the node said under its receipt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labelled {
+    /// The result.
+    pub value: Value,
+    /// Who may see it, and whether outsiders had a say in it.
+    pub label: Label,
+}
+
 impl Task {
     /// Calls a tool and returns its result.
     ///
@@ -90,6 +104,19 @@ impl Task {
     /// [`Error`], told apart by what can be done about it. [`Error::Held`] if people have to approve it first:
     /// then [`Task::wait_for_approval`] or, later, [`Task::proceed`].
     pub async fn call(&self, resource: &str, action: &str, arguments: Value) -> Result<Value, Error> {
+        self.call_labelled(resource, action, arguments).await.map(|labelled| labelled.value)
+    }
+
+    /// Calls a tool and returns its result with the label the node released it under.
+    ///
+    /// # Errors
+    /// As [`Task::call`].
+    pub async fn call_labelled(
+        &self,
+        resource: &str,
+        action: &str,
+        arguments: Value,
+    ) -> Result<Labelled, Error> {
         let logical = Logical::new(Resource::parse(resource)?, Action::parse(action)?, arguments, None);
         let span = self.span.execute_tool(logical.resource.name(), &self.id);
         let result = self.send(&logical, span.context()).await;
@@ -97,7 +124,11 @@ impl Task {
         result
     }
 
-    pub(crate) async fn send(&self, logical: &Logical, trace: Option<TraceContext>) -> Result<Value, Error> {
+    pub(crate) async fn send(
+        &self,
+        logical: &Logical,
+        trace: Option<TraceContext>,
+    ) -> Result<Labelled, Error> {
         let begun = Instant::now();
         let mut attempt = 0;
         loop {
@@ -202,11 +233,25 @@ impl Task {
         (reply, receipt): (CallReply, Option<Receipt>),
         id: Digest,
         attempt: u32,
-    ) -> Result<Value, Error> {
+    ) -> Result<Labelled, Error> {
         match reply.answer {
             Answer::Denied { reasons } => Err(Error::denied(reasons, receipt)),
-            Answer::Done { result } => {
-                Value::parse_canonical(&result).map_err(|error| Error::BadAnswer(error.to_string()))
+            Answer::Done { result, label } => {
+                let value = Value::parse_canonical(&result);
+                let value = value.map_err(|error| Error::BadAnswer(error.to_string()))?;
+                Ok(Labelled { value, label })
+            }
+            // Done, and kept back while the label could not be raised: it may be had a moment later.
+            Answer::Failed { reason, status: OutcomeStatus::Done }
+                if reason.code == ReasonCode::FlowWithheld && attempt != ASKED_AGAIN =>
+            {
+                let failed = || Error::Failed { reason: reason.clone(), status: OutcomeStatus::Done };
+                let first = receipt.map(|receipt| receipt.id).ok_or_else(failed)?;
+                tokio::time::sleep(WITHHELD_PAUSE).await;
+                match self.fetch(&first, Some(OutcomeStatus::Done), id).await {
+                    Err(Error::Replayed { .. }) => Err(failed()),
+                    fetched => fetched,
+                }
             }
             Answer::Failed { reason, status } => Err(Error::Failed { reason, status }),
             Answer::Held { .. } => Err(Error::BadAnswer("a hold where none can be".to_owned())),
@@ -222,7 +267,7 @@ impl Task {
         first: &DecisionId,
         outcome: Option<OutcomeStatus>,
         id: Digest,
-    ) -> Result<Value, Error> {
+    ) -> Result<Labelled, Error> {
         let replayed = || Error::Replayed { first: first.clone(), outcome };
         let Origin::Node(node) = &first.origin else { return Err(replayed()) };
         for _ in 0..FETCHES_MAX {
@@ -248,7 +293,7 @@ impl Task {
                     let Some(receipt) = receipt.filter(is_meant) else {
                         return Err(Error::BadAnswer("the kept result is of another call".to_owned()));
                     };
-                    return Box::pin(self.conclude((reply, Some(receipt)), id, 1)).await;
+                    return Box::pin(self.conclude((reply, Some(receipt)), id, ASKED_AGAIN)).await;
                 }
             }
         }
@@ -289,7 +334,7 @@ pub(crate) fn note<T>(span: &Span, result: &Result<T, Error>) {
     if let Err(error) = result {
         let kind = match error {
             // The guardrail did its work: nothing failed.
-            Error::Held(_) => return,
+            Error::Held(_) | Error::RightWaiting(_) => return,
             Error::Denied(_) => "permission_denied",
             Error::CouldNotDecide(_) => "could_not_decide",
             Error::TimedOut => "timeout",

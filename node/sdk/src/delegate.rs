@@ -82,6 +82,7 @@ impl Delegation {
                 .collect();
         let logical =
             Logical::new(Resource::agent(&self.to), Action::parse("invoke")?, arguments, Some(handover));
-        self.task.send(&logical, self.task.span.context()).await
+        let labelled = self.task.send(&logical, self.task.span.context()).await?;
+        Ok(labelled.value)
     }
 }

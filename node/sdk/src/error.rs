@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use crate::Held;
+use crate::{Held, RequestedRight};
 use writ_bus::{BusError, keyfile::KeyFileError};
 use writ_common::{
     capability::ExtendError,
     diagnostic::Diagnostics,
     ids::InvalidId,
-    reason::{Class, ReasonCode},
+    reason::{Advice, Class, ReasonCode},
     record::{DecisionId, OutcomeStatus, Receipt},
     wire::ToldReason,
 };
@@ -27,6 +27,13 @@ impl Denial {
     #[must_use]
     pub fn code(&self) -> Option<ReasonCode> {
         self.reasons.first().map(|reason| reason.code)
+    }
+
+    /// Who could grant what is missing, and whose approval it takes to have [`crate::Task::request_right`] come to
+    /// something; nothing if policy tells neither.
+    #[must_use]
+    pub fn advice(&self) -> Option<&Advice> {
+        self.reasons.iter().find_map(|reason| reason.advice.as_deref())
     }
 }
 
@@ -88,6 +95,9 @@ pub enum Error {
     /// The NATS server does not allow it: the agent's permissions and its name do not fit.
     #[error("NATS does not allow this agent to use `{0}`")]
     RefusedByBus(String),
+    /// People have not answered yet whether the task may have a right; [`crate::Task::wait_for_right`] waits for them.
+    #[error("waiting: {0}")]
+    RightWaiting(Box<RequestedRight>),
     /// Somebody made this very call before.
     #[error("the call was made before, as {first}")]
     Replayed {
@@ -121,7 +131,7 @@ impl Error {
         match self {
             Self::Denied(denial) | Self::CouldNotDecide(denial) => denial.code(),
             Self::Failed { reason, .. } => Some(reason.code),
-            Self::Held(_) => Some(ReasonCode::ApprovalNeeded),
+            Self::Held(_) | Self::RightWaiting(_) => Some(ReasonCode::ApprovalNeeded),
             Self::Replayed { .. } => Some(ReasonCode::RequestReplayed),
             _ => None,
         }

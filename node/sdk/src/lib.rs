@@ -23,16 +23,19 @@ mod enroll;
 mod error;
 mod identity;
 pub mod json;
+mod right;
 mod serve;
 mod spans;
 mod task;
 
 pub use agent::{Agent, NewTask};
 pub use approval::Held;
+pub use call::Labelled;
 pub use delegate::Delegation;
 pub use enroll::enroll;
 pub use error::{Denial, Error};
 pub use identity::Identity;
+pub use right::RequestedRight;
 pub use serve::{Invocation, Server};
 pub use task::Task;
 pub use writ_common::{
@@ -40,6 +43,6 @@ pub use writ_common::{
     capability::{DelegationChain, Narrowing, Right, UnverifiedCapability},
     ids::{AgentId, ApprovalId, TaskId},
     json::Value,
-    reason::ReasonCode,
+    reason::{Advice, ReasonCode},
     record::{OutcomeStatus, Receipt},
 };

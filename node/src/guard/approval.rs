@@ -13,7 +13,9 @@ use writ_common::{
     codec::encode,
     ids::{ApprovalId, PartId},
     reason::{Reason, ReasonCode},
-    record::{Basis, OutcomeStatus, RecordBody, RecordedApproval, RecordedDecision, Verdicted},
+    record::{
+        Basis, OutcomeStatus, RecordBody, RecordedApproval, RecordedDecision, RecordedSource, Verdicted,
+    },
     recorder::Prepared,
     signed::Signed,
     subjects::Subject,
@@ -67,6 +69,9 @@ impl Guard {
     pub(super) fn approval_event(&mut self, sequence: u64, subject: &str, payload: &[u8], now: Now) {
         if let Err(fault) = self.approvals.take(sequence, subject, payload, now.wall) {
             self.alarm(fault.to_string());
+        }
+        if let Err(why) = self.acts.take(subject, payload, now.wall) {
+            self.alarm(format!("{subject}: {why}"));
         }
     }
 
@@ -152,8 +157,15 @@ impl Guard {
             policy,
             rules: verdict.rules().to_vec(),
             label: basis.label.clone().unwrap_or_else(writ_common::label::Label::top),
+            origins: self
+                .labels
+                .get(&known.domain)
+                .map(|(_, label)| label.origins.clone())
+                .unwrap_or_default(),
+            sources: verdict.flow().arguments.iter().map(RecordedSource::from).collect(),
             needs: terms.needs.clone(),
             trace: trace_ref(flight.trace),
+            right: None,
         };
         let signed = Signed::new(&request, &self.config.key);
         let subject = Subject::ApprovalRequest { part: grant.domain.part.clone(), approval: id.clone() }

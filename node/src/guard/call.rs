@@ -15,7 +15,7 @@ use writ_common::{
     epoch::Epoch,
     ids::{AgentId, ApprovalId, FlowDomain, Resource, ResourceKind, TaskId},
     json::Value,
-    label::Label,
+    label::DomainLabel,
     reason::{Reason, ReasonCode},
     record::{
         Basis, OutcomeStatus, RecordBody, RecordedDecision, RecordedReason, Shadowed, TraceRef, Verdicted,
@@ -31,7 +31,7 @@ use writ_common::{
     wire::{Answer, Call, CallProof, CallReply, FetchRequest, ToldReason, call_digest, call_id},
 };
 
-use super::{Arrival, CallRef, Effect, Guard, Pending, Purpose, approval::Held};
+use super::{Arrival, CallRef, Effect, Guard, Pending, Purpose, approval::Held, release::Flowing};
 
 /// How long a call may wait for control state it names to arrive.
 const EPOCH_WAIT: Millis = Millis(200);
@@ -80,6 +80,10 @@ pub(super) struct Known {
     pub(super) held: Option<Held>,
     /// What it took out of budgets.
     pub(super) charged: Charges,
+    /// Whether everything was read that might vouch for its arguments.
+    pub(super) sources_read: bool,
+    /// What becomes of its result.
+    pub(super) flowing: Flowing,
 }
 
 impl Known {
@@ -215,7 +219,7 @@ impl Guard {
         flight.waits_until =
             behind.then(|| Now { monotonic: now.monotonic.after(EPOCH_WAIT), wall: now.wall });
         Ok(Known {
-            domain: capability.grant().domain.clone(),
+            domain: self.domain_of(agent, &capability.grant().domain),
             capability,
             handover,
             request: Request {
@@ -242,6 +246,8 @@ impl Guard {
             approval: call.approval,
             held: None,
             charged: Charges::new(),
+            sources_read: false,
+            flowing: Flowing::default(),
         })
     }
 
@@ -319,17 +325,22 @@ impl Guard {
             return self.deny(call, &Verdict::deny(reason, None), basis, now);
         }
         let domain = known.domain.clone();
-        let Some((revision, label)) = self.labels.get(&domain).cloned() else {
+        let Some((revision, standing)) = self.labels.get(&domain).cloned() else {
             // Read once per call; if it is still not there afterwards, there is none.
             return if known.label_attempts == 0 {
-                self.read_label(call, domain);
+                known.label_attempts += 1;
+                self.wait_for_label(call, &domain);
             } else {
                 self.deny(call, &Verdict::deny(ReasonCode::LabelMissing, None), basis, now);
             };
         };
         basis.label_revision = Some(revision);
-        basis.label = Some(label.clone());
-        let Some(verdict) = self.ask_policy(call, &label, now.wall) else { return };
+        basis.label = Some(standing.label.clone());
+        let Some(verdict) = self.ask_policy(call, &standing, now.wall) else { return };
+        // Looked for only where nothing else vouches for an argument, and once.
+        if verdict.flow().unsourced().next().is_some() && !self.has_read_sources(call) {
+            return self.read_sources(call);
+        }
         if verdict.decision() == Decision::Allow
             && let Err(reason) = self.streams.check_room()
         {
@@ -346,37 +357,47 @@ impl Guard {
 
     /// An allowed call whose approval, if it takes one, is at hand: charge what it costs, then record the intent.
     pub(super) fn go_on(&mut self, call: CallRef, verdict: Verdict, basis: Basis, now: Now) {
+        if let Some(acts) = verdict.acts().cloned() {
+            return self.use_acts(call, verdict, &acts, basis, now);
+        }
         match verdict.charges().cloned() {
             Some(charges) => self.charge(call, verdict, &charges, basis, now),
             None => self.prepare_intent(call, verdict, basis, now),
         }
     }
 
-    fn read_label(&mut self, call: CallRef, domain: FlowDomain) {
-        if let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) {
-            known.label_attempts += 1;
-        }
-        let waiting = self.waiting_for_label.entry(domain.clone()).or_default();
-        waiting.push(call);
-        if waiting.len() == 1 {
-            self.push(Effect::ReadLabel(domain));
-        }
+    fn has_read_sources(&self, call: CallRef) -> bool {
+        self.calls.get(&call).and_then(|flight| flight.known.as_ref()).is_some_and(|known| known.sources_read)
     }
 
-    fn ask_policy(&mut self, call: CallRef, label: &Label, now: Timestamp) -> Option<Verdict> {
+    fn ask_policy(&mut self, call: CallRef, standing: &DomainLabel, now: Timestamp) -> Option<Verdict> {
         let flight = self.calls.get_mut(&call)?;
-        let known = flight.known.as_ref()?;
+        let known = flight.known.as_mut()?;
         let Some(policy) = &self.policy else { return Some(without_policy()) };
+        let instruction = self.sources.instruction(&known.capability.grant().instruction);
+        let results = self.sources.results(&known.domain);
+        let acts = self.acts.of(&known.capability.grant().task, &known.call_id);
         let evidence = Evidence {
             capability: Some(&known.capability),
             handover: known.handover.as_deref(),
             control: &self.control,
             gate: self.gates.get(&known.request.resource).map(|gate| gate.as_ref() as _),
-            label,
-            flow: FlowEvidence::default(),
+            label: &standing.label,
+            flow: FlowEvidence {
+                acts: &acts,
+                call: Some(known.call),
+                instruction: instruction.as_deref(),
+                origins: Some(&standing.origins),
+                results: results.as_deref(),
+                ..FlowEvidence::default()
+            },
         };
         let verdict = decide(&known.request, &evidence, policy, now);
+        let contract = policy.contract(&known.request.resource);
+        let contract = contract.and_then(|contract| contract.action(&known.request.action));
+        let flowing = Flowing::of(&verdict, contract.map(|action| action.flow.clone()));
         let shadow = self.shadow.as_ref().map(|shadow| decide(&known.request, &evidence, shadow, now));
+        known.flowing = flowing;
         flight.shadow = shadow.and_then(|shadow| Shadowed::of(&shadow, &verdict)).map(Box::new);
         Some(verdict)
     }
@@ -498,11 +519,16 @@ impl Guard {
                 && fetch.node == self.config.node
                 && fetch.task == *task
                 && kept.task == *task;
-            (is_meant && self.check_age(fetch.at, now.wall).is_ok()).then(|| kept.clone())
+            let is_due = is_meant && self.check_age(fetch.at, now.wall).is_ok();
+            is_due.then(|| (fetch.call_id, kept.clone()))
         });
+        if let Some((call_id, _)) = found.as_ref().filter(|(_, kept)| kept.withheld.is_some()) {
+            let call_id = *call_id;
+            return self.ask_again(call, &call_id, now);
+        }
         let reply = match found {
             None => refused(),
-            Some(kept) => kept.reply.unwrap_or(CallReply {
+            Some((_, kept)) => kept.reply.unwrap_or(CallReply {
                 receipt: None,
                 answer: Answer::Replayed { first: kept.decision, outcome: kept.status },
             }),

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use writ_bus::{Attested, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
-    ids::{BootId, FlowDomain},
+    ids::{BootId, FlowDomain, TaskId},
+    label::Label,
     reason::Reason,
     record::OutcomeStatus,
     time::Millis,
@@ -12,7 +13,7 @@ use writ_common::{
 };
 use writ_journal::{Entry, Unsettled};
 
-use super::{BudgetKey, StreamPins};
+use super::{BudgetKey, FoundSources, StreamPins};
 
 /// Names a request while it is here; the driver's own choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +83,8 @@ pub enum Event {
     JournalFailed(Ticket, String),
     /// A task label was read: its stream sequence and bytes.
     LabelRead(FlowDomain, Result<Option<(u64, Bytes)>, String>),
+    /// What may vouch for arguments of a task was read.
+    SourcesRead(FlowDomain, TaskId, Result<FoundSources, String>),
     /// A publish was acknowledged, or not.
     Published(Ticket, Result<Stored, StoreError>),
     /// The stream was searched for a record of ours; its sequence if it is there.
@@ -89,9 +92,24 @@ pub enum Event {
     /// The record of the first of two equal calls was read.
     FirstRead(CallRef, Result<Option<Bytes>, String>),
     /// A tool or an agent is done.
-    Finished(CallRef, Result<String, ToolFailure>),
+    Finished(CallRef, Result<Output, ToolFailure>),
     /// Time has passed.
     Tick,
+}
+
+/// What came of a tool or agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The result as canonical JSON.
+    pub text: String,
+    /// What the tool itself knows of its label, beyond its contract.
+    pub label: Option<Label>,
+}
+
+impl From<String> for Output {
+    fn from(text: String) -> Self {
+        Self { text, label: None }
+    }
 }
 
 /// How a tool or agent failed.
@@ -130,6 +148,8 @@ pub enum Effect {
     ReadBudget(BudgetKey),
     /// Read the last label of a domain.
     ReadLabel(FlowDomain),
+    /// Read what may vouch for arguments: what the results of a domain named, and the instruction of a task.
+    ReadSources(FlowDomain, TaskId),
     /// Read the message at a stream sequence, for a call that was made before.
     ReadFirst(CallRef, u64),
     /// Answer a request.

@@ -11,6 +11,7 @@ use writ_common::{
     ids::{Resource, ResourceKind},
     json::Value,
     keys::PublicKey,
+    label::Label,
     reason::{Reason, ReasonCode},
     record::{Basis, DecisionId, Outcome, OutcomeStatus, Record, RecordBody, RecordedDecision, Verdicted},
     recorder::Prepared,
@@ -23,7 +24,7 @@ use writ_common::{
 };
 
 use super::{
-    CallRef, Effect, Guard, Pending, Purpose, ToolFailure,
+    CallRef, Effect, Guard, Output, Pending, Purpose, ToolFailure,
     call::{LABEL_ATTEMPTS_MAX, REPLY_BYTES_MAX, agent_input, denied, failed, recorded, trace_ref},
     kept::Kept,
     recovery::OldIntent,
@@ -43,6 +44,7 @@ impl Guard {
         recorded.trace = trace_ref(trace);
         recorded.shadow = flight.shadow.take();
         let held = flight.known.as_ref().and_then(|known| known.held.as_ref());
+        recorded.acts = self.acts.recorded(&verdict.flow().acts);
         recorded.approval = held.map(|held| Box::new(held.approval.clone()));
         self.span_of_verdict(&recorded, trace, arrived, now);
         let prepared = Box::new(self.recorder.prepare(RecordBody::Verdict(Box::new(recorded)), now.wall));
@@ -57,6 +59,7 @@ impl Guard {
             status: None,
             reply: None,
             bytes: 0,
+            withheld: None,
         };
         let (call_id, message_id) = (known.call_id, known.call_id.to_string());
         if !writ_common::red::off("T02-cache") {
@@ -75,12 +78,15 @@ impl Guard {
     fn send_intent(&mut self, call: CallRef, delay: Millis) {
         let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else { return };
         let Some(intent) = &known.intent else { return };
-        let fence = Fence::LastOn {
-            subject: Subject::Label(known.domain.clone()).of(&self.config.tenant),
-            sequence: known.label_revision,
+        let fence = match writ_common::red::off("F11-fence") {
+            true => Fence::None,
+            false => Fence::LastOn {
+                subject: Subject::Label(known.domain.clone()).of(&self.config.tenant),
+                sequence: known.label_revision,
+            },
         };
-        let message_id =
-            if writ_common::red::off("T02") { intent.message_id.clone() } else { known.call_id.to_string() };
+        let is_red = writ_common::red::off("T02") || writ_common::red::off("A16");
+        let message_id = if is_red { intent.message_id.clone() } else { known.call_id.to_string() };
         let store = Store {
             subject: intent.subject.clone(),
             payload: intent.bytes.clone(),
@@ -145,7 +151,9 @@ impl Guard {
 
     fn act(&mut self, call: CallRef, permit: Option<Permit>, now: Now) {
         match permit {
-            Some(permit) if permit.resource().kind() == ResourceKind::Agent => self.relay(call, &permit, now),
+            Some(permit) if permit.resource().kind() == ResourceKind::Agent => {
+                self.relay_raised(call, permit, now);
+            }
             Some(permit) => self.push(Effect::RunTool(call, permit)),
             None => {
                 let reason = Reason::new(ReasonCode::AuditUnavailable).noted("the permit is gone");
@@ -182,7 +190,7 @@ impl Guard {
     }
 
     /// Hands the call on to the agent, at the very key it was delegated to.
-    fn relay(&mut self, call: CallRef, permit: &Permit, now: Now) {
+    pub(super) fn relay(&mut self, call: CallRef, permit: &Permit, now: Now) {
         let Some(flight) = self.calls.get(&call) else { return };
         let Some(known) = &flight.known else { return };
         let (Some(handover), Some(intent)) = (&known.handover, &known.intent) else { return };
@@ -246,8 +254,15 @@ impl Guard {
     }
 
     /// The tool or agent is done: record how it ended.
-    pub(super) fn finished(&mut self, call: CallRef, result: Result<String, ToolFailure>, now: Now) {
-        let result = result.and_then(|text| check_result(&text).map(|()| text));
+    pub(super) fn finished(&mut self, call: CallRef, result: Result<Output, ToolFailure>, now: Now) {
+        match result.and_then(|output| check_result(&output.text).map(|()| output)) {
+            Ok(output) => self.release(call, output, now),
+            Err(failure) => self.conclude(call, Err(failure), now),
+        }
+    }
+
+    /// Records how a call ended, and answers.
+    pub(super) fn conclude(&mut self, call: CallRef, result: Result<Output, ToolFailure>, now: Now) {
         if matches!(&result, Err(ToolFailure { status: OutcomeStatus::NotRun, .. })) {
             self.give_back(call, now);
         }
@@ -256,7 +271,7 @@ impl Guard {
         let Some(intent) = known.intent.clone() else { return };
         let began = known.began.unwrap_or(now);
         let (status, reason, digest, bytes) = match &result {
-            Ok(text) => {
+            Ok(Output { text, .. }) => {
                 (OutcomeStatus::Done, None, Some(Digest::plain(text.as_bytes())), Some(text.len() as u64))
             }
             Err(failure) => (failure.status, Some(recorded(&failure.reason)), None, None),
@@ -269,10 +284,13 @@ impl Guard {
             reason,
             result: digest,
             result_bytes: bytes,
+            label: result.as_ref().ok().and_then(|output| output.label.clone()),
             elapsed: Some(now.monotonic.since(began.monotonic)),
         };
         let answer = match result {
-            Ok(result) => Answer::Done { result },
+            Ok(Output { text, label }) => {
+                Answer::Done { result: text, label: label.unwrap_or_else(Label::top) }
+            }
             Err(ToolFailure { reason, status: OutcomeStatus::NotRun }) => {
                 Answer::Denied { reasons: vec![ToldReason::from(&reason)] }
             }
@@ -311,7 +329,7 @@ impl Guard {
         let (Some(known), Some(reply)) = (flight.known, flight.reply) else { return };
         let Some(intent) = &known.intent else { return };
         let (bytes, status) = match &reply.answer {
-            Answer::Done { result } => (result.len(), OutcomeStatus::Done),
+            Answer::Done { result, .. } => (result.len(), OutcomeStatus::Done),
             Answer::Failed { status, .. } => (0, *status),
             Answer::Denied { .. } | Answer::Held { .. } | Answer::Replayed { .. } => {
                 (0, OutcomeStatus::NotRun)
@@ -328,17 +346,13 @@ impl Guard {
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
         known.label_attempts += 1;
         let (attempts, domain, call_id) = (known.label_attempts, known.domain.clone(), known.call_id);
-        self.labels.remove(&domain);
+        self.labels.forget(&domain);
         self.kept.forget(&call_id);
         if attempts > LABEL_ATTEMPTS_MAX {
             return self.abandon(call, &ReasonCode::LabelMoved.into(), now);
         }
         self.void_and_go_on(call, &ReasonCode::LabelMoved.into(), now);
-        let waiting = self.waiting_for_label.entry(domain.clone()).or_default();
-        waiting.push(call);
-        if waiting.len() == 1 {
-            self.push(Effect::ReadLabel(domain));
-        }
+        self.wait_for_label(call, &domain);
     }
 
     /// Records that an intent came to nothing, and leaves the call open.
@@ -456,6 +470,7 @@ impl Guard {
             reason: None,
             result: None,
             result_bytes: None,
+            label: None,
             elapsed: None,
         };
         let prepared = Box::new(self.recorder.prepare(RecordBody::Outcome(Box::new(outcome)), now.wall));

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use writ_common::{
     digest::Digest,
-    ids::TaskId,
+    ids::{FlowDomain, TaskId},
     keys::PublicKey,
-    record::{DecisionId, OutcomeStatus},
+    label::{Label, LabelOrigin},
+    record::{DecisionId, OutcomeStatus, What},
+    recorder::Prepared,
     wire::CallReply,
 };
 
@@ -26,6 +28,21 @@ pub(super) struct Kept {
     /// The answer, if it is still here.
     pub(super) reply: Option<CallReply>,
     pub(super) bytes: usize,
+    /// The result, if its label could not be raised yet.
+    pub(super) withheld: Option<Box<Withheld>>,
+}
+
+/// A result that is kept back.
+#[derive(Clone, Debug)]
+pub(super) struct Withheld {
+    pub(super) text: String,
+    pub(super) label: Label,
+    /// The domain whose label has to be raised by it.
+    pub(super) domain: FlowDomain,
+    pub(super) origin: LabelOrigin,
+    /// The record and the call a receipt is about.
+    pub(super) intent: Box<Prepared>,
+    pub(super) what: What,
 }
 
 #[derive(Debug, Default)]
@@ -61,10 +78,34 @@ impl KeptResults {
         if let Some(kept) = self.calls.get_mut(call_id) {
             kept.status = Some(status);
             kept.reply = Some(reply);
-            kept.bytes = bytes;
+            kept.bytes += bytes;
             self.bytes += bytes;
         }
         self.shrink();
+    }
+
+    /// Keeps a result back.
+    pub(super) fn withhold(&mut self, call_id: &Digest, withheld: Withheld) {
+        if let Some(kept) = self.calls.get_mut(call_id) {
+            let bytes = withheld.text.len();
+            kept.withheld = Some(Box::new(withheld));
+            kept.bytes += bytes;
+            self.bytes += bytes;
+        }
+    }
+
+    /// A result that is kept back.
+    pub(super) fn withheld(&self, call_id: &Digest) -> Option<&Withheld> {
+        self.calls.get(call_id)?.withheld.as_deref()
+    }
+
+    /// Takes a result that was kept back, to hand it out.
+    pub(super) fn take_withheld(&mut self, call_id: &Digest) -> Option<Withheld> {
+        let kept = self.calls.get_mut(call_id)?;
+        let withheld = kept.withheld.take()?;
+        kept.bytes -= withheld.text.len();
+        self.bytes -= withheld.text.len();
+        Some(*withheld)
     }
 
     fn shrink(&mut self) {

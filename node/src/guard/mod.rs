@@ -8,6 +8,7 @@
 //! intent fenced on the task label, acknowledged, checked once more against time and revocation, and only then
 //! run. Whatever happens on the way is one record.
 
+mod acts;
 mod approval;
 mod budget;
 mod call;
@@ -15,8 +16,11 @@ mod chains;
 mod event;
 mod intent;
 mod kept;
+mod labels;
 mod pins;
 mod recovery;
+mod release;
+mod sources;
 mod status;
 
 use std::{
@@ -25,16 +29,19 @@ use std::{
 };
 
 pub use budget::BudgetKey;
-pub use event::{Arrival, CallRef, Effect, Event, Ticket, ToolFailure};
+pub use event::{Arrival, CallRef, Effect, Event, Output, Ticket, ToolFailure};
 pub use pins::{StreamPin, StreamPins};
+pub use sources::FoundSources;
 
 use budget::Budgets;
-use bytes::Bytes;
 use call::InFlight;
 use chains::Chains;
 use kept::KeptResults;
+use labels::Labels;
+use sources::KnownSources;
 use writ_bus::{Store, StoreError, Stored, StreamFacts};
 use writ_common::{
+    act::Acts,
     admission::Admission,
     approval::Approvals,
     codec::{decode, encode},
@@ -44,12 +51,13 @@ use writ_common::{
     fresh::{FreshAnswer, FreshBounds, FreshQuestion, Freshness},
     ids::{BootId, FlowDomain, NodeId, PartId, Resource, TaskId, TenantId, UserId},
     keys::{PrivateKey, PublicKey},
-    label::{DomainLabel, Label},
+    label::DomainLabel,
     policy::{PolicyBundle, PolicySet},
     reason::ReasonCode,
     record::Origin,
     recorder::{Prepared, Recorder},
     signed::Signed,
+    source::ResultSources,
     time::{Millis, Now},
 };
 use writ_journal::Entry;
@@ -126,18 +134,21 @@ pub struct Guard {
     freshness: Freshness,
     admission: Admission,
     chains: Chains,
-    labels: BTreeMap<FlowDomain, (u64, Label)>,
+    labels: Labels,
+    sources: KnownSources,
     kept: KeptResults,
     streams: pins::Streams,
     approvals: Approvals,
+    /// What people let pass although the task's label is against it.
+    acts: Acts,
+
     /// Requests that are on their way to the stream: of which task and user.
     asking: BTreeMap<CallRef, (TaskId, UserId)>,
     budgets: Budgets,
     /// Whether everything about approvals was read that was in the stream when this run began.
     approvals_read: bool,
     calls: BTreeMap<CallRef, InFlight>,
-    /// Calls that wait for the label of a domain.
-    waiting_for_label: BTreeMap<FlowDomain, Vec<CallRef>>,
+
     pending: BTreeMap<Ticket, Pending>,
     next_ticket: u64,
     /// Records whose publish is under way or has to be tried again.
@@ -165,6 +176,12 @@ enum Pending {
     Claimed(CallRef, Box<approval::Claiming>),
     /// A change of a budget is being published: what is spent with it.
     Charged(BudgetKey, u64),
+    /// The use of what a person let pass is being published.
+    ActUsed(CallRef, Box<acts::Acting>),
+    /// A raised label is being published.
+    Raised(FlowDomain, Box<(DomainLabel, Store)>),
+    /// What results vouch for is being published.
+    Remembered(FlowDomain, Box<ResultSources>),
     /// The use of an approval is being published.
     Used(CallRef, Box<approval::Using>),
     /// An earlier run's intent is being looked for.
@@ -216,15 +233,17 @@ impl Guard {
             freshness: Freshness::new(config.fresh),
             admission: Admission::default(),
             chains: Chains::default(),
-            labels: BTreeMap::new(),
+            labels: Labels::default(),
+            sources: KnownSources::default(),
             kept: KeptResults::default(),
             streams: pins::Streams::new(config.pins.clone()),
             approvals: Approvals::default(),
+            acts: Acts::default(),
             asking: BTreeMap::new(),
             budgets: Budgets::default(),
             approvals_read: false,
             calls: BTreeMap::new(),
-            waiting_for_label: BTreeMap::new(),
+
             pending: BTreeMap::new(),
             next_ticket: 0,
             unacknowledged: BTreeMap::new(),
@@ -278,6 +297,7 @@ impl Guard {
             Event::Journalled(ticket) => self.journalled(ticket, now),
             Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why, now),
             Event::LabelRead(domain, found) => self.label_read(&domain, found, now),
+            Event::SourcesRead(domain, task, found) => self.sources_read(&domain, &task, found, now),
             Event::Published(ticket, result) => self.published(ticket, result, now),
             Event::Searched(ticket, found) => self.searched(ticket, found, now),
             Event::FirstRead(call, found) => self.first_read(call, found, now),
@@ -468,6 +488,9 @@ impl Guard {
                 | Pending::Asked(..)
                 | Pending::Charged(..)
                 | Pending::Claimed(..)
+                | Pending::ActUsed(..)
+                | Pending::Raised(..)
+                | Pending::Remembered(..)
                 | Pending::Used(..),
             )
             | None => {}
@@ -493,6 +516,9 @@ impl Guard {
                 | Pending::Asked(..)
                 | Pending::Charged(..)
                 | Pending::Claimed(..)
+                | Pending::ActUsed(..)
+                | Pending::Raised(..)
+                | Pending::Remembered(..)
                 | Pending::Used(..),
             )
             | None => {}
@@ -506,6 +532,11 @@ impl Guard {
             Some(Pending::Claimed(call, claiming)) => return self.claimed(call, *claiming, result, now),
             Some(Pending::Charged(key, total)) => return self.budget_charged(&key, total, result, now),
             Some(Pending::Used(call, claim)) => return self.used(call, *claim, result, now),
+            Some(Pending::ActUsed(call, acting)) => return self.act_used(call, *acting, result, now),
+            Some(Pending::Raised(domain, raise)) => return self.raised(&domain, raise, result, now),
+            Some(Pending::Remembered(domain, results)) => {
+                return self.remembered(&domain, *results, result, now);
+            }
             _ => {}
         }
         let Some(unacknowledged) = self.unacknowledged.remove(&ticket) else { return };
@@ -545,47 +576,6 @@ impl Guard {
                     self.committed(prepared.id.seq, stored.sequence);
                 }
                 self.settled(&intent.prepared.id.boot);
-            }
-        }
-    }
-
-    fn label_read(&mut self, domain: &FlowDomain, found: Result<Option<(u64, Bytes)>, String>, now: Now) {
-        let label = match found {
-            Ok(Some((sequence, payload))) => self.open_label(domain, sequence, &payload),
-            Ok(None) => None,
-            Err(why) => {
-                self.alarm(format!("label of {domain}: {why}"));
-                None
-            }
-        };
-        match label {
-            Some(known) => drop(self.labels.insert(domain.clone(), known)),
-            None => drop(self.labels.remove(domain)),
-        }
-        for call in self.waiting_for_label.remove(domain).unwrap_or_default() {
-            self.decide_call(call, now);
-        }
-    }
-
-    /// A label counts only if a broker or node of this tenant signed it for this domain.
-    fn open_label(&mut self, domain: &FlowDomain, sequence: u64, payload: &[u8]) -> Option<(u64, Label)> {
-        let keyset = self.control.keyset()?;
-        let accepts = |key: &PublicKey| {
-            keyset.document().keys.iter().any(|entry| entry.public == *key)
-                || self.control.nodes().values().any(|node| node.key == *key)
-        };
-        let opened = decode::<Signed<DomainLabel>>(payload)
-            .map_err(|error| error.to_string())
-            .and_then(|signed| signed.open(accepts).map_err(|error| error.to_string()));
-        match opened {
-            Ok(label) if label.tenant == self.config.tenant && label.domain == *domain => {
-                Some((sequence, label.label))
-            }
-            // Unverifiable is top, not absent: the domain exists, and nothing may leave it.
-            Ok(_) => Some((sequence, Label::top())),
-            Err(why) => {
-                self.alarm(format!("label of {domain} at {sequence}: {why}"));
-                Some((sequence, Label::top()))
             }
         }
     }

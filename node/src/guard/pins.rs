@@ -76,7 +76,8 @@ impl Streams {
         audit: &StreamFacts,
     ) -> Result<Option<StreamPins>, String> {
         self.audit = Some((*audit, 0));
-        if self.went_back.is_some() || writ_common::red::off("R07") {
+        let is_red = writ_common::red::off("R07") || writ_common::red::off("H08");
+        if self.went_back.is_some() || is_red {
             return Ok(None);
         }
         let mut next = self.known.clone();

@@ -190,13 +190,15 @@ impl Report {
             let [agent, server, node] = [cpu.agent_us, cpu.server_us, cpu.node_us].map(shown);
             writeln!(text, "{in_flight:>4}{:<24} {agent:>10} {server:>10} {node:>12}", "")?;
         }
-        if let Some(Swaps { load_us, calm, swapped, swaps }) = &self.swaps {
+        if let Some(Swaps { load_us, calm, swapped, swaps, longest_ratio }) = &self.swaps {
             let (p50, p99, longest) = ("p50 us", "p99 us", "longest us");
             writeln!(text, "\n{:<28} {p50:>10} {p99:>10} {longest:>12}", "16 calls in flight")?;
             for (name, load) in [("one policy", calm), ("policies exchanged", swapped)] {
                 let Load { p50_us, p99_us, longest_us, .. } = load;
                 writeln!(text, "{name:<28} {p50_us:>10.1} {p99_us:>10.1} {longest_us:>12.1}")?;
             }
+            let [p50, p99] = [swapped.p50_us / calm.p50_us, swapped.p99_us / calm.p99_us];
+            writeln!(text, "{:<28} {p50:>9.2}x {p99:>9.2}x {longest_ratio:>11.2}x", "ratio")?;
             writeln!(text, "{swaps} exchanges, {load_us:.0} us each to check and compile")?;
         }
         writeln!(text, "\n{:<48} {:>12} {:>10}  met", "goal", "figure", "at most")?;

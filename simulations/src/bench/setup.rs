@@ -32,7 +32,7 @@ const SQL: &str = "SELECT name FROM customers WHERE id = 1";
 pub async fn start(folder: &Path) -> Result<DevStack> {
     write_policies(&folder.join("policies"))?;
     let nodes = vec![NODE.to_owned(), RESPONDER.to_owned()];
-    let options = DevOptions { folder: folder.to_owned(), port: None, nodes, start_core: false };
+    let options = DevOptions { folder: folder.to_owned(), port: None, servers: 1, nodes, start_core: false };
     DevStack::start(options).await
 }
 

@@ -32,6 +32,8 @@ pub struct Swaps {
     pub swapped: Load,
     /// How many did.
     pub swaps: u32,
+    /// The longest call while they do, by the longest under one policy.
+    pub longest_ratio: f64,
 }
 
 /// The same calls with and without exchanges.
@@ -49,15 +51,16 @@ pub async fn measure(stack: &DevStack, task: &Task, during: Duration) -> Result<
         let mut swaps = 0;
         while Instant::now() < until {
             swaps += 1;
-            operator
-                .ask(AdminWanted::ActivatePolicy { bundle: another(&bundle, swaps), expect: None })
-                .await?;
+            let wanted = AdminWanted::ActivatePolicy { bundle: another(&bundle, swaps), expect: None };
+            // A refusal is an error: what is not put in force cannot hold anybody up.
+            operator.ask(wanted).await?;
             tokio::time::sleep(SWAP_EVERY).await;
         }
         anyhow::Ok(swaps)
     };
     let (swapped, swaps) = tokio::join!(governed::load(task, IN_FLIGHT, during), swapping);
-    Ok(Swaps { load_us, calm, swapped: swapped?, swaps: swaps? })
+    let swapped = swapped?;
+    Ok(Swaps { load_us, calm, swapped, swaps: swaps?, longest_ratio: swapped.longest_us / calm.longest_us })
 }
 
 /// The same rules as another revision.

@@ -419,7 +419,7 @@ impl<'p> Run<'p> {
         self.matches(&compiled, &plan, None, &mut |_, _| {
             held += 1;
         })?;
-        if !all || held == 0 {
+        if !all || (held == 0 && !crate::red::off("P12")) {
             return Ok(held > 0);
         }
         compiled.expressions.clear();

@@ -32,6 +32,8 @@ pub struct Attempt {
     pub expected: &'static str,
     /// The code it was refused with, or what happened instead.
     pub code: String,
+    /// What the caller was told, where that is the point.
+    pub why: Option<String>,
 }
 
 impl Attempt {
@@ -40,7 +42,16 @@ impl Attempt {
             Ok(_) => "done".to_owned(),
             Err(error) => error.code().map_or_else(|| error.to_string(), |code| code.to_string()),
         };
-        Self { who: who.name().to_string(), what, expected: expected.as_str(), code }
+        Self { who: who.name().to_string(), what, expected: expected.as_str(), code, why: None }
+    }
+
+    /// The same, with what the caller is told.
+    fn told<T>(who: &Agent, what: &'static str, expected: ReasonCode, result: Result<T, Error>) -> Self {
+        let why = match &result {
+            Err(Error::Denied(denial)) => denial.reasons.first().map(|reason| reason.text.clone()),
+            _ => None,
+        };
+        Self { why, ..Self::new(who, what, expected, result) }
     }
 }
 
@@ -96,9 +107,15 @@ pub async fn by_mailer(
         Some(held) => task.proceed(held).await,
         None => Err(Error::BadAnswer("nothing was held".to_owned())),
     };
+    let injected = task.call("tool.mail", "send", letter()).await;
     let other = match held {
         Some(held) => {
-            RawCall::new(me, &own, "tool.mail", "send", letter())?.under(&held.approval).send(bus).await
+            let more = json::object([
+                ("to", json::list(["ada@example.com"])),
+                ("subject", "All our customers".into()),
+                ("body", "…".into()),
+            ]);
+            RawCall::new(me, &own, "tool.mail", "send", more)?.under(&held.approval).send(bus).await
         }
         None => Err(Error::BadAnswer("nothing was held".to_owned())),
     };
@@ -108,6 +125,7 @@ pub async fn by_mailer(
         Attempt::new(me, "sends a recorded call a second time", ReasonCode::RequestReplayed, again),
         Attempt::new(me, "makes the approved call once more", ReasonCode::RequestReplayed, twice),
         Attempt::new(me, "sends another mail under bob's approval", ReasonCode::ApprovalBinding, other),
+        Attempt::told(me, "mails the customers to whom the page said", ReasonCode::FlowIntegrity, injected),
     ])
 }
 

@@ -24,7 +24,8 @@ use crate::attempts::{self, Attempt};
 /// How long the demo waits for an answer from another terminal.
 const PATIENCE: Duration = Duration::from_secs(90);
 const KIND: &str = "customer-answer";
-const QUESTION: &str = "Ada Lovelace asks where her punched cards are. Look it up and draft the reply.";
+const QUESTION: &str = "Ada Lovelace (ada@example.com) asks where her punched cards are. See what the carrier's page \
+                        says, look her order up, and write back.";
 const LOOK_UP: &str = "SELECT c.name, c.email, o.item, o.status, c.note FROM orders o JOIN customers c ON c.id = o.customer \
                        WHERE c.name = ?1 AND o.item LIKE ?2";
 
@@ -125,7 +126,7 @@ impl<'a> Story<'a> {
         let tried = Tried::default();
         let servers = [
             serve_mailer(&mailer, tried.clone()).await?,
-            serve_researcher(&researcher, tried.clone()).await?,
+            serve_researcher(&researcher, tried.clone(), stack.page()).await?,
         ];
         let story = Self { stack, voice, answers_himself, planner, _servers: servers, tried };
         Box::pin(story.tell()).await
@@ -141,13 +142,16 @@ impl<'a> Story<'a> {
         let answer = ask(&research, "answer").await?;
         let text = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         voice.done("planner", "hands reading and mailing to researcher, keeps the rest")?;
+        voice.done("researcher", &format!("reads the carrier's page: {}", text("page")))?;
         voice.done("researcher", &format!("reads the customer database: {}", text("found")))?;
         voice.done("mailer", &format!("drafts the reply to {}", text("to")))?;
         self.check_draft(&text("to"))?;
         Box::pin(self.send(&research)).await?;
 
         voice.say(format_args!(
-            "\nThe customer's note says: \"{}\"\nThe agents fall for it, and try:\n",
+            "\nThe carrier's page says, where only models read it: \"{}\"\nThe customer's note says: \"{}\"\n\
+             The agents fall for it, and try:\n",
+            text("hidden"),
             text("note")
         ))?;
         ask(&research, "overreach").await?;
@@ -164,7 +168,13 @@ impl<'a> Story<'a> {
     }
 
     async fn delegate_research(&self, task: &Task) -> Result<Delegation> {
-        let kept = rights(["tool.crm:read", "tool.mail:draft", "tool.mail:send", "agent.mailer:invoke"])?;
+        let kept = rights([
+            "tool.web:get",
+            "tool.crm:read",
+            "tool.mail:draft",
+            "tool.mail:send",
+            "agent.mailer:invoke",
+        ])?;
         Ok(task.delegate("researcher", Narrowing::new().only(kept)).await?)
     }
 
@@ -246,6 +256,9 @@ impl<'a> Story<'a> {
                 );
             }
             self.voice.refused(&attempt)?;
+            if let Some(why) = &attempt.why {
+                self.voice.say(format_args!("        {why}"))?;
+            }
         }
         Ok(())
     }
@@ -259,14 +272,17 @@ fn wish(invocation: &Invocation) -> String {
     invocation.input.get("do").and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-async fn serve_researcher(agent: &Agent, tried: Tried) -> Result<Server> {
+async fn serve_researcher(agent: &Agent, tried: Tried, page: String) -> Result<Server> {
     Ok(agent
         .serve(move |invocation| {
-            let tried = tried.clone();
+            let (tried, page) = (tried.clone(), page.clone());
             async move {
                 match wish(&invocation).as_str() {
-                    "answer" => research(&invocation.task, "draft").await,
-                    "send" => research(&invocation.task, "send").await,
+                    "answer" => {
+                        let read = browse(&invocation.task, &page).await?;
+                        research(&invocation.task, "draft", read).await
+                    }
+                    "send" => research(&invocation.task, "send", Page::default()).await,
                     _ => {
                         let task = &invocation.task;
                         tried.add(attempts::by_researcher(task).await?);
@@ -283,7 +299,34 @@ async fn hand_to_mailer(task: &Task) -> Result<Delegation, Error> {
     task.delegate("mailer", Narrowing::new().only(rights(["tool.mail:draft", "tool.mail:send"])?)).await
 }
 
-async fn research(task: &Task, then: &str) -> Result<Value, Error> {
+/// What a page says to people, and what it says to models.
+#[derive(Default)]
+struct Page {
+    shown: String,
+    hidden: String,
+}
+
+async fn browse(task: &Task, url: &str) -> Result<Page, Error> {
+    let found = task.call("tool.web", "get", json::object([("url", url.into())])).await?;
+    let text = found.get("text").and_then(Value::as_str).unwrap_or_default();
+    let lines: Vec<String> = text.lines().map(without_tags).collect();
+    let line = |index: usize| lines.get(index).cloned().unwrap_or_default();
+    Ok(Page { shown: line(1), hidden: line(2) })
+}
+
+fn without_tags(line: &str) -> String {
+    let mut is_tag = false;
+    let shown = line.chars().filter(|c| match c {
+        '<' | '>' => {
+            is_tag = *c == '<';
+            false
+        }
+        _ => !is_tag,
+    });
+    shown.collect::<String>().trim().to_owned()
+}
+
+async fn research(task: &Task, then: &str, page: Page) -> Result<Value, Error> {
     let arguments =
         json::object([("sql", LOOK_UP.into()), ("params", json::list(["Ada Lovelace", "punched cards%"]))]);
     let found = task.call("tool.crm", "read", arguments).await?;
@@ -305,6 +348,8 @@ async fn research(task: &Task, then: &str) -> Result<Value, Error> {
         ("found", format!("{item} for {name}: {status}").into()),
         ("to", email.into()),
         ("note", note.into()),
+        ("page", page.shown.into()),
+        ("hidden", page.hidden.into()),
     ]))
 }
 

@@ -27,7 +27,7 @@ use crate::{
 pub enum Approval {
     /// Requests that wait; with `--all` the others too
     List(List),
-    /// One request: exactly what would run, and who has answered
+    /// One request: exactly what would run, or the right that would be given, and who has answered
     Show(Which),
     /// Say yes, as the approver whose profile is used
     Grant(Answer),
@@ -192,7 +192,7 @@ impl Answer {
             bail!("the comment has {} bytes, at most {COMMENT_BYTES_MAX}", self.comment.len());
         }
         if let Err(reason) = approval.check_request(control) {
-            return denied(format!("{reason}: no enrolled node asked for this"));
+            return denied(format!("{reason}: no enrolled node or broker asked for this"));
         }
         if let Some(digest) = &self.digest
             && *digest != approval.digest().to_string()
@@ -222,7 +222,7 @@ impl Answer {
 }
 
 /// Shows what would run and asks; whoever cannot be asked has to say `--yes`.
-fn confirmed(page: &str, verb: &str) -> Result<bool> {
+pub(super) fn confirmed(page: &str, verb: &str) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
         bail!("there is no terminal to ask on; read `writ approval show` and add `--yes`");
     }
@@ -255,7 +255,7 @@ impl Watch {
             if request.check_request(&control).is_err()
                 && request.check_request(&operator.control().await?).is_err()
             {
-                tracing::warn!("`{approval}` is not signed by the node it names");
+                tracing::warn!("`{approval}` is not signed by the node or broker it names");
                 continue;
             }
             let told = view::to_json(request, now());

@@ -102,6 +102,15 @@ fn nodes(status: &StatusInfo, findings: &mut Findings) {
                 node.policy.map_or("none".to_owned(), |revision| revision.0.short())
             ));
         }
+        if let Some(behind) =
+            node.policy_behind.filter(|_| node.heard.is_some_and(|heard| heard <= SILENT_AFTER))
+        {
+            findings.bad(format!(
+                "node {}: has decided by policy {} for {behind}, and {policy} is in force; `writ policy show` tells them apart",
+                node.node,
+                node.policy.map_or("none".to_owned(), |revision| revision.0.short())
+            ));
+        }
         match (node.heard, node.applied) {
             (Some(heard), Some(applied)) if heard <= SILENT_AFTER => {
                 findings.good(format!("node {}: heard {heard} ago, epoch {applied}", node.node));

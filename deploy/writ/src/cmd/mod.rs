@@ -9,6 +9,7 @@ mod doctor;
 mod explain;
 mod halt;
 mod key;
+mod label;
 mod policy;
 mod server;
 mod task;
@@ -79,6 +80,9 @@ enum Command {
     /// What waits for people, and their answers
     #[command(subcommand)]
     Approval(approval::Approval),
+    /// What a task holds, where that came from, and letting one call pass in spite of it
+    #[command(subcommand)]
+    Label(label::Label),
     /// What was decided, and why
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -186,6 +190,7 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Task(task) => task.run(&common).await,
         Command::Tools(tools) => tools.run(&common).await,
         Command::Approval(approval) => approval.run(&common).await,
+        Command::Label(label) => label.run(&common).await,
         Command::Audit(audit) => audit.run(&common).await,
         Command::Policy(policy) => policy.run(&common).await,
         Command::Key(key) => key.run(&common),

@@ -71,7 +71,8 @@ impl Dev {
     pub(super) async fn run(self, common: &Common) -> Result<Exit> {
         let telemetry = writ_telemetry::init("writ-dev", LogFormat::Lines)?;
         let nodes = (1..=self.nodes).map(|number| format!("node-{number}")).collect();
-        let options = DevOptions { folder: self.dir.clone(), port: self.port, nodes, start_core: true };
+        let options =
+            DevOptions { folder: self.dir.clone(), port: self.port, servers: 1, nodes, start_core: true };
         let stack = DevStack::start(options).await?;
         let (dir, url, idp) = (self.dir.display().to_string(), stack.nats.url(), stack.idp.url());
         let probes = |address: Option<SocketAddr>| {

@@ -15,6 +15,7 @@ use axum::{
     Form, Json, Router,
     extract::State,
     http::StatusCode,
+    response::Html,
     routing::{get, post},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -197,6 +198,7 @@ impl Idp {
                 get(async |State(maker): State<TokenMaker>| Json(maker.document())),
             )
             .route("/token", post(give_token))
+            .route(super::sample::PAGE, get(async || Html(super::sample::PAGE_TEXT)))
             .with_state(maker);
         let (stop, mut stopping) = watch::channel(false);
         let worker = tokio::spawn(async move {

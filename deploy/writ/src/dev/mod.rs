@@ -1,5 +1,6 @@
 //! A whole Writ on one machine: for `writ dev`, for the demo, and for tests. Real parts, loopback only.
 
+mod cluster;
 pub mod idp;
 pub mod nats_conf;
 pub mod nats_server;
@@ -137,6 +138,8 @@ pub struct DevOptions {
     pub folder: PathBuf,
     /// The bus's port; a free one if absent, the same at every start.
     pub port: Option<u16>,
+    /// How many nats-servers there are; several keep every stream together.
+    pub servers: usize,
     /// The nodes.
     pub nodes: Vec<String>,
     /// Whether broker and nodes run in this process.
@@ -147,7 +150,8 @@ impl DevOptions {
     /// One node, everything in this process.
     #[must_use]
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), port: None, nodes: vec!["node-1".to_owned()], start_core: true }
+        let nodes = vec!["node-1".to_owned()];
+        Self { folder: folder.into(), port: None, servers: 1, nodes, start_core: true }
     }
 }
 
@@ -155,8 +159,10 @@ impl DevOptions {
 pub struct DevStack {
     /// Where everything stands.
     pub layout: Layout,
-    /// The bus.
+    /// The bus, or the first of its servers.
     pub nats: NatsServer,
+    /// The other servers of the bus, if there are several.
+    pub peers: Vec<NatsServer>,
     /// The identity provider.
     pub idp: Idp,
     /// Makes tokens for any user.
@@ -201,27 +207,28 @@ impl DevStack {
             keyfile::make_private_folder(&options.folder)?;
             fs::canonicalize(&options.folder).map_err(anyhow::Error::from)
         })?);
-        let binary = nats_server::find()?;
         for folder in ["keys", "idp", "agents", "data", "nats"] {
             keyfile::make_private_folder(&layout.at(folder))?;
         }
         sample::write_policies(&layout.policies())?;
         sample::write_crm(&layout.crm())?;
-        let port = fixed_port(&layout.at("nats/port"), options.port)?;
+        let members = cluster::write(&layout, options.port, options.servers)?;
+        let urls: Vec<String> =
+            members.iter().map(|member| format!("nats://127.0.0.1:{}", member.port)).collect();
         let idp_port = fixed_port(&layout.at("idp/port"), None)?;
         let secrets = Secrets::load(&layout, &options.nodes)?;
         let tokens = TokenMaker::new(format!("http://127.0.0.1:{idp_port}"), &key_at(&layout.idp_key())?);
         let accounts = secrets.accounts(&known_agents(&layout)?)?;
         fs::write(layout.at("nats/accounts.conf"), accounts.render())?;
-        let store = layout.at("nats/jetstream");
-        let server_conf = layout.at("nats/server.conf");
-        fs::write(&server_conf, nats_conf::loopback_server(port, &store))?;
         secrets.write_keyset(&layout)?;
-        secrets.write_configs(&layout, port, idp_port)?;
+        secrets.write_configs(&layout, &urls, idp_port)?;
 
-        let nats = NatsServer::start(&binary, &server_conf, port)?;
+        let mut peers = cluster::start(&layout, &members).await?;
+        anyhow::ensure!(!peers.is_empty(), "a set-up has one server at least");
+        let nats = peers.remove(0);
         let idp = Idp::start(tokens.clone(), idp_port).await?;
-        let mut stack = Self { layout, nats, idp, tokens, accounts, broker: None, nodes: BTreeMap::new() };
+        let mut stack =
+            Self { layout, nats, peers, idp, tokens, accounts, broker: None, nodes: BTreeMap::new() };
         if options.start_core {
             stack.start_core(&options.nodes).await?;
             stack.enroll_missing().await?;
@@ -234,6 +241,35 @@ impl DevStack {
         for node in nodes {
             self.start_node(node).await?;
         }
+        Ok(())
+    }
+
+    /// The addresses of the bus.
+    #[must_use]
+    pub fn urls(&self) -> Vec<String> {
+        std::iter::once(&self.nats).chain(&self.peers).map(NatsServer::url).collect()
+    }
+
+    /// A server of the bus, by its number from 1 on.
+    #[must_use]
+    pub fn server(&self, number: usize) -> Option<&NatsServer> {
+        std::iter::once(&self.nats).chain(&self.peers).nth(number.checked_sub(1)?)
+    }
+
+    /// Starts a server of the bus again, after it was killed.
+    ///
+    /// # Errors
+    /// If it is not one, or does not come up.
+    pub fn restart_server(&mut self, number: usize) -> Result<()> {
+        let config = cluster::config(&self.layout, number);
+        let position = number.checked_sub(1).context("servers are numbered from 1 on")?;
+        let server = match position.checked_sub(1) {
+            None => &mut self.nats,
+            Some(peer) => self.peers.get_mut(peer).context("there is no such server")?,
+        };
+        let port = server.port();
+        server.end();
+        *server = NatsServer::start(&nats_server::find()?, &config, port)?;
         Ok(())
     }
 
@@ -314,14 +350,16 @@ impl DevStack {
             root: profile.root,
             holder: PrivateKey::from_seed(&draw(&mut SystemEntropy)),
             user: NatsUser::from_seed_bytes(draw(&mut SystemEntropy))?,
-            bus_urls: vec![self.nats.url()],
+            bus_urls: self.urls(),
             ca_file: None,
         };
         let bootstrap = keyfile::read_user(&self.layout.at("keys/bootstrap.nkey"))?;
         let key = writ_sdk::enroll(&identity, &token, bootstrap).await?;
         self.accounts.agents.push(AgentUser { agent: name, key, nkey: identity.user.public().to_owned() });
         fs::write(self.layout.at("nats/accounts.conf"), self.accounts.render())?;
-        self.nats.reload()?;
+        for server in std::iter::once(&self.nats).chain(&self.peers) {
+            server.reload()?;
+        }
         identity.save(self.layout.agent(folder))?;
         Ok(identity)
     }
@@ -340,6 +378,12 @@ impl DevStack {
     /// If there is no connection.
     pub async fn approver(&self, name: &str) -> Result<Operator> {
         Operator::connect(&OperatorProfile::load(&self.layout.approver(name))?).await
+    }
+
+    /// A page somebody outside wrote, which `tool.web` may read.
+    #[must_use]
+    pub fn page(&self) -> String {
+        format!("{}{}", self.idp.url(), sample::PAGE)
     }
 
     /// An agent's connection.
@@ -472,7 +516,7 @@ impl Secrets {
             .with_context(|| format!("{} cannot be written", path.display()))
     }
 
-    fn write_configs(&self, layout: &Layout, port: u16, idp_port: u16) -> Result<()> {
+    fn write_configs(&self, layout: &Layout, urls: &[String], idp_port: u16) -> Result<()> {
         let root = self.root.public();
         let nodes: String = self
             .nodes
@@ -504,11 +548,14 @@ state = "broker"
 policies = "policies"
 
 [bus]
-urls = ["nats://127.0.0.1:{port}"]
+urls = {urls:?}
 user_file = "keys/broker.nkey"
 
 [http]
 listen = "127.0.0.1:0"
+
+[stream]
+replicas = {replicas}
 
 [[issuer]]
 issuer = "http://127.0.0.1:{idp_port}"
@@ -530,6 +577,7 @@ name = "operator"
 key = "{operator}"
 {approvers}{nodes}"#,
             audience = idp::AUDIENCE,
+            replicas = urls.len(),
             service = idp::SERVICE.0,
             service_role = idp::SERVICE.1,
             operator = self.operator.public(),
@@ -547,7 +595,7 @@ key_file = "keys/{name}.key"
 journal = "{name}"
 
 [bus]
-urls = ["nats://127.0.0.1:{port}"]
+urls = {urls:?}
 user_file = "keys/{name}.nkey"
 
 [http]
@@ -564,6 +612,11 @@ kind = "maildir"
 folder = "data/drafts"
 outbox = "data/outbox"
 from = "Support <support@acme.example>"
+
+[[tool]]
+resource = "tool.web"
+kind = "http"
+loopback_hosts = ["127.0.0.1:{idp_port}"]
 "#
             );
             fs::write(layout.node_config(name.as_str()), node)?;
@@ -575,7 +628,7 @@ operator = "operator"
 root_key = "{root}"
 key_file = "keys/operator.key"
 user_file = "keys/operator.nkey"
-bus_urls = ["nats://127.0.0.1:{port}"]
+bus_urls = {urls:?}
 idp_url = "http://127.0.0.1:{idp_port}"
 agents = "agents"
 "#
@@ -588,7 +641,7 @@ approver = "{name}"
 root_key = "{root}"
 key_file = "keys/{name}.key"
 user_file = "keys/{name}.nkey"
-bus_urls = ["nats://127.0.0.1:{port}"]
+bus_urls = {urls:?}
 "#
             );
             fs::write(layout.approver(name.as_str()), approver)?;

@@ -82,13 +82,22 @@ impl CoreUser {
         };
         match self {
             Self::Approver(name) => {
-                let mut publish = vec![own(&format!("approval.*.*.answer.{name}"))];
+                let mut publish = vec![
+                    own(&format!("approval.*.*.act.{name}")),
+                    own(&format!("approval.*.*.answer.{name}")),
+                ];
                 publish.extend(reading());
                 (publish, vec![inbox])
             }
             Self::Broker(name) => {
-                let mut publish =
-                    vec![own(&format!("audit.*.*.*.{name}")), own("control.*"), own("label.*.*")];
+                let mut publish = vec![
+                    own("approval.*.*.request"),
+                    own(&format!("audit.*.*.*.{name}")),
+                    own("claim.*.approval.*"),
+                    own("control.*"),
+                    own("label.*.*"),
+                    own("label.*.*.instruction"),
+                ];
                 // Creating, never updating: an update can make a stream forget.
                 publish.extend(streams.iter().map(|stream| format!("$JS.API.STREAM.CREATE.{stream}")));
                 publish.extend(reading());
@@ -104,6 +113,8 @@ impl CoreUser {
                     own("claim.*.budget.*.*"),
                     own("fresh"),
                     own("inbox.*.*"),
+                    own("label.*.*"),
+                    own("label.*.*.sources"),
                 ];
                 publish.extend(reading());
                 // Calls only as one of a queue group: nobody listens in.
@@ -280,6 +291,71 @@ include "accounts.conf"
     .to_owned()
 }
 
+/// The file of each of three servers as deploy/nats ships it: as [`shipped_server`], and every stream on all three.
+#[must_use]
+pub fn shipped_cluster() -> String {
+    let routes: String = (1..=3).fold(String::new(), |mut text, number| {
+        let _ = writeln!(text, "    \"nats-route://nats-{number}.example.com:6222\"");
+        text
+    });
+    let cluster = format!(
+        r#"# Three nats-servers for Writ that keep its streams together, the same file on each; `SERVER_NAME` of its environment
+# is its name, and each has a name of its own. `SERVER_NAME=writ-1 nats-server -t -c cluster.conf` checks it.
+server_name: $SERVER_NAME
+listen: "0.0.0.0:4222"
+
+cluster {{
+  name: "writ"
+  listen: "0.0.0.0:6222"
+  # All three, also in the file of each.
+  routes: [
+{routes}  ]
+  # Clients know the servers by their own configuration, under the names the certificates have.
+  no_advertise: true
+  # Both ends of a route show a certificate of this authority, which signs for nobody else.
+  tls {{
+    cert_file: "/etc/nats/tls/route.pem"
+    key_file: "/etc/nats/tls/route.key"
+    ca_file: "/etc/nats/tls/routes-ca.pem"
+  }}
+}}
+"#
+    );
+    let rest = shipped_server();
+    let rest = rest.split_once("\n\n").map_or("", |(_, rest)| rest);
+    format!("{cluster}\n{rest}")
+}
+
+/// One of the servers of a set-up on loopback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Where clients connect.
+    pub port: u16,
+    /// Where the other servers connect.
+    pub route_port: u16,
+}
+
+/// The file of one of several servers on loopback that keep the streams together; `accounts` is the accounts file.
+#[must_use]
+pub fn loopback_member(
+    number: usize,
+    member: Member,
+    all: &[Member],
+    store: &std::path::Path,
+    accounts: &str,
+) -> String {
+    let Member { port, route_port } = member;
+    let routes: Vec<String> =
+        all.iter().map(|member| format!("nats-route://127.0.0.1:{}", member.route_port)).collect();
+    format!(
+        "# Written by `writ dev`. Loopback only: without TLS nothing else may reach it.\n\
+         listen: \"127.0.0.1:{port}\"\nserver_name: \"writ-dev-{number}\"\nmax_payload: 1MB\n\
+         cluster {{ name: \"writ-dev\", listen: \"127.0.0.1:{route_port}\", routes: {routes:?}, no_advertise: true }}\n\
+         jetstream {{ store_dir: {store:?}, max_file_store: 4GB, max_memory_store: 256MB }}\n\
+         include {accounts:?}\n"
+    )
+}
+
 /// A server file for loopback, with the accounts beside it.
 #[must_use]
 pub fn loopback_server(port: u16, store: &std::path::Path) -> String {
@@ -303,7 +379,12 @@ mod tests {
              # agent key. Written by deploy/writ/src/dev/nats_conf.rs, whose test keeps it so.\n{}",
             shipped_accounts().unwrap().render()
         );
-        for (name, text) in [("accounts.conf", accounts), ("server.conf", shipped_server())] {
+        let files = [
+            ("accounts.conf", accounts),
+            ("server.conf", shipped_server()),
+            ("cluster.conf", shipped_cluster()),
+        ];
+        for (name, text) in files {
             let path = folder.join(name);
             if std::env::var_os("UPDATE_GOLDEN").is_some() {
                 std::fs::write(&path, &text).unwrap();

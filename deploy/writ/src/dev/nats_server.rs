@@ -208,11 +208,18 @@ impl NatsServer {
     }
 }
 
-impl Drop for NatsServer {
-    fn drop(&mut self) {
+impl NatsServer {
+    /// Ends it now, if it has not ended.
+    pub fn end(&mut self) {
         // Closes our end of the pipe: the shell ends the server and then itself.
         drop(self.watchdog.stdin.take());
         drop(self.watchdog.wait());
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 use writ_common::{
-    approval::{Approval, ApprovalAnswer, ApprovalDecision, in_words},
+    approval::{Approval, ApprovalAnswer, ApprovalDecision, ApprovalRequest, in_words},
     json::Value,
     record::TraceRef,
     time::Timestamp,
@@ -30,12 +30,14 @@ pub fn state(approval: &Approval, now: Timestamp) -> &'static str {
 #[must_use]
 pub fn line(approval: &Approval, now: Timestamp) -> String {
     let request = approval.request();
+    let right = request.right.as_ref().map(|asked| format!("  the right, for {}", asked.life));
     format!(
-        "{}  {:<8}  {}:{}  for {}  by {}  needs {}",
+        "{}  {:<8}  {}:{}{}  for {}  by {}  needs {}",
         request.id,
         state(approval, now),
         request.resource,
         request.action,
+        right.unwrap_or_default(),
         visible(request.user.subject()),
         path(approval),
         in_words(&request.needs)
@@ -62,41 +64,90 @@ pub fn warnings(arguments: &str) -> Vec<String> {
     found
 }
 
+/// Where what stands: the arguments of a call, or the values a right is bound to, which bring their own pointers.
+fn shown_values(request: &ApprovalRequest) -> Vec<(String, String)> {
+    let mut shown = Vec::new();
+    match (Value::parse_canonical(&request.arguments), &request.right) {
+        (Ok(Value::Object(members)), Some(_)) => {
+            shown.extend(members.iter().map(|(path, value)| (path.clone(), value.to_string())));
+        }
+        (Ok(value), _) => {
+            value.for_each_leaf(&mut |path, leaf| shown.push((path.to_owned(), leaf.to_string())));
+        }
+        (Err(_), _) => {}
+    }
+    shown
+}
+
+fn warnings_of_why(request: &ApprovalRequest) -> Vec<String> {
+    let why = request.right.as_ref().map(|asked| deceptive(&asked.why)).unwrap_or_default();
+    why.into_iter().map(|why| format!("what it says {why}")).collect()
+}
+
 /// Everything there is to know before answering.
 #[must_use]
 pub fn page(approval: &Approval, signed_by_node: bool, now: Timestamp) -> String {
     let request = approval.request();
     let left = request.expires.since(now);
     let mut text = format!(
-        "approval   {}\nstate      {}\nneeds      {}\nasked      {} by {}{}\nends       {}{}\nfor        {} ({})\ntask       {}\nchain      {}\n\n\
-         would run  {}:{}\n",
+        "approval   {}\nstate      {}\nneeds      {}\nasked      {} by {}{}\nends       {}{}\nfor        {} ({})\ntask       {}\nchain      {}\n\n",
         request.id,
         state(approval, now),
         in_words(&request.needs),
         request.at,
         request.node,
-        if signed_by_node { "" } else { "   !! NOT SIGNED BY THIS NODE" },
+        match (signed_by_node, &request.right) {
+            (true, _) => "",
+            (false, None) => "   !! NOT SIGNED BY THIS NODE",
+            (false, Some(_)) => "   !! NOT SIGNED BY A BROKER",
+        },
         request.expires,
         if left.0 > 0 { format!(" (in {left})") } else { String::new() },
         visible(request.user.subject()),
         visible(request.user.issuer()),
         request.task,
         path(approval),
-        request.resource,
-        request.action,
     );
-    if let Ok(value) = Value::parse_canonical(&request.arguments) {
-        value.for_each_leaf(&mut |path, leaf| {
-            text += &format!("  {:<12} {}\n", visible(path), visible(&leaf.to_string()));
-        });
+    text += &match &request.right {
+        None => format!("would run  {}:{}\n", request.resource, request.action),
+        Some(asked) => format!(
+            "would give {}:{}\nto         {} (key {}), which cannot hand it on\nas long as {}, any number of calls\n",
+            request.resource,
+            request.action,
+            path(approval),
+            asked.holder.id(),
+            asked.life
+        ),
+    };
+    for (path, value) in shown_values(request) {
+        text += &format!("  {:<12} {}\n", visible(&path), visible(&value));
     }
-    text += &format!("exactly    {}\n", visible(&request.arguments));
-    for warning in warnings(&request.arguments) {
+    match &request.right {
+        None => text += &format!("exactly    {}\n", visible(&request.arguments)),
+        Some(asked) => {
+            text += match request.arguments.as_str() {
+                "{}" => "with       any arguments\n",
+                _ => "with       these values, and any others beside\n",
+            };
+            text += &format!("it says    \"{}\"\n", visible(&asked.why));
+        }
+    }
+    for warning in warnings(&request.arguments).into_iter().chain(warnings_of_why(request)) {
         text += &format!("BEWARE     {warning}\n");
     }
+    // A broker does not know the label of a task.
+    if request.right.is_none() {
+        text += &format!("\ntask label {}", request.label);
+        for (what, origin) in &request.origins {
+            text += &format!("\n  {what:<12} from {origin}");
+        }
+        for argument in &request.sources {
+            let source = argument.source.as_deref().unwrap_or("NOTHING vouches for it");
+            text += &format!("\n  {:<12} is vouched for by: {}", visible(&argument.path), visible(source));
+        }
+    }
     text += &format!(
-        "\ntask label {}\npolicy     {} ({})\ndigest     {}\n",
-        request.label,
+        "\npolicy     {} ({})\ndigest     {}\n",
         request.policy.0.short(),
         visible(&request.rules.join(", ")),
         approval.digest()
@@ -147,6 +198,9 @@ pub fn to_json(approval: &Approval, now: Timestamp) -> Json {
         "policy": request.policy,
         "rules": request.rules,
         "digest": approval.digest().to_string(),
+        "right": request.right.as_ref().map(|asked| json!({
+            "holder": asked.holder.id(), "seconds": asked.life.0 / 1_000, "why": asked.why,
+        })),
         "trace": request.trace.as_ref().map(|TraceRef { trace, .. }| trace),
         "answers": answers,
     })

@@ -8,6 +8,7 @@ use std::{
 use serde::Serialize;
 use writ_common::{
     ids::TaskId,
+    label::Label,
     record::{
         DecisionId, Outcome, Record, RecordBody, RecordedDecision, RecordedReason, Verdicted, What, Who,
     },
@@ -151,7 +152,9 @@ pub fn build(task: &TaskId, recorded: &[Recorded]) -> Chain {
             RecordBody::Verdict(verdicted) => {
                 let entry = verdict_entry(recorded, record, verdicted, outcomes.get(&record.id).copied());
                 if verdicted.granted.is_some() || is_about_issue(&verdicted.what) {
-                    chain.learn(verdicted);
+                    if verdicted.right.is_none() {
+                        chain.learn(verdicted);
+                    }
                     chain.broker.push(entry);
                 } else {
                     chain.count(&entry);
@@ -176,7 +179,7 @@ pub fn build(task: &TaskId, recorded: &[Recorded]) -> Chain {
 }
 
 fn is_about_issue(what: &What) -> bool {
-    what.action.as_ref().is_some_and(|action| matches!(action.as_str(), "issue" | "renew" | "revoke"))
+    what.action.as_ref().is_some_and(|action| matches!(action.as_str(), "issue" | "renew" | "revoke" | "ask"))
 }
 
 impl Chain {
@@ -228,11 +231,18 @@ fn verdict_entry(
     let ended = outcome.map(|outcome| {
         let reason = outcome.reason.as_ref().map(|why| format!(" {}: {}", why.code, why.told));
         let elapsed = outcome.elapsed.map(|elapsed| format!(", {elapsed}"));
-        format!("{}{}{}", outcome.status.as_str(), reason.unwrap_or_default(), elapsed.unwrap_or_default())
+        let label = outcome.label.as_ref().filter(|label| **label != Label::bottom());
+        let label = label.map(|label| format!(", {label}")).unwrap_or_default();
+        format!(
+            "{}{}{}{label}",
+            outcome.status.as_str(),
+            reason.unwrap_or_default(),
+            elapsed.unwrap_or_default()
+        )
     });
     Entry {
         verdict,
-        target: records::target(&verdicted.what),
+        target: records::target_of(verdicted),
         approval: verdicted.approval.as_ref().map(|approval| approval.id.to_string()),
         approved_by: verdicted
             .approval

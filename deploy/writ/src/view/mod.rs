@@ -5,6 +5,7 @@ pub mod chain;
 pub mod explain;
 pub mod findings;
 pub mod gaps;
+pub mod label;
 pub mod records;
 
 /// Whether to colour.

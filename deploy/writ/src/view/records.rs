@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use writ_common::{
     reason::ReasonCode,
-    record::{Record, RecordBody, RecordedDecision, RecordedReason, Shadowed, What, Who},
+    record::{Record, RecordBody, RecordedDecision, RecordedReason, Shadowed, Verdicted, What, Who},
 };
 
 use super::{Colour, colour};
@@ -32,6 +32,18 @@ pub fn target(what: &What) -> String {
         (Some(resource), Some(action)) => format!("{resource}:{action}"),
         (Some(one), None) | (None, Some(one)) => one,
         (None, None) => "?".to_owned(),
+    }
+}
+
+/// The target of a verdict; for a right that was asked for, the right.
+#[must_use]
+pub fn target_of(verdicted: &Verdicted) -> String {
+    match &verdicted.right {
+        None => target(&verdicted.what),
+        Some(asked) => {
+            let until = asked.expires.map(|expires| format!(" until {expires}"));
+            format!("the right {}{}", asked.right, until.unwrap_or_default())
+        }
     }
 }
 
@@ -102,7 +114,7 @@ pub fn line(recorded: &Recorded, colour: Colour) -> String {
             if let Some(shadow) = verdicted.shadow.as_ref().filter(|shadow| shadow.differs) {
                 why = format!("{why}  {}", in_the_shadow(shadow)).trim_start().to_owned();
             }
-            (path(&verdicted.who), format!("{}{count}  {why}", target(&verdicted.what)))
+            (path(&verdicted.who), format!("{}{count}  {why}", target_of(verdicted)))
         }
         RecordBody::Void(void) => {
             (path(&void.who), format!("{}  {}: {}", target(&void.what), void.cause.code, void.cause.told))

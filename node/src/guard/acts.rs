@@ -1,0 +1,89 @@
+//! What people let pass: used up by one claim before the intent, and only by the call it was said of.
+//!
+//! One claim is enough. It names the call, whose intent the stream lets through once, so that the same call may go on
+//! at any node and no other call ever can. What was used for a call that then did not run stays used.
+
+use std::collections::BTreeSet;
+
+use writ_bus::{Fence, Store, StoreError, Stored};
+use writ_common::{
+    act::claim_of,
+    codec::encode,
+    digest::Digest,
+    ids::ApprovalId,
+    reason::{Reason, ReasonCode},
+    record::Basis,
+    signed::Signed,
+    subjects::Subject,
+    time::{Millis, Now},
+    verdict::Verdict,
+};
+
+use super::{CallRef, Effect, Guard, Pending};
+
+/// An allowed call while what people let pass is used up for it.
+pub(super) struct Acting {
+    verdict: Verdict,
+    basis: Basis,
+    act: ApprovalId,
+}
+
+impl Guard {
+    /// Uses up what people let pass, one after the other; then the call goes on.
+    pub(super) fn use_acts(
+        &mut self,
+        call: CallRef,
+        verdict: Verdict,
+        acts: &BTreeSet<ApprovalId>,
+        basis: Basis,
+        now: Now,
+    ) {
+        let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else { return };
+        let call_id = known.call_id;
+        let next = acts.iter().find(|id| !self.acts.is_claimed_by(id, &call_id));
+        let Some(act) = next.cloned() else {
+            let verdict = verdict.acted(&self.acts, &call_id);
+            return self.go_on(call, verdict, basis, now);
+        };
+        let claim =
+            claim_of(&self.config.tenant, &act, call_id, &self.config.node, &self.config.boot, now.wall);
+        let part = known.domain.part.clone();
+        let subject = Subject::ApprovalClaim { part, approval: act.clone() }.of(&self.config.tenant);
+        let fence = match writ_common::red::off("F08-claim") {
+            true => Fence::None,
+            false => Fence::LastOn { subject: subject.clone(), sequence: 0 },
+        };
+        let payload = encode(&Signed::new(&claim, &self.config.key));
+        self.streams.sent(payload.len());
+        let store = Store { subject, payload, message_id: None, fence, ttl_secs: None };
+        let ticket = self.ticket(Pending::ActUsed(call, Box::new(Acting { verdict, basis, act })));
+        self.push(Effect::Publish { ticket, store, delay: Millis(0) });
+    }
+
+    /// What the stream said about the use of an act.
+    pub(super) fn act_used(
+        &mut self,
+        call: CallRef,
+        acting: Acting,
+        result: Result<Stored, StoreError>,
+        now: Now,
+    ) {
+        let Acting { verdict, basis, act } = acting;
+        let refused = match result {
+            Ok(stored) => {
+                self.streams.acknowledged(stored.sequence);
+                let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else {
+                    return;
+                };
+                self.acts.claimed(act, known.call_id);
+                return self.go_on(call, verdict, basis, now);
+            }
+            Err(StoreError::Fenced) => {
+                self.acts.claimed(act, Digest::plain(b"another call"));
+                Reason::new(ReasonCode::ApprovalConsumed).told("another call used what a person let pass")
+            }
+            Err(error) => Reason::new(ReasonCode::ApprovalUnavailable).noted(error),
+        };
+        self.deny(call, &Verdict::deny(refused, verdict.policy_revision()), basis, now);
+    }
+}

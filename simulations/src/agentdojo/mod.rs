@@ -13,6 +13,8 @@ mod laundering;
 mod mint;
 mod replay;
 mod report;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod world;
 

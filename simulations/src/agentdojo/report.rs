@@ -20,16 +20,16 @@ pub struct Report {
 /// What came of a suite.
 #[derive(Default)]
 pub struct SuiteReport {
-    benign: Counts,
+    pub benign: Counts,
     holds: usize,
-    attacks: Counts,
-    undecidable: usize,
-    silent: Vec<String>,
+    pub attacks: Counts,
+    pub undecidable: usize,
+    pub silent: Vec<String>,
     /// Attackers of our own, by what they do.
     pub launderers: BTreeMap<&'static str, (Counts, Vec<String>)>,
     /// How many calls were decided.
     pub decisions: usize,
-    notes: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 /// How many came to what.
@@ -108,7 +108,7 @@ impl SuiteReport {
         }
     }
 
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         let tasks = self.benign.allowed + self.benign.held + self.benign.denied;
         json!({
             "benign": {"allowed": self.benign.allowed, "held": self.benign.held, "denied": self.benign.denied},

@@ -13,7 +13,7 @@ use writ_common::{
     policy::Memory,
     reason::{Reason, ReasonCode},
     record::{OutcomeStatus, RecordedFinding},
-    source::ResultSources,
+    source::{Instruction, ResultSources},
     time::Now,
     verdict::{Permit, Verdict},
     wire::{Answer, CallReply},
@@ -47,8 +47,6 @@ pub(super) struct Flowing {
     pub(super) found: Label,
     /// What inspectors found in it, for the record.
     pub(super) seen: Vec<RecordedFinding>,
-    /// What it is made of, for the record, released or kept back.
-    pub(super) manifest: Vec<Digest>,
 }
 
 impl Default for Flowing {
@@ -63,9 +61,6 @@ impl Default for Flowing {
             manifest: Vec::new(),
             found: Label::bottom(),
             seen: Vec::new(),
-            found: Label::bottom(),
-            seen: Vec::new(),
-            manifest: Vec::new(),
         }
     }
 }
@@ -83,22 +78,27 @@ impl Flowing {
             manifest: Vec::new(),
             found: Label::bottom(),
             seen: Vec::new(),
-            found: Label::bottom(),
-            seen: Vec::new(),
-            manifest: Vec::new(),
         }
     }
 
     /// The values of a result that later calls may take as a source. None, if something made the whole of it less
     /// trusted than the contract says: a column that was read, a rule, or the tool itself.
-    fn vouched(&self, domain: &FlowDomain, label: &Label, text: &str) -> ResultSources {
+    /// `asked` is what the call was given and what the user said, for the ids of what they called by name.
+    fn vouched(
+        &self,
+        domain: &FlowDomain,
+        label: &Label,
+        text: &str,
+        asked: Option<(&Value, &Instruction)>,
+    ) -> ResultSources {
         let mut sources = ResultSources::default();
         let Some(contract) = &self.contract else { return sources };
         if contract.fields.is_empty() || label.integrity != contract.returns.integrity {
             return sources;
         }
         let Ok(value) = Value::parse_canonical(text) else { return sources };
-        for (entity, value) in contract.vouched(&value) {
+        let named = asked.map(|(arguments, instruction)| contract.named(arguments, &value, instruction));
+        for (entity, value) in contract.vouched(&value).into_iter().chain(named.unwrap_or_default()) {
             sources.insert(domain, entity, value);
         }
         sources
@@ -185,7 +185,9 @@ impl Guard {
         let Some(output) = &known.flowing.output else { return };
         let label = output.label.clone().unwrap_or_else(Label::top);
         let domain = known.domain.clone();
-        let vouched = known.flowing.vouched(&domain, &label, &output.text);
+        let instruction = self.sources.instruction(&known.capability.grant().instruction);
+        let asked = instruction.as_deref().map(|instruction| (known.request.arguments.value(), instruction));
+        let vouched = known.flowing.vouched(&domain, &label, &output.text, asked);
         self.remember(&domain, vouched, call, now);
     }
 

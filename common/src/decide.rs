@@ -7,11 +7,13 @@
 
 mod ask;
 mod flow;
+mod inspected;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use flow::{Flow, Judged};
 pub use flow::{FlowEvidence, UNTRUSTED};
+pub use inspected::{ResultJudgement, judge_result, passes_checks};
 
 use crate::{
     approval::{self, APPROVERS_MAX, ApprovalTerms, Need},
@@ -80,8 +82,7 @@ pub fn decide(request: &Request, evidence: &Evidence<'_>, policy: &PolicySet, no
     };
     match answer {
         Ok(allowed) => {
-            let user = evidence.capability.map(|capability| &capability.grant().user);
-            Verdict::allowed(request, user, allowed.obligations, allowed.rules, revision)
+            Verdict::allowed(request, evidence.capability, allowed.obligations, allowed.rules, revision)
                 .observed(allowed.would_deny)
                 .flowing(allowed.flow)
         }
@@ -550,7 +551,8 @@ fn check_tool(
     let mut facts = action.argument_facts(arguments);
     facts.push(text("effect", action.effect.as_str()));
     let Principal::Agent(caller) = &request.principal else { return Err(unknown().into()) };
-    let flow = Flow::of_tool(&action.flow, caller, &request.arguments, &gate_facts, evidence, policy)?;
+    let (right, arguments) = (request.right(), &request.arguments);
+    let flow = Flow::of_tool(&action.flow, &right, caller, arguments, &gate_facts, evidence, policy)?;
     Ok((facts, gate_facts, flow))
 }
 

@@ -46,7 +46,7 @@ pub fn of(suite: &Suite, entities: &[Entity]) -> anyhow::Result<Vec<Listed>> {
             let lists = !is_domain
                 && match entity.sort() {
                     Sort::Shaped => texts.iter().any(|text| entity.fits(&Value::from(text.as_str()))),
-                    Sort::Word => words(entity.kind.as_str()).iter().all(|word| words(key).contains(word)),
+                    Sort::Word => words(key).iter().any(|word| entity.is_meant_by(word)),
                     Sort::Id | Sort::Quantity => false,
                 };
             if !covers && !lists {
@@ -54,7 +54,10 @@ pub fn of(suite: &Suite, entities: &[Entity]) -> anyhow::Result<Vec<Listed>> {
             }
             let known = texts.iter().filter(|text| canonical_text(&entity.kind, text).is_some() || covers);
             let known: Vec<String> = known.cloned().collect();
-            let outsiders_write = lists && known.iter().any(|text| inbound.contains(&text.to_lowercase()));
+            // Anybody has an address; nobody becomes a member or a channel by writing.
+            let outsiders_write = lists
+                && entity.sort() == Sort::Shaped
+                && known.iter().any(|text| inbound.contains(&text.to_lowercase()));
             let name: String = id_of(&format!("{key}-{}", entity.kind));
             let (values, domains) = if covers { (Vec::new(), known) } else { (known, Vec::new()) };
             // What has no canonical form after all vouches for nothing; the file is not wrong for that.
@@ -96,7 +99,8 @@ impl Own {
 /// Everybody who sent something that outsiders can write, and to whom nothing was sent.
 fn inbound_only(suite: &Suite, own: &Own) -> BTreeSet<String> {
     let (mut senders, mut addressed) = (BTreeSet::new(), BTreeSet::new());
-    let outside = suite.calls().filter(|call| suite.tools.get(&call.tool).is_some_and(|tool| tool.outsiders_write));
+    let outside =
+        suite.calls().filter(|call| suite.tools.get(&call.tool).is_some_and(|tool| tool.outsiders_write));
     let mut seen = BTreeSet::new();
     for call in outside {
         // Many calls share one result.
@@ -113,7 +117,8 @@ fn records(value: &Value, own: &Own, senders: &mut BTreeSet<String>, addressed: 
         Value::Array(items) => items.iter().for_each(|item| records(item, own, senders, addressed)),
         Value::Object(fields) => {
             let of_sender = |key: &str| {
-                let sends = |word: &String| matches!(word.as_str(), "sender" | "from" | "author" | "organizer");
+                let sends =
+                    |word: &String| matches!(word.as_str(), "sender" | "from" | "author" | "organizer");
                 words(key).iter().any(sends)
             };
             let (from, others): (Vec<_>, Vec<_>) = fields.iter().partition(|(key, _)| of_sender(key));
@@ -121,7 +126,8 @@ fn records(value: &Value, own: &Own, senders: &mut BTreeSet<String>, addressed: 
             senders.extend(from.iter().map(|sender| sender.to_lowercase()));
             if !from.is_empty() && from.iter().all(|sender| own.is(sender)) {
                 for (_, value) in &others {
-                    value.for_each_leaf(&mut |_, leaf| addressed.extend(leaf.as_str().map(str::to_lowercase)));
+                    value
+                        .for_each_leaf(&mut |_, leaf| addressed.extend(leaf.as_str().map(str::to_lowercase)));
                 }
             }
             others.iter().for_each(|(_, value)| records(value, own, senders, addressed));

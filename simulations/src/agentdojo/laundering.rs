@@ -106,7 +106,9 @@ fn arguments(tool: &Tool, value: &str) -> Value {
 
 fn filled(schema: &Value, value: &str) -> Value {
     match schema.get("type").and_then(Value::as_str) {
-        Some("array") => Value::Array(schema.get("items").map(|items| filled(items, value)).into_iter().collect()),
+        Some("array") => {
+            Value::Array(schema.get("items").map(|items| filled(items, value)).into_iter().collect())
+        }
         Some("boolean") => Value::Bool(true),
         Some("integer" | "number") => Value::from(1),
         Some("object") => super::trace::empty(),
@@ -117,7 +119,9 @@ fn filled(schema: &Value, value: &str) -> Value {
 fn replaced(result: &Value, value: &str) -> Value {
     match result {
         Value::Array(items) => Value::Array(items.iter().map(|item| replaced(item, value)).collect()),
-        Value::Object(members) => members.iter().map(|(key, member)| (key.as_str(), replaced(member, value))).collect(),
+        Value::Object(members) => {
+            members.iter().map(|(key, member)| (key.as_str(), replaced(member, value))).collect()
+        }
         Value::String(_) => Value::from(value),
         Value::Null | Value::Bool(_) | Value::Number(_) => result.clone(),
     }

@@ -109,7 +109,12 @@ fn guarded(contract: &ActionContract, call: &Call) -> BTreeMap<String, Term> {
 }
 
 /// This write and no other: its guarded arguments as they are, and no further ones.
-fn exactly(right: &Right, contract: &ActionContract, call: &Call, pinned: &BTreeMap<String, Term>) -> Narrowing {
+fn exactly(
+    right: &Right,
+    contract: &ActionContract,
+    call: &Call,
+    pinned: &BTreeMap<String, Term>,
+) -> Narrowing {
     let mut narrowing = Narrowing::new().only([right.clone()]);
     for (path, value) in pinned {
         let predicates = vec![Predicate::new("arg", [Term::str(path.as_str()), value.clone()])];
@@ -119,7 +124,7 @@ fn exactly(right: &Right, contract: &ActionContract, call: &Call, pinned: &BTree
         });
     }
     let mut present = BTreeSet::new();
-    call.arguments.for_each_leaf(&mut |path, _| drop(present.insert(path.to_owned())));
+    call.arguments.for_each_leaf(&mut |path, _| present.extend([path.to_owned()]));
     // Of a call without arguments `check all` says nothing but no.
     if present.is_empty() {
         return narrowing;
@@ -167,12 +172,14 @@ fn bounds(right: &Right, calls: &[BTreeMap<String, Term>], rights: &BTreeSet<Rig
     let pieces = calls.iter().map(|call| call.len().div_ceil(ARGUMENTS_MAX)).max().unwrap_or(0);
     let check = |piece: usize| {
         let others = rights.iter().filter(|other| *other != right).map(|other| body(called(other)));
-        let exact: BTreeSet<Vec<(&String, &Term)>> =
-            calls.iter().map(|call| call.iter().skip(piece * ARGUMENTS_MAX).take(ARGUMENTS_MAX).collect()).collect();
+        let exact: BTreeSet<Vec<(&String, &Term)>> = calls
+            .iter()
+            .map(|call| call.iter().skip(piece * ARGUMENTS_MAX).take(ARGUMENTS_MAX).collect())
+            .collect();
         let exact = exact.into_iter().map(|pinned| {
-            let arguments = pinned.into_iter().map(|(path, value)| {
-                Predicate::new("arg", [Term::str(path.as_str()), value.clone()])
-            });
+            let arguments = pinned
+                .into_iter()
+                .map(|(path, value)| Predicate::new("arg", [Term::str(path.as_str()), value.clone()]));
             body(called(right).into_iter().chain(arguments).collect())
         });
         Check { kind: CheckKind::One, alternatives: others.chain(exact).collect() }

@@ -66,7 +66,8 @@ fn replay_suite(suite: &Suite, policy: Option<&Path>, mint: Mint) -> Result<Suit
         sessions.insert(name.as_str(), session);
     }
     for attack in &suite.attacks {
-        let (Some(session), Some(task)) = (sessions.get(attack.user.as_str()), suite.tasks.get(&attack.user)) else {
+        let (Some(session), Some(task)) = (sessions.get(attack.user.as_str()), suite.tasks.get(&attack.user))
+        else {
             continue;
         };
         let mut state = State::new();

@@ -18,9 +18,9 @@ use writ_common::{
 };
 
 use super::{
-    contracts::{agent, resource},
+    contracts::{agent, as_list, resource},
     entities::words,
-    mint::{self, Mint, only_reads},
+    mint::{self, Mint},
     trace::{Attack, Call, Effect, Suite, UserTask},
     world::{Issued, Known, World, reasons},
 };
@@ -130,7 +130,12 @@ impl<'a> Replay<'a> {
         let (issued, wide) = match self.mint {
             Mint::Oracle => {
                 let wanted = mint::oracle(self.suite, task, &world.policy)?;
-                let issued = world.issue(name, &task.prompt, Some(&wanted.rights), wanted.bounds)?;
+                // Too many writes for one block's bounds are still exact where each is handed on.
+                let bounded = world.issue(name, &task.prompt, Some(&wanted.rights), wanted.bounds);
+                let issued = match bounded {
+                    Ok(issued) => issued,
+                    Err(_) => world.issue(name, &task.prompt, Some(&wanted.rights), Vec::new())?,
+                };
                 for (right, narrowing) in wanted.writes {
                     let agent = agent_of(right.resource.name(), &groups);
                     writes.push((right, world.hand_on(&issued, &agent, &narrowing)?));
@@ -140,23 +145,36 @@ impl<'a> Replay<'a> {
             Mint::Rules | Mint::Suite => {
                 let issued = world.issue(name, &task.prompt, None, Vec::new())?;
                 let all = super::contracts::rights(self.suite);
-                let all = all.iter().map(|right| Right::parse(right)).collect::<Result<BTreeSet<Right>, _>>()?;
+                let all =
+                    all.iter().map(|right| Right::parse(right)).collect::<Result<BTreeSet<Right>, _>>()?;
                 let wide = world.widened(&issued, all)?;
                 (issued, Some(wide))
             }
         };
         for group in &groups {
-            let own = issued.capability.rights().iter().filter(|right| right.resource.as_str() == resource(group));
+            let own =
+                issued.capability.rights().iter().filter(|right| right.resource.as_str() == resource(group));
             let kept: BTreeSet<Right> = match self.mint {
                 // What is written is handed on call by call.
-                Mint::Oracle => own.filter(|right| !writes.iter().any(|(write, _)| write == *right)).cloned().collect(),
+                Mint::Oracle => {
+                    own.filter(|right| !writes.iter().any(|(write, _)| write == *right)).cloned().collect()
+                }
                 Mint::Rules | Mint::Suite => own.cloned().collect(),
             };
             let capability = world.hand_on(&issued, &agent(group), &Narrowing::new().only(kept))?;
             agents.insert((*group).to_owned(), capability);
         }
         let instruction = Instruction::new(&task.prompt);
-        Ok(Session { mint: self.mint, suite: self.suite, instruction, issued, wide, agents, writes, world: holder })
+        Ok(Session {
+            mint: self.mint,
+            suite: self.suite,
+            instruction,
+            issued,
+            wide,
+            agents,
+            writes,
+            world: holder,
+        })
     }
 }
 
@@ -180,7 +198,8 @@ impl Session<'_> {
             let Some(handover) = self.agents.get(&tool.group) else {
                 return Answer::Denied(format!("no agent has the tools of `{}`", tool.group));
             };
-            let known = Known { label: &state.label, instruction: &self.instruction, results: &state.results };
+            let known =
+                Known { label: &state.label, instruction: &self.instruction, results: &state.results };
             let world = self.world.get();
             let verdict = world.invoke(&self.issued.capability, handover, &Value::from("go on"), &known);
             answer = self.answer(&verdict, || None);
@@ -228,7 +247,11 @@ impl Session<'_> {
             Decision::Allow if verdict.approval().is_some() => {
                 let unsourced: Vec<String> =
                     verdict.flow().unsourced().map(|one| format!("{} ({})", one.path, one.entity)).collect();
-                let why = if unsourced.is_empty() { "a rule asks for approval".to_owned() } else { unsourced.join(", ") };
+                let why = if unsourced.is_empty() {
+                    "a rule asks for approval".to_owned()
+                } else {
+                    unsourced.join(", ")
+                };
                 Answer::Held(why)
             }
             Decision::Allow => Answer::Allowed,
@@ -237,7 +260,9 @@ impl Session<'_> {
                 let lacks_right = self.mint != Mint::Oracle && codes == [ReasonCode::RightMissing].into();
                 let with_right = if lacks_right { granted() } else { None };
                 match with_right {
-                    Some(verdict) if verdict.decision() == Decision::Allow => Answer::Held("the right is missing".to_owned()),
+                    Some(verdict) if verdict.decision() == Decision::Allow => {
+                        Answer::Held("the right is missing".to_owned())
+                    }
                     Some(verdict) => Answer::Denied(reasons(&verdict)),
                     None => Answer::Denied(reasons(verdict)),
                 }
@@ -264,13 +289,15 @@ impl Session<'_> {
         let kept = state.stores.get(&tool.group).cloned().unwrap_or_else(Label::bottom);
         let label = declared.join(&kept);
         let domain = &self.issued.domain;
+        let result = &as_list(result);
         // What an untrusted task has written is no source, whichever tool returns it.
         if kept.integrity == Integrity::Trusted {
             for (entity, value) in contract.flow.vouched(result) {
                 state.results.insert(domain, entity, value);
             }
         }
-        let named: Vec<(&EntityType, &Value)> = contract.flow.named(&call.arguments, result, &self.instruction);
+        let named: Vec<(&EntityType, &Value)> =
+            contract.flow.named(&call.arguments, result, &self.instruction);
         for (entity, value) in named {
             state.results.insert(domain, entity, value);
         }
@@ -285,8 +312,10 @@ fn agent_of(name: &str, groups: &BTreeSet<&str>) -> String {
 
 /// The words of a prompt as facts.
 fn said(prompt: &str) -> String {
-    let lines: BTreeSet<String> =
-        prompt.split(|c: char| !c.is_alphanumeric()).flat_map(|word| [word.to_lowercase(), words(word).join("")]).collect();
+    let lines: BTreeSet<String> = prompt
+        .split(|c: char| !c.is_alphanumeric())
+        .flat_map(|word| [word.to_lowercase(), words(word).join("")])
+        .collect();
     // A prompt without words says nothing, and the predicate is there all the same.
     lines.into_iter().filter(|word| word.is_ascii()).map(|word| format!("word(\"{word}\");\n")).collect()
 }
@@ -320,7 +349,9 @@ pub fn rules(folder: Option<&Path>, mint: Mint) -> Result<PolicyBundle> {
         files.insert("mint.datalog".to_owned(), minting.to_owned());
         return Ok(PolicyBundle(files));
     };
-    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    };
     for entry in std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "datalog") {
@@ -331,9 +362,4 @@ pub fn rules(folder: Option<&Path>, mint: Mint) -> Result<PolicyBundle> {
     let minting = folder.join("mint").join(format!("{}.datalog", mint.as_str()));
     files.insert("mint.datalog".to_owned(), read(&minting)?);
     Ok(PolicyBundle(files))
-}
-
-/// Whether a call changes or sends something.
-pub fn is_write(suite: &Suite, call: &Call) -> bool {
-    !only_reads(suite, &call.tool)
 }

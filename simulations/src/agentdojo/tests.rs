@@ -62,7 +62,8 @@ fn f04_what_was_laundered_is_still_what_outsiders_wrote() {
 fn json_has_the_suites_and_nothing_else() {
     let suites = trace::parse(FIXTURE).unwrap();
     let json = replay_all(&suites, None, Mint::Suite).unwrap().json();
-    let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let keys =
+        |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
     assert_eq!(keys(&json), BTreeSet::from(["desk".to_owned()]));
     let wanted = ["attacks", "benign", "holds_per_benign", "silent"].map(str::to_owned);
     assert_eq!(keys(&json["desk"]), BTreeSet::from(wanted));

@@ -154,9 +154,10 @@ impl Suite {
         match result {
             Value::String(text) => Value::String(self.filled(text, attack)),
             Value::Array(items) => Value::Array(items.iter().map(|item| self.seen(item, attack)).collect()),
-            Value::Object(fields) => {
-                fields.iter().map(|(key, value)| (self.filled(key, attack), self.seen(value, attack))).collect()
-            }
+            Value::Object(fields) => fields
+                .iter()
+                .map(|(key, value)| (self.filled(key, attack), self.seen(value, attack)))
+                .collect(),
             other => other.clone(),
         }
     }
@@ -201,7 +202,8 @@ impl Reader<'_> {
         let mut tasks = BTreeMap::new();
         for (name, task) in members(suite, "user_tasks")? {
             let calls = self.calls(list(task, "calls")?).with_context(|| format!("task `{name}`"))?;
-            tasks.insert(name.clone(), Arc::new(UserTask { prompt: text(task, "prompt")?.to_owned(), calls }));
+            tasks
+                .insert(name.clone(), Arc::new(UserTask { prompt: text(task, "prompt")?.to_owned(), calls }));
         }
         let mut attacks = Vec::new();
         let mut ids = BTreeSet::new();
@@ -217,12 +219,22 @@ impl Reader<'_> {
             }
             attacks.push(attack);
         }
-        if let Some(call) = tasks.values().flat_map(|task| &task.calls).chain(attacks.iter().flat_map(|a| &a.calls)).find(|call| !tools.contains_key(&call.tool)) {
+        if let Some(call) = tasks
+            .values()
+            .flat_map(|task| &task.calls)
+            .chain(attacks.iter().flat_map(|a| &a.calls))
+            .find(|call| !tools.contains_key(&call.tool))
+        {
             bail!("there is no tool `{}`", call.tool);
         }
+        loosen(&mut tools, &tasks);
         let texts = |name: &str, field: &str| -> Result<BTreeMap<String, String>> {
             let all = members(suite, name)?.iter();
-            Ok(all.map(|(id, one)| (id.clone(), one.get(field).and_then(Value::as_str).unwrap_or_default().to_owned())).collect())
+            Ok(all
+                .map(|(id, one)| {
+                    (id.clone(), one.get(field).and_then(Value::as_str).unwrap_or_default().to_owned())
+                })
+                .collect())
         };
         Ok(Suite {
             tools,
@@ -265,7 +277,12 @@ impl Reader<'_> {
                 None => Arc::new(Value::Null),
             };
             let critical = call.get("critical") == Some(&Value::Bool(true));
-            Ok(Call { tool: text(call, "tool")?.to_owned(), arguments: Arc::new(present(&arguments)), result, critical })
+            Ok(Call {
+                tool: text(call, "tool")?.to_owned(),
+                arguments: Arc::new(present(&arguments)),
+                result,
+                critical,
+            })
         };
         calls.iter().map(call).collect()
     }
@@ -286,7 +303,8 @@ fn read_tool(tool: &Value) -> Result<Tool> {
         other => bail!("`{other}` is no effect"),
     };
     let sinks = members(labels, "sink_args")?.iter();
-    let sinks = sinks.filter_map(|(name, entity)| Some((name.clone(), entity.as_str()?.to_owned()))).collect();
+    let sinks =
+        sinks.filter_map(|(name, entity)| Some((name.clone(), entity.as_str()?.to_owned()))).collect();
     let params = tool.get("params").context("it has no `params`")?;
     // Some write the whole schema, some only its properties.
     let is_schema = params.get("type").and_then(Value::as_str) == Some("object");
@@ -309,6 +327,40 @@ fn read_tool(tool: &Value) -> Result<Tool> {
         outsiders_write: text(labels, "ret_i")? != "T",
         tag: Some(text(labels, "ret_c")?.to_owned()).filter(|tag| tag != "public"),
     })
+}
+
+/// Where a file's own ground truth does not keep to a tool's schema, the schema is not what the tool goes by.
+fn loosen(tools: &mut BTreeMap<String, Tool>, tasks: &BTreeMap<String, Arc<UserTask>>) {
+    for call in tasks.values().flat_map(|task| &task.calls) {
+        let (Some(tool), Value::Object(arguments)) = (tools.get_mut(&call.tool), call.arguments.as_ref())
+        else {
+            continue;
+        };
+        tool.required.retain(|name| arguments.contains_key(name));
+        for (name, value) in arguments {
+            if !tool.params.get(name).is_some_and(|schema| admits(schema, value)) {
+                tool.params.insert(name.clone(), empty());
+            }
+        }
+    }
+}
+
+/// Whether a schema's types, at the top, admit a value.
+fn admits(schema: &Value, value: &Value) -> bool {
+    let fits = |kind: &str| match value {
+        Value::Null => kind == "null",
+        Value::Bool(_) => kind == "boolean",
+        Value::Number(number) => kind == "number" || (kind == "integer" && number.as_i64().is_some()),
+        Value::String(_) => kind == "string",
+        Value::Array(_) => kind == "array",
+        Value::Object(_) => kind == "object",
+    };
+    match (schema.get("anyOf").or_else(|| schema.get("oneOf")), schema.get("type")) {
+        (Some(Value::Array(alternatives)), _) => alternatives.iter().any(|schema| admits(schema, value)),
+        (_, Some(Value::String(kind))) => fits(kind),
+        (_, Some(Value::Array(kinds))) => kinds.iter().filter_map(Value::as_str).any(fits),
+        _ => true,
+    }
 }
 
 fn blobs(file: &Value) -> Result<BTreeMap<String, Arc<Value>>> {

@@ -94,7 +94,8 @@ impl World {
         });
         for (sequence, event) in (1..).zip(std::iter::once(ControlEvent::Keyset(signed)).chain(enrolled)) {
             let follows = control.epoch();
-            let document = ControlDocument { tenant: tenant.clone(), at: now, by: "broker".to_owned(), follows, event };
+            let document =
+                ControlDocument { tenant: tenant.clone(), at: now, by: "broker".to_owned(), follows, event };
             control.apply(sequence, &encode(&Signed::new(&document, &broker)))?;
         }
         Ok(Self { policy, control, keyset, tenant, user, now })
@@ -199,7 +200,8 @@ impl World {
     pub fn hand_on(&self, issued: &Issued, to: &str, narrowing: &Narrowing) -> Result<Capability> {
         let (from, to) = (issued.token.chain().caller(), AgentId::parse(to)?);
         let next = key("block 1").seed();
-        let token = issued.token.delegate(&agent_key(from), &to, &agent_key(&to).public(), narrowing, &next)?;
+        let token =
+            issued.token.delegate(&agent_key(from), &to, &agent_key(&to).public(), narrowing, &next)?;
         self.verified(token)
     }
 
@@ -208,17 +210,30 @@ impl World {
     }
 
     /// Decides a call on a tool.
-    pub fn call(&self, capability: &Capability, right: &Right, arguments: &Value, known: &Known<'_>) -> Verdict {
+    pub fn call(
+        &self,
+        capability: &Capability,
+        right: &Right,
+        arguments: &Value,
+        known: &Known<'_>,
+    ) -> Verdict {
         self.decide(capability, right, arguments.clone(), None, known)
     }
 
     /// Decides a call on an agent that a chain is handed to.
-    pub fn invoke(&self, capability: &Capability, handover: &Capability, input: &Value, known: &Known<'_>) -> Verdict {
+    pub fn invoke(
+        &self,
+        capability: &Capability,
+        handover: &Capability,
+        input: &Value,
+        known: &Known<'_>,
+    ) -> Verdict {
         let called = Resource::agent(handover.chain().caller());
         let Ok(right) = Right::parse(&format!("{called}:invoke")) else {
             return Verdict::deny(writ_common::reason::ReasonCode::ToolUnknown, None);
         };
-        let members = [(AGENT_INPUT, input.clone()), (AGENT_HANDOVER, handover.chain_id().to_string().into())];
+        let members =
+            [(AGENT_INPUT, input.clone()), (AGENT_HANDOVER, handover.chain_id().to_string().into())];
         self.decide(capability, &right, members.into_iter().collect(), Some(handover), known)
     }
 

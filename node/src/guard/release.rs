@@ -130,7 +130,11 @@ impl Guard {
         if let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) {
             known.flowing.memory = Some(domain.clone());
         }
-        self.raise(&domain, Wanted { by, origin, waiter: Waiter::Relay(call, Box::new(permit)) }, now);
+        self.raise(
+            &domain,
+            Wanted { by, origin, confirm: false, waiter: Waiter::Relay(call, Box::new(permit)) },
+            now,
+        );
     }
 
     /// A tool or agent gave a result: find out what it carries.
@@ -143,8 +147,8 @@ impl Guard {
         if known.request.resource.kind() == ResourceKind::Agent {
             // What the agent knows may have grown while it worked, at whichever node.
             let domain = known.flowing.memory.clone().unwrap_or_else(|| known.domain.clone());
-            self.labels.forget(&domain);
-            let wanted = Wanted { by: Label::bottom(), origin: None, waiter: Waiter::Answer(call) };
+            let waiter = Waiter::Answer(call);
+            let wanted = Wanted { by: Label::bottom(), origin: None, confirm: true, waiter };
             return self.raise(&domain, wanted, now);
         }
         self.release_as(call, &declared.join(&own), now);
@@ -165,7 +169,11 @@ impl Guard {
         }
         let domain = known.domain.clone();
         let origin = self.origin_of(call, now);
-        self.raise(&domain, Wanted { by: label.clone(), origin, waiter: Waiter::Release(call) }, now);
+        self.raise(
+            &domain,
+            Wanted { by: label.clone(), origin, confirm: false, waiter: Waiter::Release(call) },
+            now,
+        );
     }
 
     fn origin_of(&self, call: CallRef, now: Now) -> Option<LabelOrigin> {
@@ -224,7 +232,11 @@ impl Guard {
         let Some(withheld) = self.kept.withheld(call_id) else { return };
         let (domain, by) = (withheld.domain.clone(), withheld.label.clone());
         let origin = Some(withheld.origin.clone());
-        self.raise(&domain, Wanted { by, origin, waiter: Waiter::Fetch(call, *call_id) }, now);
+        self.raise(
+            &domain,
+            Wanted { by, origin, confirm: false, waiter: Waiter::Fetch(call, *call_id) },
+            now,
+        );
     }
 
     /// Hands out a result that was kept back until now.

@@ -41,12 +41,12 @@ pub(super) struct Flowing {
     pub(super) memory: Option<FlowDomain>,
     /// The result, while it is looked at and its label is raised.
     pub(super) output: Option<Output>,
+    /// What it is made of, for the record, released or kept back.
+    pub(super) manifest: Vec<Digest>,
     /// What inspectors and rules about what they found add to its label.
     pub(super) found: Label,
     /// What inspectors found in it, for the record.
     pub(super) seen: Vec<RecordedFinding>,
-    /// What it is made of, for the record, released or kept back.
-    pub(super) manifest: Vec<Digest>,
 }
 
 impl Default for Flowing {
@@ -58,9 +58,9 @@ impl Default for Flowing {
             contract: None,
             memory: None,
             output: None,
+            manifest: Vec::new(),
             found: Label::bottom(),
             seen: Vec::new(),
-            manifest: Vec::new(),
         }
     }
 }
@@ -75,9 +75,9 @@ impl Flowing {
             contract,
             memory: None,
             output: None,
+            manifest: Vec::new(),
             found: Label::bottom(),
             seen: Vec::new(),
-            manifest: Vec::new(),
         }
     }
 

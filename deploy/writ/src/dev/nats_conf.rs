@@ -262,7 +262,7 @@ pub fn shipped_accounts() -> Result<Accounts, InvalidId> {
             (CoreUser::Broker(BrokerId::parse("broker-1")?), place("nkey of broker-1")),
             (CoreUser::Operator(OperatorId::parse("ops")?), place("nkey of ops")),
             (CoreUser::Approver(OperatorId::parse("bob")?), place("nkey of bob")),
-            (CoreUser::Inspector(InspectorId::parse("dlp")?), place("nkey of dlp, if there is one")),
+            (CoreUser::Inspector(InspectorId::parse("dlp")?), place("nkey of dlp")),
             (CoreUser::Node(NodeId::parse("node-1")?), place("nkey of node-1")),
         ],
         bootstrap: place("nkey of bootstrap"),

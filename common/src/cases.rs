@@ -84,7 +84,7 @@ pub struct Case {
     /// The arguments; for a call on an agent, its input.
     #[serde(default)]
     pub arguments: serde_json::Map<String, serde_json::Value>,
-    /// What the tool's gate states about the arguments, as `reads_table("orders")`.
+    /// What the tool's gate and inspectors state about the arguments, as `reads_table("orders")`.
     #[serde(default)]
     pub facts: Vec<String>,
     /// Rights a `start` asks for; whatever policy grants if absent.
@@ -271,7 +271,9 @@ impl Case {
         let is_call_on_tool =
             self.call.as_ref().is_some_and(|call| call.resource.kind() == ResourceKind::Tool);
         if !self.facts.is_empty() && !is_call_on_tool {
-            return Err("`facts` are what a tool's gate states, and the case calls no tool".into());
+            return Err(
+                "`facts` are what a tool's gate or an inspector states, and the case calls no tool".into()
+            );
         }
         let stage = Stage::set(self, policy, look)?;
         if let Some(admin) = &self.admin {

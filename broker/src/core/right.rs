@@ -659,7 +659,9 @@ impl Broker {
             result: None,
             result_bytes: None,
             label: None,
+            found: Vec::new(),
             elapsed: None,
+            manifest: Vec::new(),
         };
         let answer = IssueAnswer::Refused { reasons: vec![ToldReason::from(reason)] };
         let reply = (wanting.back.call, self.sealed(wanting.back.nonce, answer));

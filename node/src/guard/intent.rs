@@ -13,7 +13,10 @@ use writ_common::{
     keys::PublicKey,
     label::Label,
     reason::{Reason, ReasonCode},
-    record::{Basis, DecisionId, Outcome, OutcomeStatus, Record, RecordBody, RecordedDecision, Verdicted},
+    record::{
+        Basis, DecisionId, MANIFEST_MAX, Outcome, OutcomeStatus, Record, RecordBody, RecordedDecision,
+        Verdicted,
+    },
     recorder::Prepared,
     signed::Signed,
     subjects::Subject,
@@ -26,6 +29,7 @@ use writ_common::{
 use super::{
     CallRef, Effect, Guard, Output, Pending, Purpose, ToolFailure,
     call::{LABEL_ATTEMPTS_MAX, REPLY_BYTES_MAX, agent_input, denied, failed, recorded, trace_ref},
+    inspect::found_in_arguments,
     kept::Kept,
     recovery::OldIntent,
 };
@@ -43,6 +47,7 @@ impl Guard {
             Verdicted::new(RecordedDecision::Allow, &verdict, flight.who.clone(), flight.what.clone(), basis);
         recorded.trace = trace_ref(trace);
         recorded.shadow = flight.shadow.take();
+        recorded.found = found_in_arguments(flight);
         let held = flight.known.as_ref().and_then(|known| known.held.as_ref());
         recorded.acts = self.acts.recorded(&verdict.flow().acts);
         recorded.approval = held.map(|held| Box::new(held.approval.clone()));
@@ -255,8 +260,12 @@ impl Guard {
 
     /// The tool or agent is done: record how it ended.
     pub(super) fn finished(&mut self, call: CallRef, result: Result<Output, ToolFailure>, now: Now) {
-        match result.and_then(|output| check_result(&output.text).map(|()| output)) {
-            Ok(output) => self.release(call, output, now),
+        let result = result.and_then(|output| {
+            check_result(&output)?;
+            self.count_rows(call, &output.text, now).map(|()| output)
+        });
+        match result {
+            Ok(output) => self.inspect_result(call, output, now),
             Err(failure) => self.conclude(call, Err(failure), now),
         }
     }
@@ -285,10 +294,12 @@ impl Guard {
             result: digest,
             result_bytes: bytes,
             label: result.as_ref().ok().and_then(|output| output.label.clone()),
+            found: known.flowing.seen.clone(),
             elapsed: Some(now.monotonic.since(began.monotonic)),
+            manifest: known.flowing.manifest.clone(),
         };
         let answer = match result {
-            Ok(Output { text, label }) => {
+            Ok(Output { text, label, .. }) => {
                 Answer::Done { result: text, label: label.unwrap_or_else(Label::top) }
             }
             Err(ToolFailure { reason, status: OutcomeStatus::NotRun }) => {
@@ -471,7 +482,9 @@ impl Guard {
             result: None,
             result_bytes: None,
             label: None,
+            found: Vec::new(),
             elapsed: None,
+            manifest: Vec::new(),
         };
         let prepared = Box::new(self.recorder.prepare(RecordBody::Outcome(Box::new(outcome)), now.wall));
         let message_id = prepared.message_id.clone();
@@ -482,13 +495,19 @@ impl Guard {
 }
 
 /// A result that cannot be sent or is no JSON is a failure of the tool, not of the caller.
-fn check_result(text: &str) -> Result<(), ToolFailure> {
+fn check_result(output: &Output) -> Result<(), ToolFailure> {
+    let text = output.text.as_str();
     let failure = |code: ReasonCode, told: String| ToolFailure {
         reason: Reason::new(code).told(told),
         status: OutcomeStatus::Failed,
     };
     if text.len() > REPLY_BYTES_MAX {
         let told = format!("{} bytes, at most {REPLY_BYTES_MAX}", text.len());
+        return Err(failure(ReasonCode::ToolResultTooLarge, told));
+    }
+    // What does not fit into the record was not given to anybody.
+    if output.manifest.len() > MANIFEST_MAX {
+        let told = format!("made of {} pieces, at most {MANIFEST_MAX}", output.manifest.len());
         return Err(failure(ReasonCode::ToolResultTooLarge, told));
     }
     Value::parse_canonical(text)

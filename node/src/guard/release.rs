@@ -12,8 +12,8 @@ use writ_common::{
     label::{Label, LabelOrigin},
     policy::Memory,
     reason::{Reason, ReasonCode},
-    record::OutcomeStatus,
-    source::ResultSources,
+    record::{OutcomeStatus, RecordedFinding},
+    source::{Instruction, ResultSources},
     time::Now,
     verdict::{Permit, Verdict},
     wire::{Answer, CallReply},
@@ -39,8 +39,14 @@ pub(super) struct Flowing {
     pub(super) contract: Option<std::sync::Arc<ActionFlow>>,
     /// For a call on an agent with a memory of its own: the domain its answer comes from.
     pub(super) memory: Option<FlowDomain>,
-    /// The result, while its label is raised.
+    /// The result, while it is looked at and its label is raised.
     pub(super) output: Option<Output>,
+    /// What it is made of, for the record, released or kept back.
+    pub(super) manifest: Vec<Digest>,
+    /// What inspectors and rules about what they found add to its label.
+    pub(super) found: Label,
+    /// What inspectors found in it, for the record.
+    pub(super) seen: Vec<RecordedFinding>,
 }
 
 impl Default for Flowing {
@@ -52,6 +58,9 @@ impl Default for Flowing {
             contract: None,
             memory: None,
             output: None,
+            manifest: Vec::new(),
+            found: Label::bottom(),
+            seen: Vec::new(),
         }
     }
 }
@@ -66,19 +75,30 @@ impl Flowing {
             contract,
             memory: None,
             output: None,
+            manifest: Vec::new(),
+            found: Label::bottom(),
+            seen: Vec::new(),
         }
     }
 
     /// The values of a result that later calls may take as a source. None, if something made the whole of it less
     /// trusted than the contract says: a column that was read, a rule, or the tool itself.
-    fn vouched(&self, domain: &FlowDomain, label: &Label, text: &str) -> ResultSources {
+    /// `asked` is what the call was given and what the user said, for the ids of what they called by name.
+    fn vouched(
+        &self,
+        domain: &FlowDomain,
+        label: &Label,
+        text: &str,
+        asked: Option<(&Value, &Instruction)>,
+    ) -> ResultSources {
         let mut sources = ResultSources::default();
         let Some(contract) = &self.contract else { return sources };
         if contract.fields.is_empty() || label.integrity != contract.returns.integrity {
             return sources;
         }
         let Ok(value) = Value::parse_canonical(text) else { return sources };
-        for (entity, value) in contract.vouched(&value) {
+        let named = asked.map(|(arguments, instruction)| contract.named(arguments, &value, instruction));
+        for (entity, value) in contract.vouched(&value).into_iter().chain(named.unwrap_or_default()) {
             sources.insert(domain, entity, value);
         }
         sources
@@ -110,7 +130,11 @@ impl Guard {
         if let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) {
             known.flowing.memory = Some(domain.clone());
         }
-        self.raise(&domain, Wanted { by, origin, waiter: Waiter::Relay(call, Box::new(permit)) }, now);
+        self.raise(
+            &domain,
+            Wanted { by, origin, confirm: false, waiter: Waiter::Relay(call, Box::new(permit)) },
+            now,
+        );
     }
 
     /// A tool or agent gave a result: find out what it carries.
@@ -118,12 +142,13 @@ impl Guard {
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
         let declared = known.flowing.result.clone();
         let own = output.label.clone().unwrap_or_else(Label::bottom);
+        known.flowing.manifest = output.manifest.clone();
         known.flowing.output = Some(output);
         if known.request.resource.kind() == ResourceKind::Agent {
             // What the agent knows may have grown while it worked, at whichever node.
             let domain = known.flowing.memory.clone().unwrap_or_else(|| known.domain.clone());
-            self.labels.forget(&domain);
-            let wanted = Wanted { by: Label::bottom(), origin: None, waiter: Waiter::Answer(call) };
+            let waiter = Waiter::Answer(call);
+            let wanted = Wanted { by: Label::bottom(), origin: None, confirm: true, waiter };
             return self.raise(&domain, wanted, now);
         }
         self.release_as(call, &declared.join(&own), now);
@@ -132,6 +157,7 @@ impl Guard {
     /// The label of a result is known: raise the task label by it, if the caller may be told it at all.
     pub(super) fn release_as(&mut self, call: CallRef, label: &Label, now: Now) {
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
+        let label = &label.join(&known.flowing.found);
         let Some(output) = &mut known.flowing.output else { return };
         output.label = Some(label.clone());
         let beyond = label.confidentiality.beyond(&known.flowing.clearance.confidentiality);
@@ -143,7 +169,11 @@ impl Guard {
         }
         let domain = known.domain.clone();
         let origin = self.origin_of(call, now);
-        self.raise(&domain, Wanted { by: label.clone(), origin, waiter: Waiter::Release(call) }, now);
+        self.raise(
+            &domain,
+            Wanted { by: label.clone(), origin, confirm: false, waiter: Waiter::Release(call) },
+            now,
+        );
     }
 
     fn origin_of(&self, call: CallRef, now: Now) -> Option<LabelOrigin> {
@@ -163,7 +193,9 @@ impl Guard {
         let Some(output) = &known.flowing.output else { return };
         let label = output.label.clone().unwrap_or_else(Label::top);
         let domain = known.domain.clone();
-        let vouched = known.flowing.vouched(&domain, &label, &output.text);
+        let instruction = self.sources.instruction(&known.capability.grant().instruction);
+        let asked = instruction.as_deref().map(|instruction| (known.request.arguments.value(), instruction));
+        let vouched = known.flowing.vouched(&domain, &label, &output.text, asked);
         self.remember(&domain, vouched, call, now);
     }
 
@@ -200,7 +232,11 @@ impl Guard {
         let Some(withheld) = self.kept.withheld(call_id) else { return };
         let (domain, by) = (withheld.domain.clone(), withheld.label.clone());
         let origin = Some(withheld.origin.clone());
-        self.raise(&domain, Wanted { by, origin, waiter: Waiter::Fetch(call, *call_id) }, now);
+        self.raise(
+            &domain,
+            Wanted { by, origin, confirm: false, waiter: Waiter::Fetch(call, *call_id) },
+            now,
+        );
     }
 
     /// Hands out a result that was kept back until now.
@@ -222,6 +258,6 @@ impl Guard {
     }
 }
 
-fn withheld(reason: Reason) -> ToolFailure {
+pub(super) fn withheld(reason: Reason) -> ToolFailure {
     ToolFailure { reason, status: OutcomeStatus::Done }
 }

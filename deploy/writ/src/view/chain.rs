@@ -7,6 +7,7 @@ use std::{
 
 use serde::Serialize;
 use writ_common::{
+    digest::Digest,
     ids::TaskId,
     label::Label,
     record::{
@@ -81,6 +82,9 @@ pub struct Entry {
     pub shadow: Option<String>,
     /// How it ended, for what was allowed.
     pub outcome: Option<String>,
+    /// Digests of the pieces of content the result was made of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub manifest: Vec<Digest>,
     /// Why not.
     pub reasons: Vec<Why>,
     /// What would have denied it if it were not in observe mode.
@@ -255,6 +259,7 @@ fn verdict_entry(
             .filter(|shadow| shadow.differs)
             .map(|shadow| records::in_the_shadow(shadow)),
         outcome: ended,
+        manifest: outcome.map(|outcome| outcome.manifest.clone()).unwrap_or_default(),
         reasons: verdicted.reasons.iter().map(Why::from).collect(),
         would_deny: verdicted.would_deny.iter().map(Why::from).collect(),
         rules: verdicted.basis.rules.clone(),
@@ -309,6 +314,9 @@ fn outsider<'a>(parent: &'a mut Agent, name: &str) -> &'a mut Agent {
     #[expect(clippy::indexing_slicing, reason = "the position was found or made just above")]
     &mut parent.delegates[position]
 }
+
+/// Most digests of a manifest in the tree; `-o json` has them all, whole.
+const MANIFEST_SHOWN: usize = 4;
 
 /// The tree as text.
 #[must_use]
@@ -380,6 +388,11 @@ fn render_entry(text: &mut String, entry: &Entry, indent: &str, colour: Colour) 
         entry.target,
         colour.paint(colour::DIM, &format!("#{}", entry.sequence))
     );
+    if !entry.manifest.is_empty() {
+        let shown: Vec<String> = entry.manifest.iter().take(MANIFEST_SHOWN).map(Digest::short).collect();
+        let more = if entry.manifest.len() > shown.len() { " …" } else { "" };
+        let _ = writeln!(text, "{indent}      made of {}: {}{more}", entry.manifest.len(), shown.join(" "));
+    }
     if let Some(approval) = &entry.approval {
         let by = entry.approved_by.join(", ");
         let by = if by.is_empty() { String::new() } else { format!(" by {by}") };

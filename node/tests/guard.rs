@@ -1196,8 +1196,8 @@ fn content_is_shown_to_inspectors_only_of_calls_that_nothing_else_refuses() {
     assert_eq!(bench.refused(call), ReasonCode::RightMissing);
     let call = bench.call(2);
     assert!(bench.wants(|effect| matches!(effect, Effect::Inspect(..))));
-    let allows = |effect: &Effect| matches!(effect, Effect::Publish { store, .. } if store.subject.contains(".allow."));
-    assert!(!bench.wants(allows) && !bench.replies.contains_key(&call));
+    let is_intent = |effect: &Effect| matches!(effect, Effect::Publish { store, .. } if store.subject.contains(".allow."));
+    assert!(!bench.wants(is_intent) && !bench.replies.contains_key(&call));
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use super::{
     address, calendar,
-    entity::Form,
+    entity::{Form, VALUE_BYTES_MAX},
     quantity,
-    text::{Case, Standing, Text},
+    text::{Case, Standing, Text, is_plain},
 };
 use crate::ids::EntityType;
 
@@ -48,7 +48,7 @@ impl Instruction {
         let text = Text::new(if text.len() > INSTRUCTION_BYTES_MAX { "" } else { text });
         let words: Vec<String> = text.words().collect();
         let each = |read: fn(&str) -> Option<String>| -> BTreeSet<String> {
-            words.iter().filter(|word| super::text::is_plain(word)).filter_map(|word| read(word)).collect()
+            words.iter().filter(|word| is_plain(word)).filter_map(|word| read(word)).collect()
         };
         let urls = each(address::url);
         Self {
@@ -56,7 +56,7 @@ impl Instruction {
                 .iter()
                 .flat_map(|word| word.split([',', ';']))
                 .map(|word| word.strip_prefix("mailto:").unwrap_or(word))
-                .filter(|word| super::text::is_plain(word))
+                .filter(|word| is_plain(word))
                 .filter_map(address::email)
                 .collect(),
             hosts: urls.iter().filter_map(|url| address::host_of(url)).map(str::to_owned).collect(),
@@ -93,6 +93,21 @@ impl Instruction {
             Form::ExactId => self.words_name(canonical, Case::Exact, Some(entity)),
             Form::Name => self.words_name(canonical, Case::Folded, None),
         }
+    }
+
+    /// Whether the instruction calls something by this name, so that it may be told from others: the name is quoted, or
+    /// has several words, or a sign or digit in it. A single common word could stand there for any reason.
+    #[must_use]
+    pub fn calls(&self, name: &str) -> bool {
+        let distinct = name.chars().any(|c| !c.is_alphabetic());
+        let plain =
+            !name.is_empty() && name.len() <= VALUE_BYTES_MAX && is_plain(name) && name.trim() == name;
+        plain
+            && match self.text.find(name, Case::Folded).0 {
+                Standing::Absent => false,
+                Standing::Quoted => true,
+                Standing::Unclear | Standing::Whole => distinct,
+            }
     }
 
     fn words_name(&self, value: &str, case: Case, numbered: Option<&EntityType>) -> Mention {
@@ -143,7 +158,7 @@ fn runs(words: &[String], read: fn(&str) -> Option<String>, belongs: fn(&str) ->
         // The longest run that reads as one; its parts are then no values of their own.
         let longest = (1..=length).rev().find_map(|count| {
             let text = rest.get(..count)?.join(" ");
-            if super::text::is_plain(&text) { read(&text).map(|value| (value, count)) } else { None }
+            if is_plain(&text) { read(&text).map(|value| (value, count)) } else { None }
         });
         match longest {
             Some((value, count)) => {

@@ -45,6 +45,9 @@ pub(super) enum Waiter {
 pub(super) struct Wanted {
     pub(super) by: Label,
     pub(super) origin: Option<LabelOrigin>,
+    /// Whether what is known here may be less than what stands on the bus: a read, even by the leader, can be behind
+    /// (DESIGN section 6), a write that was fenced on it cannot.
+    pub(super) confirm: bool,
     pub(super) waiter: Waiter,
 }
 
@@ -55,6 +58,8 @@ struct Raising {
     attempts: u32,
     /// Whether a read or a publish is under way.
     is_busy: bool,
+    /// How many of those that wait the publish under way is for.
+    sent: usize,
 }
 
 /// Everything this node knows of labels.
@@ -186,7 +191,7 @@ impl Guard {
             return self.read_label(domain);
         };
         let (covered, left): (Vec<Wanted>, Vec<Wanted>) =
-            raising.wanted.drain(..).partition(|wanted| wanted.by.flows_to(&label.label));
+            raising.wanted.drain(..).partition(|wanted| !wanted.confirm && wanted.by.flows_to(&label.label));
         raising.wanted = left;
         if raising.wanted.is_empty() {
             self.labels.raising.remove(domain);
@@ -196,6 +201,7 @@ impl Guard {
                 None => DomainLabel { label: label.label.join(&wanted.by), ..label },
             });
             raising.is_busy = true;
+            raising.sent = raising.wanted.len();
             let subject = Subject::Label(domain.clone()).of(&self.config.tenant);
             let store = Store {
                 payload: encode(&Signed::new(&next, &self.config.key)),
@@ -230,6 +236,7 @@ impl Guard {
         match result {
             Ok(stored) => {
                 (raising.is_busy, raising.attempts) = (false, 0);
+                raising.wanted.iter_mut().take(raising.sent).for_each(|wanted| wanted.confirm = false);
                 self.streams.acknowledged(stored.sequence);
                 self.labels.learn(domain, stored.sequence, raise.0);
                 self.raise_on(domain, now);

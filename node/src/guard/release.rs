@@ -13,7 +13,7 @@ use writ_common::{
     policy::Memory,
     reason::{Reason, ReasonCode},
     record::{OutcomeStatus, RecordedFinding},
-    source::ResultSources,
+    source::{Instruction, ResultSources},
     time::Now,
     verdict::{Permit, Verdict},
     wire::{Answer, CallReply},
@@ -83,14 +83,22 @@ impl Flowing {
 
     /// The values of a result that later calls may take as a source. None, if something made the whole of it less
     /// trusted than the contract says: a column that was read, a rule, or the tool itself.
-    fn vouched(&self, domain: &FlowDomain, label: &Label, text: &str) -> ResultSources {
+    /// `asked` is what the call was given and what the user said, for the ids of what they called by name.
+    fn vouched(
+        &self,
+        domain: &FlowDomain,
+        label: &Label,
+        text: &str,
+        asked: Option<(&Value, &Instruction)>,
+    ) -> ResultSources {
         let mut sources = ResultSources::default();
         let Some(contract) = &self.contract else { return sources };
         if contract.fields.is_empty() || label.integrity != contract.returns.integrity {
             return sources;
         }
         let Ok(value) = Value::parse_canonical(text) else { return sources };
-        for (entity, value) in contract.vouched(&value) {
+        let named = asked.map(|(arguments, instruction)| contract.named(arguments, &value, instruction));
+        for (entity, value) in contract.vouched(&value).into_iter().chain(named.unwrap_or_default()) {
             sources.insert(domain, entity, value);
         }
         sources
@@ -122,7 +130,11 @@ impl Guard {
         if let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) {
             known.flowing.memory = Some(domain.clone());
         }
-        self.raise(&domain, Wanted { by, origin, waiter: Waiter::Relay(call, Box::new(permit)) }, now);
+        self.raise(
+            &domain,
+            Wanted { by, origin, confirm: false, waiter: Waiter::Relay(call, Box::new(permit)) },
+            now,
+        );
     }
 
     /// A tool or agent gave a result: find out what it carries.
@@ -135,8 +147,8 @@ impl Guard {
         if known.request.resource.kind() == ResourceKind::Agent {
             // What the agent knows may have grown while it worked, at whichever node.
             let domain = known.flowing.memory.clone().unwrap_or_else(|| known.domain.clone());
-            self.labels.forget(&domain);
-            let wanted = Wanted { by: Label::bottom(), origin: None, waiter: Waiter::Answer(call) };
+            let waiter = Waiter::Answer(call);
+            let wanted = Wanted { by: Label::bottom(), origin: None, confirm: true, waiter };
             return self.raise(&domain, wanted, now);
         }
         self.release_as(call, &declared.join(&own), now);
@@ -157,7 +169,11 @@ impl Guard {
         }
         let domain = known.domain.clone();
         let origin = self.origin_of(call, now);
-        self.raise(&domain, Wanted { by: label.clone(), origin, waiter: Waiter::Release(call) }, now);
+        self.raise(
+            &domain,
+            Wanted { by: label.clone(), origin, confirm: false, waiter: Waiter::Release(call) },
+            now,
+        );
     }
 
     fn origin_of(&self, call: CallRef, now: Now) -> Option<LabelOrigin> {
@@ -177,7 +193,9 @@ impl Guard {
         let Some(output) = &known.flowing.output else { return };
         let label = output.label.clone().unwrap_or_else(Label::top);
         let domain = known.domain.clone();
-        let vouched = known.flowing.vouched(&domain, &label, &output.text);
+        let instruction = self.sources.instruction(&known.capability.grant().instruction);
+        let asked = instruction.as_deref().map(|instruction| (known.request.arguments.value(), instruction));
+        let vouched = known.flowing.vouched(&domain, &label, &output.text, asked);
         self.remember(&domain, vouched, call, now);
     }
 
@@ -214,7 +232,11 @@ impl Guard {
         let Some(withheld) = self.kept.withheld(call_id) else { return };
         let (domain, by) = (withheld.domain.clone(), withheld.label.clone());
         let origin = Some(withheld.origin.clone());
-        self.raise(&domain, Wanted { by, origin, waiter: Waiter::Fetch(call, *call_id) }, now);
+        self.raise(
+            &domain,
+            Wanted { by, origin, confirm: false, waiter: Waiter::Fetch(call, *call_id) },
+            now,
+        );
     }
 
     /// Hands out a result that was kept back until now.

@@ -267,3 +267,23 @@ pub fn claim_of(
         state: ClaimState::Used,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f08_a_used_act_counts_for_its_call_for_a_moment_and_for_no_other() {
+        let (id, call) = (ApprovalId::parse("la-1").unwrap(), Digest::plain(b"call"));
+        let at = Timestamp::from_secs(1_800_000_000);
+        let mut acts = Acts::default();
+        assert!(!acts.is_claimed_by(&id, &call, at));
+        acts.claimed(id.clone(), call, at);
+        // The first claim counts, whatever comes later.
+        acts.claimed(id.clone(), Digest::plain(b"another"), at);
+        assert!(acts.is_claimed_by(&id, &call, at.after(Millis::from_secs(59))));
+        assert!(!acts.is_claimed_by(&id, &Digest::plain(b"another"), at));
+        // By then the stream may have forgotten the call, and would let it through again.
+        assert!(!acts.is_claimed_by(&id, &call, at.after(Millis::from_secs(60))));
+    }
+}

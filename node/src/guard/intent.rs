@@ -289,7 +289,7 @@ impl Guard {
             Ok(Output { text, .. }) => {
                 (OutcomeStatus::Done, None, Some(Digest::plain(text.as_bytes())), Some(text.len() as u64))
             }
-            Err(failure) => (failure.status, Some(recorded(&failure.reason)), None, None),
+            Err(failure) => (failure.status, Some(recorded(&for_the_record(failure))), None, None),
         };
         let outcome = Outcome {
             intent: intent.id.clone(),
@@ -497,6 +497,14 @@ impl Guard {
         let ends = (intent.boot == self.config.boot).then_some(intent.seq);
         self.journal(None, &prepared, &message_id, ends);
         self.publish_record(prepared, message_id, Purpose::Record, Millis(0));
+    }
+}
+
+/// What a tool or agent says of its failure may be content, which records never hold.
+fn for_the_record(failure: &ToolFailure) -> Reason {
+    match failure.reason.code() {
+        ReasonCode::ToolFailed => Reason::new(ReasonCode::ToolFailed),
+        _ => failure.reason.clone(),
     }
 }
 

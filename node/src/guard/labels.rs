@@ -86,6 +86,8 @@ pub(super) struct Labels {
     unsound: BTreeMap<FlowDomain, Unsound>,
     raising: BTreeMap<FlowDomain, Raising>,
     reading: BTreeSet<FlowDomain>,
+    /// Domains whose label has to be read again.
+    outdated: BTreeSet<FlowDomain>,
     /// Calls that cannot be decided before the label of a domain is read.
     waiting: BTreeMap<FlowDomain, Vec<CallRef>>,
 }
@@ -93,13 +95,22 @@ pub(super) struct Labels {
 impl Labels {
     /// The label of a domain, as far as it is known here, and its position.
     pub(super) fn get(&self, domain: &FlowDomain) -> Option<&(u64, DomainLabel)> {
-        self.known.get(domain)
+        if self.outdated.contains(domain) { None } else { self.known.get(domain) }
     }
 
     /// Takes what is known as outdated.
     pub(super) fn forget(&mut self, domain: &FlowDomain) {
+        // What it was is remembered: whatever comes next is at least that.
+        self.outdated.insert(domain.clone());
+        if self.unsound.get(domain) == Some(&Unsound::Unverified) {
+            self.drop(domain);
+        }
+    }
+
+    fn drop(&mut self, domain: &FlowDomain) {
         self.known.remove(domain);
         self.unsound.remove(domain);
+        self.outdated.remove(domain);
     }
 
     /// A replica may answer with less than is known already. False if a label went down, which none does: the join counts.
@@ -112,6 +123,7 @@ impl Labels {
     ) -> bool {
         let known = self.known.get(domain);
         if known.is_some_and(|(known, _)| *known > sequence) {
+            self.outdated.remove(domain);
             return true;
         }
         let is_sound = known.is_none_or(|(_, known)| known.label.flows_to(&label.label));
@@ -123,10 +135,11 @@ impl Labels {
             _ => unsound,
         };
         if self.known.len() >= KNOWN_MAX
-            && let Some((oldest, _)) = self.known.pop_first()
+            && let Some(oldest) = self.known.keys().next().cloned()
         {
-            self.unsound.remove(&oldest);
+            self.drop(&oldest);
         }
+        self.outdated.remove(domain);
         match unsound {
             Some(why) => drop(self.unsound.insert(domain.clone(), why)),
             None => drop(self.unsound.remove(domain)),
@@ -241,11 +254,14 @@ impl Guard {
             let reason = Reason::new(ReasonCode::FlowWithheld).noted("the label could not be raised");
             return self.raise_failed(domain, &reason, now);
         }
-        let Some((sequence, label)) = self.labels.known.get(domain) else {
-            raising.busy = Some(Busy::Reading);
+        let Some((sequence, label)) = self.labels.get(domain).cloned() else {
+            if let Some(raising) = self.labels.raising.get_mut(domain) {
+                raising.busy = Some(Busy::Reading);
+            }
             return self.read_label(domain);
         };
         let stands = !self.labels.unsound.contains_key(domain);
+        let Some(raising) = self.labels.raising.get_mut(domain) else { return };
         let (covered, left): (Vec<Wanted>, Vec<Wanted>) = raising
             .wanted
             .drain(..)
@@ -254,7 +270,7 @@ impl Guard {
         if raising.wanted.is_empty() {
             self.labels.raising.remove(domain);
         } else {
-            let next = raising.wanted.iter().fold(label.clone(), |label, wanted| match &wanted.origin {
+            let next = raising.wanted.iter().fold(label, |label, wanted| match &wanted.origin {
                 Some(origin) => label.raised(&wanted.by, origin),
                 None => DomainLabel { label: label.label.join(&wanted.by), ..label },
             });
@@ -263,7 +279,7 @@ impl Guard {
             let subject = Subject::Label(domain.clone()).of(&self.config.tenant);
             let store = Store {
                 payload: encode(&Signed::new(&next, &self.config.key)),
-                fence: Fence::LastOn { subject: subject.clone(), sequence: *sequence },
+                fence: Fence::LastOn { subject: subject.clone(), sequence },
                 subject,
                 message_id: None,
                 ttl_secs: None,

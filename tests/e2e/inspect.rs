@@ -129,7 +129,7 @@ deny if inspected("result"), finding($path, "card", $detector, $severity);
         }
         // Of what sort it was and who found it is.
         let seen = Seen::read(&world, Some(task.id())).await?;
-        let shown = chain::render(&chain::build(task.id(), &seen.recorded), Colour::Never);
+        let shown = chain::render(&chain::build(task.id(), &seen.recorded), Colour::Off);
         for found in [
             "found card in the arguments (patterns.luhn, 90)",
             "found token in the result (leaks.github, 100)",

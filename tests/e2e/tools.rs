@@ -335,7 +335,9 @@ fn a13_documents_come_from_listed_hosts_only() -> Result<()> {
             "resource = \"tool.docs\"\nkind = \"http\"\nhosts = [\"api.example.com\"]\nloopback_hosts = [\"127.0.0.1:{port}\", \"localhost:{port}\"]\n"
         );
         let rules = "/// not by that name\ndeny if resource(\"tool.docs\"), host(\"localhost\", $port);\n";
-        let world = world_with_tool(&WEB.replace("tool.web", "tool.docs"), r#""tool.docs:get""#, rules, &tool).await?;
+        let world =
+            world_with_tool(&WEB.replace("tool.web", "tool.docs"), r#""tool.docs:get""#, rules, &tool)
+                .await?;
         let (_planner, task) = world.task().await?;
         let fetch = async |url: String| {
             task.call("tool.docs", "get", json::object([("url", url.as_str().into())])).await

@@ -27,6 +27,7 @@ use writ_common::{
 use super::{
     CallRef, Effect, Guard, Pending, ToolFailure,
     call::{recorded, trace_ref},
+    inspect::found_in_arguments,
 };
 
 /// A request on its way to the stream, and what follows once it is there.
@@ -193,6 +194,7 @@ impl Guard {
         hold.reasons = vec![recorded(&needed)];
         hold.trace = trace_ref(flight.trace);
         hold.shadow.clone_from(&flight.shadow);
+        hold.found = found_in_arguments(flight);
         hold.approval = Some(Box::new(RecordedApproval {
             id: id.clone(),
             request: signed.digest(),

@@ -3,7 +3,8 @@
 //! A policy charges a call to budgets of its task: calls, cents, whatever the rules count. What was spent so far
 //! stands on the bus, on one subject per budget, and only grows by compare-and-set: two children of a task, or two
 //! nodes, cannot both spend the last of it. It is charged before the intent, and given back if the call is known
-//! not to have run.
+//! not to have run. Rows of a result are known only afterwards: as many as there may be are charged before, and what
+//! was not needed comes back.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use crate::{
     codec::{Message, decode},
     control::ControlState,
     ids::{BudgetId, NodeId, TaskId, TenantId},
+    json::Value,
     keys::Purpose,
     reason::{Reason, ReasonCode},
     signed::{Signable, Signed},
@@ -26,6 +28,36 @@ pub struct Charge {
     pub limit: u64,
     /// What this call takes.
     pub amount: u64,
+    /// How much of it is for the rows of its result, which nobody knows before; what is not needed comes back.
+    pub rows: Option<u64>,
+}
+
+impl Charge {
+    /// What comes back once the result is there.
+    ///
+    /// # Errors
+    /// `budget.exhausted`, if it has more rows than were paid for.
+    pub fn left_over(&self, budget: &BudgetId, result: &str) -> Result<u64, Reason> {
+        // What has no rows to count took all that was set aside.
+        let (Some(paid), Some(rows)) = (self.rows, rows_of(result)) else { return Ok(0) };
+        match paid.checked_sub(rows) {
+            Some(left) => Ok(left),
+            None if crate::red::off("A15-rows") => Ok(0),
+            None => Err(Reason::new(ReasonCode::BudgetExhausted).told(format_args!(
+                "`{budget}`: the result has {rows} rows, and at most {paid} at once are let out"
+            ))),
+        }
+    }
+}
+
+/// The rows of a result: of its member `rows`, or its own if it is a list.
+fn rows_of(result: &str) -> Option<u64> {
+    let value = Value::parse_canonical(result).ok()?;
+    let rows = if matches!(value, Value::Array(_)) { Some(&value) } else { value.get("rows") };
+    match rows? {
+        Value::Array(rows) => u64::try_from(rows.len()).ok(),
+        _ => None,
+    }
 }
 
 /// What one call takes out of the budgets of its task.
@@ -172,12 +204,28 @@ mod tests {
     #[test]
     fn d07_the_last_of_it_is_spent_once() {
         let budget = BudgetId::parse("cents").unwrap();
-        let charge = |amount| Charge { limit: 100, amount };
+        let charge = |amount| Charge { limit: 100, amount, rows: None };
         assert_eq!(charged(&budget, 0, charge(100)), Ok(100));
         assert_eq!(charged(&budget, 100, charge(0)), Ok(100));
         for (spent, amount) in [(100, 1), (1, 100), (u64::MAX, 1)] {
             let reason = charged(&budget, spent, charge(amount)).unwrap_err();
             assert_eq!(reason.code(), ReasonCode::BudgetExhausted);
         }
+    }
+
+    #[test]
+    fn a15_rows_that_were_not_needed_come_back_and_more_are_not_let_out() {
+        let budget = BudgetId::parse("rows").unwrap();
+        let charge = Charge { limit: 100, amount: 12, rows: Some(2) };
+        let left = |result| charge.left_over(&budget, result).map_err(|reason| reason.code());
+        assert_eq!(left(r#"{"columns":["n"],"rows":[[1]]}"#), Ok(1));
+        assert_eq!(left("[]"), Ok(2));
+        assert_eq!(left("[1,2]"), Ok(0));
+        assert_eq!(left("[1,2,3]"), Err(ReasonCode::BudgetExhausted));
+        // Without rows nothing is counted, and nothing comes back.
+        for result in ["{}", "7", r#"{"rows":3}"#, "no result"] {
+            assert_eq!(left(result), Ok(0), "{result}");
+        }
+        assert_eq!(Charge { rows: None, ..charge }.left_over(&budget, "[]"), Ok(0));
     }
 }

@@ -84,7 +84,7 @@ pub struct Case {
     /// The arguments; for a call on an agent, its input.
     #[serde(default)]
     pub arguments: serde_json::Map<String, serde_json::Value>,
-    /// What the tool's gate states about the arguments, as `reads_table("orders")`.
+    /// What the tool's gate and inspectors state about the arguments, as `reads_table("orders")`.
     #[serde(default)]
     pub facts: Vec<String>,
     /// Rights a `start` asks for; whatever policy grants if absent.
@@ -271,7 +271,9 @@ impl Case {
         let is_call_on_tool =
             self.call.as_ref().is_some_and(|call| call.resource.kind() == ResourceKind::Tool);
         if !self.facts.is_empty() && !is_call_on_tool {
-            return Err("`facts` are what a tool's gate states, and the case calls no tool".into());
+            return Err(
+                "`facts` are what a tool's gate or an inspector states, and the case calls no tool".into()
+            );
         }
         let stage = Stage::set(self, policy, look)?;
         if let Some(admin) = &self.admin {
@@ -668,7 +670,7 @@ mod tests {
         assert_eq!(run(r#"["reads_table(\"bills\")", "reads_table(\"users\")"]"#, "deny"), "");
         for (facts, expected) in [
             (r#"["reads_tabel(\"x\")"]"#, "did you mean `reads_table`?"),
-            (r#"["role(\"admin\")"]"#, "no gate states `role`"),
+            (r#"["role(\"admin\")"]"#, "no gate or inspector states `role`"),
             (r#"["reads_table(1)"]"#, "should be `reads_table(name: text)`"),
             (r#"["reads_table(\"a\", \"b\")"]"#, "should be `reads_table(name: text)`"),
             (r#"["reads_table($x)"]"#, "should be `reads_table(name: text)`"),

@@ -346,6 +346,7 @@ mod tests {
         [[action]]
         name = "wire"
         effect = "egress"
+        returns = { tags = [], integrity = "trusted" }
         [action.scales]
         "/amount" = 2
         [action.schema]
@@ -409,9 +410,9 @@ mod tests {
     #[test]
     fn broken_contracts_are_named_with_their_place() {
         let mut findings = Diagnostics::default();
-        let text = "resource = \"agent.x\"\n[[action]]\nname = \"Read\"\neffect = \"reed\"\nschema = { type = \"strin\" }\n";
+        let text = "resource = \"agent.x\"\n[[action]]\nname = \"Read\"\neffect = \"reed\"\nreturns = { tags = [] }\nschema = { type = \"strin\" }\n";
         assert!(ToolContract::read("x.toml", text, &mut findings).is_none());
         let lines: Vec<usize> = findings.0.iter().map(|finding| finding.line).collect();
-        assert_eq!(lines, [1, 3, 4, 5], "{findings}");
+        assert_eq!(lines, [1, 3, 4, 6], "{findings}");
     }
 }

@@ -7,11 +7,13 @@
 
 mod ask;
 mod flow;
+mod inspected;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use flow::{Flow, Judged};
 pub use flow::{FlowEvidence, UNTRUSTED};
+pub use inspected::{ResultJudgement, judge_result, passes_checks};
 
 use crate::{
     approval::{self, APPROVERS_MAX, ApprovalTerms, Need},
@@ -80,8 +82,7 @@ pub fn decide(request: &Request, evidence: &Evidence<'_>, policy: &PolicySet, no
     };
     match answer {
         Ok(allowed) => {
-            let user = evidence.capability.map(|capability| &capability.grant().user);
-            Verdict::allowed(request, user, allowed.obligations, allowed.rules, revision)
+            Verdict::allowed(request, evidence.capability, allowed.obligations, allowed.rules, revision)
                 .observed(allowed.would_deny)
                 .flowing(allowed.flow)
         }
@@ -783,7 +784,11 @@ fn terms_of(world: &mut World, needs: Vec<Need>) -> Result<ApprovalTerms, Reason
 fn charges(world: &mut World) -> Result<Option<Charges>, Reason> {
     let unusable = |what: String| Reason::new(ReasonCode::BudgetUnavailable).told(what);
     let mut charges = Charges::new();
-    for tuple in &world.facts("budget", 3)? {
+    let of = |world: &mut World, name| -> Result<Vec<Vec<Term>>, Reason> { Ok(world.facts(name, 3)?) };
+    let (fixed, rows) = (of(world, "budget")?, of(world, "budget_rows")?);
+    for (tuple, is_rows) in
+        fixed.iter().map(|tuple| (tuple, false)).chain(rows.iter().map(|tuple| (tuple, true)))
+    {
         let [name, limit, amount] = tuple.as_slice() else { continue };
         let Term::Str(name) = name else { return Err(unusable("the name of a budget is a text".to_owned())) };
         let budget = BudgetId::parse(name.as_str()).map_err(|error| unusable(error.to_string()))?;
@@ -795,10 +800,16 @@ fn charges(world: &mut World) -> Result<Option<Charges>, Reason> {
             .ok_or_else(|| unusable(format!("the {what} of `{budget}` is no number from 0 on")))
         };
         let (limit, amount) = (number(limit, "limit")?, number(amount, "amount")?);
-        let charge = charges.entry(budget.clone()).or_insert(Charge { limit, amount: 0 });
-        // Of several limits the least counts, of several amounts all.
+        let charge = charges.entry(budget.clone()).or_insert(Charge { limit, amount: 0, rows: None });
+        // Of several limits the least counts, and of several bounds on rows; of several amounts all.
         charge.limit = charge.limit.min(limit);
-        charge.amount = charge.amount.saturating_add(amount);
+        match (is_rows, charge.rows) {
+            (true, rows) => charge.rows = Some(rows.unwrap_or(u64::MAX).min(amount)),
+            (false, _) => charge.amount = charge.amount.saturating_add(amount),
+        }
+    }
+    for charge in charges.values_mut() {
+        charge.amount = charge.amount.saturating_add(charge.rows.unwrap_or(0));
     }
     Ok((!charges.is_empty() && !crate::red::off("A15")).then_some(charges))
 }

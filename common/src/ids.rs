@@ -111,6 +111,8 @@ names! {
     BudgetId, "budget";
     /// One capability; survives renewal (`serial` counts the renewals).
     CapabilityId, "capability id";
+    /// What found something, within an inspector.
+    DetectorId, "detector";
     /// A set of calls that share one task label; by default the task.
     DomainId, "flow domain id";
         /// A list of trusted values, kept by operators.
@@ -118,6 +120,10 @@ names! {
     /// What sort of thing a guarded argument names: `email`, `iban`, `url`, `file_id`. What each means is in
     /// [`crate::source`].
     EntityType, "entity type";
+    /// What sort of thing was found in a text: `card`, `email`.
+    FindingKind, "kind of finding";
+    /// What looks at texts, as a node's configuration names it.
+    InspectorId, "inspector";
     /// An enforcement point.
     NodeId, "node name";
     /// A broker.
@@ -253,6 +259,20 @@ impl PartId {
     #[must_use]
     pub fn first() -> Self {
         Self("p0".to_owned())
+    }
+}
+
+impl FindingKind {
+    /// One of our own words.
+    pub(crate) fn fixed(word: &'static str) -> Self {
+        Self(word.to_owned())
+    }
+}
+
+impl DetectorId {
+    /// One of our own words.
+    pub(crate) fn fixed(word: &'static str) -> Self {
+        Self(word.to_owned())
     }
 }
 

@@ -29,6 +29,7 @@ pub mod epoch;
 pub mod flow;
 pub mod fresh;
 pub mod ids;
+pub mod inspect;
 pub mod json;
 pub mod keys;
 pub mod keyset;

@@ -325,6 +325,18 @@ reason_codes! {
         "An id is outside the grammar of ids.",
         "Dots, wildcards, spaces, line breaks or capitals in a name.",
         "Ids are 1 to 64 of a-z, 0-9, `_` and `-`.";
+    InspectInvalid = "inspect.invalid", Flow, CouldNotDecide,
+        "An inspector answered something that is no answer to what it was asked, so nothing is known of the content.",
+        "Another version of the interface, another service behind the address, or an answer to another question.",
+        "The record says what is wrong with the answer; node/README.md has the interface. Until it is repaired, `on_error` of that `[[inspector]]` decides.";
+    InspectTooLarge = "inspect.too_large", Flow, CouldNotDecide,
+        "There is more text than an inspector may be sent for one call.",
+        "A result or an argument of hundreds of kilobytes.",
+        "Ask for less at a time, or leave the tool out of that `[[inspector]]` in the node's writ.toml.";
+    InspectUnavailable = "inspect.unavailable", Flow, CouldNotDecide,
+        "An inspector did not look at the content in time, so nothing is known of it.",
+        "It is not running, not reachable, too slow or too busy; after several failures it is not asked for some seconds.",
+        "The record names the inspector and what happened; `on_error` of that `[[inspector]]` in the node's writ.toml decides what silence means.";
     JwtAlgorithm = "jwt.algorithm", Identity, Denied,
         "The token's algorithm is not one the issuer is configured with.",
         "`none`, an HMAC under a public key, or a real change at the issuer.",

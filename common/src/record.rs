@@ -16,8 +16,8 @@ use crate::{
     epoch::Epoch,
     flow::GuardedArgument,
     ids::{
-        Action, AgentId, ApprovalId, BootId, BrokerId, CapabilityId, EntityType, FlowDomain, InvalidId,
-        KeyId, NodeId, OperatorId, PartId, Resource, TaskId, TaskKind, TenantId, UserId,
+        Action, AgentId, ApprovalId, BootId, BrokerId, CapabilityId, EntityType, FindingKind, FlowDomain,
+        InvalidId, KeyId, NodeId, OperatorId, PartId, Resource, TaskId, TaskKind, TenantId, UserId,
     },
     keys::Purpose,
     label::Label,
@@ -471,6 +471,9 @@ pub struct Verdicted {
     /// The arguments that decide who is affected, and what vouched for them, if outsiders had a say in the task.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<RecordedSource>,
+    /// What inspectors found in the arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<RecordedFinding>,
     /// What people let pass, and this call used up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acts: Vec<RecordedAct>,
@@ -569,6 +572,21 @@ pub struct RecordedSource {
     pub source: Option<String>,
 }
 
+/// What was found by one detector, as records keep it: neither the text nor its place, whose names can be somebody's
+/// words too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedFinding {
+    /// What sort of thing.
+    pub kind: FindingKind,
+    /// By which detector, as `inspector.detector`.
+    pub detector: String,
+    /// How bad at worst, 0 to 100.
+    pub severity: u8,
+    /// In how many places.
+    pub places: u64,
+}
+
 impl From<&GuardedArgument> for RecordedSource {
     fn from(argument: &GuardedArgument) -> Self {
         Self {
@@ -613,6 +631,7 @@ impl Verdicted {
             right: None,
             approval: None,
             sources: verdict.flow().arguments.iter().map(RecordedSource::from).collect(),
+            found: Vec::new(),
             acts: Vec::new(),
             shadow: None,
             count: 1,
@@ -659,10 +678,19 @@ pub struct Outcome {
     /// What the result carried when it was released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<Label>,
+    /// What inspectors found in the result.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<RecordedFinding>,
     /// How long it ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elapsed: Option<Millis>,
+    /// Digests of the pieces of content the result is made of; at most [`MANIFEST_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub manifest: Vec<Digest>,
 }
+
+/// Most pieces of content one result is made of, as records list them.
+pub const MANIFEST_MAX: usize = 64;
 
 /// How an allowed call can end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use std::fmt;
 
 use crate::{
     ids::{
-        AgentId, ApprovalId, BudgetId, DomainId, FlowDomain, InvalidId, KeyId, NodeId, OperatorId, PartId,
-        Resource, TaskId, TenantId,
+        AgentId, ApprovalId, BudgetId, DomainId, FlowDomain, InspectorId, InvalidId, KeyId, NodeId,
+        OperatorId, PartId, Resource, TaskId, TenantId,
     },
     record::RecordKind,
 };
@@ -83,6 +83,8 @@ pub enum Subject {
         /// The key it was delegated to.
         key: KeyId,
     },
+    /// A question for an inspector: `inspect.<inspector>`.
+    Inspect(InspectorId),
     /// A person's word on one call: `approval.<part>.<id>.act.<approver>`.
     LabelAct {
         /// Stream part.
@@ -167,6 +169,7 @@ impl Subject {
             ["enroll"] => Self::Enroll,
             ["fresh"] => Self::Fresh,
             ["inbox", agent, key] => Self::Inbox { agent: AgentId::parse(*agent)?, key: KeyId::parse(*key)? },
+            ["inspect", inspector] => Self::Inspect(InspectorId::parse(*inspector)?),
             ["issue", agent] => Self::Issue { agent: AgentId::parse(*agent)? },
             ["label", part, domain] => {
                 Self::Label(FlowDomain { part: PartId::parse(*part)?, domain: DomainId::parse(*domain)? })
@@ -203,6 +206,7 @@ impl fmt::Display for Subject {
             Self::Enroll => f.write_str("enroll"),
             Self::Fresh => f.write_str("fresh"),
             Self::Inbox { agent, key } => write!(f, "inbox.{agent}.{key}"),
+            Self::Inspect(inspector) => write!(f, "inspect.{inspector}"),
             Self::Issue { agent } => write!(f, "issue.{agent}"),
             Self::Instruction { part, task } => write!(f, "label.{part}.{task}.instruction"),
             Self::Label(domain) => write!(f, "label.{}.{}", domain.part, domain.domain),
@@ -315,6 +319,7 @@ mod tests {
             "writ.v1.acme.enroll",
             "writ.v1.acme.fresh",
             "writ.v1.acme.inbox.mailer.0a0b",
+            "writ.v1.acme.inspect.dlp",
             "writ.v1.acme.issue.planner",
             "writ.v1.acme.label.p0.t-1",
             "writ.v1.acme.label.p0.t-1.instruction",

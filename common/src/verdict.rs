@@ -6,7 +6,7 @@ use crate::{
     act::Acts,
     approval::{ApprovalTerms, Approved},
     budget::{Charges, Spent},
-    capability::Right,
+    capability::{Capability, Right},
     digest::Digest,
     flow::FlowVerdict,
     ids::{Action, AgentId, ApprovalId, Resource, TaskId, UserId},
@@ -14,7 +14,7 @@ use crate::{
     policy::PolicyRevision,
     reason::{Class, Reason},
     request::{Arguments, Principal, Request},
-    time::Millis,
+    time::{Millis, Timestamp},
 };
 
 /// Yes or no.
@@ -92,7 +92,7 @@ impl Verdict {
 
     pub(crate) fn allowed(
         request: &Request,
-        user: Option<&UserId>,
+        capability: Option<&Capability>,
         obligations: Vec<Obligation>,
         rules: Vec<String>,
         policy_revision: Option<PolicyRevision>,
@@ -106,7 +106,8 @@ impl Verdict {
                 clearance: Label::bottom(),
                 caller: Some(caller.clone()),
                 task: request.environment.task.clone(),
-                user: user.cloned(),
+                user: capability.map(|capability| capability.grant().user.clone()),
+                agents: capability.map(agents_of).unwrap_or_default(),
             }),
             Principal::User { .. } | Principal::Operator(_) => None,
         };
@@ -203,9 +204,9 @@ impl Verdict {
 
     /// Discharges the obligation to use up what people let pass, if all of it was used by this very call.
     #[must_use]
-    pub fn acted(mut self, acts: &Acts, call_id: &Digest) -> Self {
+    pub fn acted(mut self, acts: &Acts, call_id: &Digest, now: Timestamp) -> Self {
         self.obligations.retain(|obligation| match obligation {
-            Obligation::Acts(ids) => !ids.iter().all(|id| acts.is_claimed_by(id, call_id)),
+            Obligation::Acts(ids) => !ids.iter().all(|id| acts.is_claimed_by(id, call_id, now)),
             _ => true,
         });
         self
@@ -283,6 +284,11 @@ pub struct Permit {
     caller: Option<AgentId>,
     task: Option<TaskId>,
     user: Option<UserId>,
+    agents: Vec<AgentId>,
+}
+
+fn agents_of(capability: &Capability) -> Vec<AgentId> {
+    capability.chain().holders().map(|(agent, _)| agent.clone()).collect()
 }
 
 impl Permit {
@@ -296,6 +302,12 @@ impl Permit {
     #[must_use]
     pub fn caller(&self) -> Option<&AgentId> {
         self.caller.as_ref()
+    }
+
+    /// Every agent the capability went through, the caller last.
+    #[must_use]
+    pub fn agents(&self) -> &[AgentId] {
+        &self.agents
     }
 
     /// For which task.

@@ -49,7 +49,8 @@ pub fn deceptive(text: &str) -> Vec<String> {
 
 /// ASCII, Latin-1 and the Latin extensions: letters people of one alphabet use together.
 fn is_latin(character: char) -> bool {
-    character.is_ascii() || matches!(u32::from(character), 0x00c0..=0x024f | 0x1e00..=0x1eff)
+    character.is_ascii()
+        || matches!(u32::from(character), 0x00c0..=0x024f | 0x1e00..=0x1eff | 0x2c60..=0x2c7f | 0xa720..=0xa7ff)
 }
 
 #[cfg(test)]

@@ -252,3 +252,39 @@ fn rules_see_what_vouches_for_what() {
     let denied = r#""tags":["crm"],"expect":"deny","reasons":["policy.denied"]"#;
     assert_eq!(faults(rule, "tool.mail:send", r#""abroad""#, denied), Vec::<String>::new());
 }
+
+#[test]
+fn f04_what_is_written_into_a_tool_does_not_come_out_clean() {
+    let wash = r#"
+        resource = "tool.notes"
+        [[action]]
+        name = "write"
+        effect = "internal"
+        returns = { tags = [], integrity = "trusted" }
+        schema = { type = "object" }
+        [[action]]
+        name = "read"
+        effect = "read"
+        returns = { tags = ["crm"], integrity = "untrusted" }
+        schema = { type = "object" }
+    "#;
+    let warnings = |contract: &str| {
+        let files = [
+            ("rules.datalog", RULES),
+            ("agents.toml", AGENTS),
+            ("roles.toml", ROLES),
+            ("tools/crm.toml", CRM),
+        ];
+        let files = files.into_iter().chain([
+            ("tools/mail.toml", MAIL),
+            ("tools/pay.toml", PAY),
+            ("tools/notes.toml", contract),
+        ]);
+        let files = files.map(|(path, text)| (path.to_owned(), text.to_owned())).collect();
+        PolicySet::load(&PolicyBundle(files)).unwrap().1.to_string()
+    };
+    let said = warnings(wash);
+    assert!(said.contains("tools/notes.toml") && said.contains("`tool.notes:write` takes data"), "{said}");
+    let told = wash.replacen("effect = \"internal\"", "effect = \"internal\"\naccepts = [\"crm\"]", 1);
+    assert!(!warnings(&told).contains("tool.notes"));
+}

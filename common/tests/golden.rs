@@ -231,6 +231,7 @@ fn records() {
             right: None,
             approval: None,
             sources: Vec::new(),
+            found: Vec::new(),
             acts: Vec::new(),
             shadow: None,
             count: 1,
@@ -248,7 +249,9 @@ fn records() {
         result: Some(Digest::plain(b"{}")),
         result_bytes: Some(2),
         label: None,
+        found: Vec::new(),
         elapsed: Some(Millis(3)),
+        manifest: Vec::new(),
     };
     let outcome = recorder.prepare(RecordBody::Outcome(Box::new(outcome)), NOW);
     let deny = recorder.prepare(verdicted(RecordedDecision::Deny, vec![reason.clone()]), NOW);

@@ -80,6 +80,7 @@ fn issued(capability: &Capability) -> Record {
         right: None,
         approval: None,
         sources: Vec::new(),
+        found: Vec::new(),
         acts: Vec::new(),
         shadow: None,
         would_deny: Vec::new(),

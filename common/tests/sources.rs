@@ -104,7 +104,8 @@ fn grant(bounds: Vec<Check>) -> Grant {
 #[test]
 fn a_grant_pins_what_every_way_to_call_demands() {
     let to = |address: &str| vec![("/to/0".to_owned(), Term::str(address))];
-    let bounds = |ways: Vec<(Right, Vec<(String, Term)>)>| Narrowing::new().only_where(ways).checks().to_vec();
+    let bounds =
+        |ways: Vec<(Right, Vec<(String, Term)>)>| Narrowing::new().only_where(ways).checks().to_vec();
     let (send, read) = (right("tool.mail:send"), right("tool.crm:read"));
     let pinned = grant(bounds(vec![(send.clone(), to("a@x.example")), (read.clone(), Vec::new())]));
     assert_eq!(pinned.pins(&send), BTreeSet::from(["/to/0".to_owned()]));
@@ -114,7 +115,10 @@ fn a_grant_pins_what_every_way_to_call_demands() {
     let open = grant(bounds(vec![(send.clone(), to("a@x.example")), (send.clone(), Vec::new())]));
     assert!(open.pins(&send).is_empty());
     // `arg("/to/0", $any)` and `check all` settle nothing.
-    let body = |term| Body { predicates: vec![Predicate::new("arg", [Term::str("/to/0"), term])], expressions: vec![] };
+    let body = |term| Body {
+        predicates: vec![Predicate::new("arg", [Term::str("/to/0"), term])],
+        expressions: vec![],
+    };
     let any = Check { kind: CheckKind::One, alternatives: vec![body(Term::var("any"))] };
     let all = Check { kind: CheckKind::All, alternatives: vec![body(Term::str("a@x.example"))] };
     assert!(grant(vec![any, all]).pins(&send).is_empty());

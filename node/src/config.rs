@@ -17,9 +17,14 @@ use writ_common::{
 };
 use writ_journal::Sync;
 
-use crate::tools::{
-    FilesSettings, HttpSettings, PostgresServer, PostgresSettings, SmtpSecurity, SmtpSettings, ToolKind,
-    http_target::{Host, Reach},
+use crate::{
+    inspect::{InspectorSettings, read_inspector},
+    tools::{
+        FilesSettings, HttpSettings, PostgresServer, PostgresSettings, RetrievalSettings, SmtpSecurity,
+        SmtpSettings, ToolKind,
+        http_target::{Host, Reach},
+        retrieval::ANSWER_CHUNKS_MAX,
+    },
 };
 
 /// A node's configuration.
@@ -49,6 +54,8 @@ pub struct NodeConfig {
     pub fresh: FreshBounds,
     /// What it serves.
     pub tools: BTreeMap<Resource, ToolKind>,
+    /// Who looks at texts on the way.
+    pub inspectors: Vec<InspectorSettings>,
 }
 
 impl NodeConfig {
@@ -94,7 +101,13 @@ impl NodeConfig {
             check_resource(&document, span, &resource, &tools);
             tools.insert(resource, kind);
         }
-        root.finish(&["tenant", "node", "bus", "http", "tool"]);
+        let mut inspectors: Vec<InspectorSettings> = Vec::new();
+        for section in root.tables("inspector") {
+            let known = inspectors.iter().map(|one| one.inspector.name.clone()).collect();
+            inspectors.extend(read_inspector(&document, section, base, &known));
+        }
+        check_deadlines(&document, &fresh, &inspectors);
+        root.finish(&["tenant", "node", "bus", "http", "tool", "inspector"]);
         let findings = document.into_findings();
         if findings.has_errors() {
             return Err(findings);
@@ -113,6 +126,7 @@ impl NodeConfig {
                 http,
                 fresh,
                 tools,
+                inspectors,
             })
         };
         complete().ok_or(findings)
@@ -164,8 +178,23 @@ fn read_fresh(mut section: Section<'_, '_>) -> FreshBounds {
     bounds
 }
 
+/// An inspection delays a call, and the stream has to remember it for so much longer.
+fn check_deadlines(document: &Document<'_>, fresh: &FreshBounds, inspectors: &[InspectorSettings]) {
+    let slowest = inspectors.iter().map(|one| one.inspector.deadline.0).max().unwrap_or_default();
+    let longest = CALL_AGE_MAX.0 + 2 * fresh.skew.0 + fresh.longest().0;
+    if slowest > 0 && longest <= REPLAY_MEMORY.0 && longest + slowest > REPLAY_MEMORY.0 {
+        let message = format!(
+            "with its inspection a call could act {} after it was signed, and the stream remembers calls for \
+             {REPLAY_MEMORY} only",
+            Millis(longest + slowest)
+        );
+        let help = "make `deadline_ms` of the inspectors, or the times of `[node.freshness]`, shorter";
+        document.note(document.at(Span::default(), message).help(help));
+    }
+}
+
 fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path) -> Option<ToolKind> {
-    const KINDS: [&str; 6] = ["files", "http", "maildir", "postgres", "smtp", "sqlite"];
+    const KINDS: [&str; 7] = ["files", "http", "maildir", "postgres", "retrieval", "smtp", "sqlite"];
     let span = section.span_of("kind");
     let kind = section.text("kind", "\"sqlite\"");
     match kind.as_deref() {
@@ -180,6 +209,16 @@ fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path)
             tool
         }
         Some("postgres") => read_postgres(section, base),
+        Some("retrieval") => {
+            let file = section.text("file", "\"documents.db\"").map(|path| base.join(path));
+            let chunks_max = section.optional_integer("chunks_max", 1..=ANSWER_CHUNKS_MAX as u64);
+            let timeout = section.optional_integer("timeout_seconds", 1..=600).unwrap_or(10);
+            section.finish(&["resource", "kind", "file", "chunks_max", "timeout_seconds"]);
+            file.map(|file| {
+                let timeout = Millis::from_secs(timeout);
+                ToolKind::Retrieval(RetrievalSettings { file, chunks_max: count(chunks_max, 8), timeout })
+            })
+        }
         Some("smtp") => read_smtp(section, base),
         Some("sqlite") => {
             let file = section.text("file", "\"crm.db\"").map(|path| base.join(path));
@@ -479,6 +518,11 @@ mod tests {
         database = "shop"
         user = "reader"
         schema = "Sales"
+        [[tool]]
+        resource = "tool.documents"
+        kind = "retrieval"
+        file = "documents.db"
+        chunks_max = 5
         "#;
         let config = read(&format!("{GOOD}{tools}")).unwrap_or_else(|findings| panic!("{findings}"));
         let kinds: Vec<String> = config.tools.values().map(|kind| format!("{kind:?}")).collect();
@@ -490,6 +534,7 @@ mod tests {
             "port: 587, security: StartTls",
             "/etc/writ/smtp.password",
             "Socket(\"/etc/writ/run\"), port: 5432, database: \"shop\"",
+            "file: \"/etc/writ/documents.db\", chunks_max: 5, timeout: Millis(10000)",
         ] {
             assert!(whole.contains(expected), "{expected} not in\n{whole}");
         }
@@ -506,6 +551,7 @@ mod tests {
             ("socket = \"run\"", "socket = \"run\"\nhost = \"::1\"", "either `tool.host` or `tool.socket`"),
             ("socket = \"run\"", "host = \"10.0.0.5\"", "the server has to be on this machine"),
             ("socket = \"run\"", "host = \"db.example.com\"", "the server has to be on this machine"),
+            ("chunks_max = 5", "chunks_max = 33", "from 1 to 32"),
             ("\"Sales\"", "\"pg_catalog\"", "one schema of data"),
             ("\"Sales\"", "\"a,b\\\".c\"", "one schema of data"),
         ] {
@@ -513,6 +559,16 @@ mod tests {
             let found = found.err().map(|findings| findings.to_string()).unwrap_or_default();
             assert!(found.contains(expected), "{to}: {found}");
         }
+    }
+
+    #[test]
+    fn t02_an_inspection_is_no_longer_than_the_stream_remembers_a_call() {
+        let inspector = "[[inspector]]\nname = \"x\"\nkind = \"builtin\"\ndirections = [\"tool_args\"]\ndeadline_ms = 10000\n";
+        assert!(read(&format!("{GOOD}{inspector}")).is_ok());
+        let slower = GOOD.replace("[bus]", "[node.freshness]\nreads_seconds = 61\n[bus]");
+        assert!(read(&slower).is_ok());
+        let findings = read(&format!("{slower}{inspector}")).unwrap_err().to_string();
+        assert!(findings.contains("the stream remembers calls for"), "{findings}");
     }
 
     #[test]

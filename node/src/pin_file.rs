@@ -9,7 +9,7 @@ use std::{
 
 use writ_common::codec::{decode, encode};
 
-use crate::guard::StreamPins;
+use crate::guard::{FLOOR_UNKNOWN, StreamPins};
 
 const NAME: &str = "streams.pin";
 
@@ -51,16 +51,16 @@ pub fn write(folder: &Path, pins: &StreamPins) -> Result<(), PinError> {
     written.and_then(|()| fs::rename(&next, &path)).map_err(|error| failed(&path, error))
 }
 
-/// Forgets the pins: the streams as they are now are the ones to trust from here on.
+/// Forgets the pins: the streams as they are now are the ones to trust from here on. The task labels in them are not:
+/// what was lost with a part of the stream may have been raises, so that every label that is there counts as top.
 ///
 /// # Errors
 /// [`PinError`].
 pub fn forget(folder: &Path) -> Result<(), PinError> {
-    let path = folder.join(NAME);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(&path, error)),
-        _ => Ok(()),
+    if !folder.join(NAME).exists() {
+        return Ok(());
     }
+    write(folder, &StreamPins { floor: FLOOR_UNKNOWN, ..StreamPins::default() })
 }
 
 #[cfg(test)]
@@ -79,7 +79,7 @@ mod tests {
         let error = read(folder.path()).unwrap_err().to_string();
         assert!(error.contains("streams.pin") && error.contains("--accept-streams"), "{error}");
         forget(folder.path()).unwrap();
-        forget(folder.path()).unwrap();
-        assert_eq!(read(folder.path()).unwrap(), StreamPins::default());
+        let accepted = StreamPins { floor: FLOOR_UNKNOWN, ..StreamPins::default() };
+        assert_eq!(read(folder.path()).unwrap(), accepted);
     }
 }

@@ -28,6 +28,7 @@ use writ_telemetry::{HttpError, HttpHandle, Spans, serve_http};
 
 use crate::{
     guard::{Arrival, CallRef, Effect, Event, FoundSources, Guard, GuardConfig, Output, ToolFailure},
+    inspect::Panel,
     meter::Meter,
     pin_file::{self, PinError},
     tools::Tool,
@@ -66,6 +67,8 @@ pub struct NodeSetup {
     pub fresh: FreshBounds,
     /// What it serves.
     pub tools: BTreeMap<Resource, Arc<dyn Tool>>,
+    /// Who looks at texts on the way.
+    pub panel: Panel,
     /// Where it answers probes and shows its numbers, if anywhere.
     pub http: Option<SocketAddr>,
 }
@@ -143,6 +146,7 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
         GuardConfig::new(setup.tenant.clone(), setup.node.clone(), boot.clone(), setup.root, setup.key);
     config.fresh = setup.fresh;
     config.pins = pins;
+    config.inspectors = setup.panel.inspectors();
     let gates = setup.tools.iter().map(|(resource, tool)| {
         let gate: Arc<dyn Gate + Send + std::marker::Sync> = Arc::new(ToolGate(Arc::clone(tool)));
         (resource.clone(), gate)
@@ -196,6 +200,7 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
         bus: setup.bus,
         tenant: setup.tenant,
         tools: setup.tools,
+        panel: setup.panel,
         spans: Spans::new(),
         events: events.clone(),
         waiting: BTreeMap::new(),
@@ -227,6 +232,7 @@ struct Driver {
     bus: Bus,
     tenant: TenantId,
     tools: BTreeMap<Resource, Arc<dyn Tool>>,
+    panel: Panel,
     spans: Spans,
     events: mpsc::Sender<Wake>,
     waiting: BTreeMap<CallRef, Incoming>,
@@ -393,6 +399,10 @@ impl Driver {
                     Wake::Event(Event::Published(ticket, bus.store(&store, ACK_TIMEOUT).await))
                 });
             }
+            Effect::Inspect(call, inspect) => {
+                let said = self.panel.inspect(self.bus.clone(), self.tenant.clone(), *inspect);
+                self.report(async move { Wake::Event(Event::Inspected(call, Box::new(said.await))) });
+            }
             Effect::ReadLabel(domain) => self.read_label(domain),
             Effect::ReadSources(domain, task) => self.read_sources(domain, task),
             Effect::ReadBudget(key) => {
@@ -423,8 +433,7 @@ impl Driver {
                 Some(tool) => {
                     let tool = Arc::clone(tool);
                     self.report(async move {
-                        let result =
-                            tool.call(permit).await.map(|value: Value| Output::from(value.to_string()));
+                        let result = tool.call(permit).await.map(Output::from);
                         Wake::Event(Event::Finished(call, result))
                     });
                 }

@@ -584,7 +584,7 @@ fn approvals_are_listed_shown_and_answered_on_the_command_line() -> Result<()> {
         // The subject hides a right-to-left override, the address a Cyrillic letter... were it allowed one.
         let arguments = json::object([
             ("to", json::list(["ada@example.com"])),
-            ("subject", "Invoice \u{202e}fdp.exe".into()),
+            ("subject", "Invoice p\u{200d}df".into()),
             ("body", "Your p\u{0430}ssword".into()),
         ]);
         let held = match task.call("tool.mail", "send", arguments).await {
@@ -599,14 +599,14 @@ fn approvals_are_listed_shown_and_answered_on_the_command_line() -> Result<()> {
             "would run  tool.mail:send",
             "planner > researcher > mailer",
             "\"ada@example.com\"",
-            "Invoice \\u{202e}fdp.exe",
-            "BEWARE     /subject has characters that are not seen: U+202E",
+            "Invoice p\\u{200d}df",
+            "BEWARE     /subject has characters that are not seen: U+200D",
             "BEWARE     /body `p\u{0430}ssword` mixes alphabets: U+0430",
             "1 approval by `mail-approver`",
         ] {
             assert!(shown.out.contains(expected), "{expected}:\n{}", shown.out);
         }
-        assert!(!shown.out.contains('\u{202e}'));
+        assert!(!shown.out.contains('\u{200d}'));
         // An operator is no approver, and nobody answers unseen.
         let refused = writ(&world, &["approval", "grant", id, "--yes"]).await?;
         assert!(refused.code == 1 && refused.err.contains("an operator's profile"), "{}", refused.err);

@@ -6,7 +6,7 @@ use anyhow::Result;
 use writ::dev::Layout;
 use writ_common::reason::ReasonCode;
 use writ_sdk::Task;
-use writ_tests::{Seen, World, WorldOptions, only, read, run};
+use writ_tests::{Seen, World, WorldOptions, eventually, only, read, run};
 
 fn ten_reads(layout: &Layout) -> Result<()> {
     let rules = layout.policies().join("planes/20-action.datalog");
@@ -75,6 +75,44 @@ fn a15_what_a_node_forgets_stands_on_the_bus_and_what_did_not_run_comes_back() -
         let error = read(&task, "SELECT name FROM customers").await.unwrap_err();
         assert_eq!(error.code(), Some(ReasonCode::BudgetExhausted));
         assert!(error.to_string().contains("10 of 10 is spent"), "{error}");
+        world.close().await;
+        Ok(())
+    })
+}
+
+fn seven_rows(layout: &Layout) -> Result<()> {
+    let rules = layout.policies().join("planes/20-action.datalog");
+    let mut file = std::fs::OpenOptions::new().append(true).open(rules)?;
+    Ok(writeln!(file, "budget_rows(\"rows\", 7, 2) <- resource(\"tool.crm\"), action(\"read\");")?)
+}
+
+/// A15: rows are paid for before anybody knows how many there are.
+#[test]
+fn a15_rows_of_a_task_are_counted_on_whichever_node_and_too_many_at_once_stay_there() -> Result<()> {
+    run(async {
+        let options =
+            WorldOptions { nodes: vec!["node-1", "node-2"], edit: Some(seven_rows), ..Default::default() };
+        let world = World::with(options).await?;
+        let (_planner, task) = world.task().await?;
+        let select =
+            async |rows: usize| read(&task, &format!("SELECT name FROM customers LIMIT {rows}")).await;
+        for _ in 0..4 {
+            select(1).await?;
+        }
+        // Three customers: one more than are let out at once. It ran, so what was set aside is spent.
+        let error = select(3).await.unwrap_err();
+        assert_eq!(error.code(), Some(ReasonCode::BudgetExhausted));
+        assert!(error.to_string().contains("3 rows"), "{error}");
+        // 6 of 7 are spent, and a call sets two aside.
+        let error = select(1).await.unwrap_err();
+        assert_eq!(error.code(), Some(ReasonCode::BudgetExhausted));
+        assert!(error.to_string().contains(" of 7 is spent"), "{error}");
+        eventually("what was let out is on record", async || {
+            let seen = Seen::read(&world, None).await?;
+            let let_out = seen.outcomes().filter(|outcome| outcome.result.is_some());
+            Ok(let_out.count() == 4 && seen.outcomes().count() == 5 && seen.missing() == 0)
+        })
+        .await?;
         world.close().await;
         Ok(())
     })

@@ -378,7 +378,7 @@ fn b09_without_a_stream_nothing_runs_and_it_recovers() -> Result<()> {
 fn a_full_stream_stops_actions_and_still_takes_denials() -> Result<()> {
     run(async {
         let mut world = World::with(WorldOptions { start_core: false, ..Default::default() }).await?;
-        World::edit(&world.layout.broker_config(), "[bus]\n", "[stream]\nmebibytes_max = 1\n\n[bus]\n")?;
+        World::edit(&world.layout.broker_config(), "[stream]\n", "[stream]\nmebibytes_max = 1\n")?;
         world.start_broker().await?;
         world.start_node("node-1").await?;
         world.enroll_missing().await?;

@@ -128,7 +128,7 @@ fn two_folders_are_compared_without_any_server() -> Result<()> {
     assert_eq!(said.code, 0, "{}", said.err);
     for part in [
         "+ planes/20-action.datalog:10  deny if caller(\"researcher\"), resource(\"tool.crm\")",
-        "12 cases, 1 answered otherwise",
+        "16 cases, 1 answered otherwise",
         "the researcher reads: allow -> deny: policy.denied",
     ] {
         assert!(said.out.contains(part), "{part}: {}", said.out);

@@ -332,13 +332,15 @@ fn a13_documents_come_from_listed_hosts_only() -> Result<()> {
         let port = listener.local_addr()?.port();
         let serving = tokio::spawn(async move { axum::serve(listener, routes).await });
         let tool = format!(
-            "resource = \"tool.web\"\nkind = \"http\"\nhosts = [\"api.example.com\"]\nloopback_hosts = [\"127.0.0.1:{port}\", \"localhost:{port}\"]\n"
+            "resource = \"tool.docs\"\nkind = \"http\"\nhosts = [\"api.example.com\"]\nloopback_hosts = [\"127.0.0.1:{port}\", \"localhost:{port}\"]\n"
         );
-        let rules = "/// not by that name\ndeny if resource(\"tool.web\"), host(\"localhost\", $port);\n";
-        let world = world_with_tool(WEB, r#""tool.web:get""#, rules, &tool).await?;
+        let rules = "/// not by that name\ndeny if resource(\"tool.docs\"), host(\"localhost\", $port);\n";
+        let world =
+            world_with_tool(&WEB.replace("tool.web", "tool.docs"), r#""tool.docs:get""#, rules, &tool)
+                .await?;
         let (_planner, task) = world.task().await?;
         let fetch = async |url: String| {
-            task.call("tool.web", "get", json::object([("url", url.as_str().into())])).await
+            task.call("tool.docs", "get", json::object([("url", url.as_str().into())])).await
         };
         for path in ["/news", "/moved"] {
             let document = fetch(format!("http://127.0.0.1:{port}{path}")).await?;

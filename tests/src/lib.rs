@@ -2,6 +2,7 @@
 //! to look the truth up in.
 
 mod audit;
+mod inspectors;
 mod postgres;
 mod process;
 mod raw;
@@ -10,6 +11,7 @@ mod smtp;
 mod world;
 
 pub use audit::{Refusal, Seen};
+pub use inspectors::InspectorServer;
 pub use postgres::PostgresServer;
 pub use process::WritProcess;
 pub use raw::{Answered, RawCall};

@@ -1,5 +1,7 @@
 //! The servers of a bus of several: which one leads, and what becomes of the others without it.
 
+#![allow(clippy::indexing_slicing, reason = "what is not there in JSON is null")]
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};

@@ -306,6 +306,7 @@ impl Broker {
                     approval: None,
                     sources: Vec::new(),
                     acts: Vec::new(),
+                    found: Vec::new(),
                     shadow: None,
                     count: 1,
                 };

@@ -305,7 +305,7 @@ impl Broker {
             Event::KeysFetched(issuer, keys) => self.keys_fetched(issuer, keys, now),
             Event::AuditStream(facts) => self.audit_stream = Some(facts),
             Event::Journalled(ticket) => self.journalled(ticket),
-            Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why, now),
+            Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why),
             Event::Published(ticket, result) => self.published(ticket, result, now),
             Event::Indexed(ticket, result) => self.indexed(ticket, result, now),
             Event::Tick => self.tick(now),
@@ -495,11 +495,11 @@ impl Broker {
         }
     }
 
-    fn journal_failed(&mut self, ticket: Ticket, why: &str, now: Now) {
+    fn journal_failed(&mut self, ticket: Ticket, why: &str) {
         self.alarm(format!("the journal cannot be written: {why}"));
         match self.pending.remove(&ticket) {
             Some(Pending::IssueWritten(issuing)) => self.issue_failed(&issuing, ReasonCode::AuditFull),
-            Some(Pending::Right(way)) => self.right_unwritten(way, now),
+            Some(Pending::Right(way)) => self.right_unwritten(&way),
             // A refusal is still a refusal; the record is published all the same.
             Some(Pending::RecordWritten(prepared, reply)) => {
                 self.publish_record(prepared);

@@ -98,7 +98,7 @@ enum Step {
     /// The hold is being written, then the request published.
     Asking { hold: Box<Prepared>, store: Store, needs: Vec<Need>, expires: Timestamp },
     /// The claim is being published.
-    Claiming { claim: ApprovalClaim, approved: Approved, verdict: Verdict, life: Millis },
+    Claiming { claim: ApprovalClaim, approved: Approved, verdict: Box<Verdict>, life: Millis },
     /// The issue is being recorded.
     Issuing(Box<Issuing>),
     /// The use of the claim is being published.
@@ -379,7 +379,7 @@ impl Broker {
     }
 
     /// Nothing can be written down, so nothing is done.
-    pub(super) fn right_unwritten(&mut self, way: Box<Way>, _now: Now) {
+    pub(super) fn right_unwritten(&mut self, way: &Way) {
         self.settle(&way.wanting.id);
         let reasons = told(&[ReasonCode::AuditFull.into()]);
         self.answer(way.wanting.back, IssueAnswer::Refused { reasons });
@@ -394,7 +394,7 @@ impl Broker {
             }
             Step::Claiming { claim, approved, verdict, life } => match result {
                 Ok(stored) => {
-                    self.right_claimed(wanting, (claim, stored.sequence), &approved, (verdict, life), now);
+                    self.right_claimed(wanting, (claim, stored.sequence), &approved, (*verdict, life), now);
                 }
                 Err(error) => {
                     self.settle(&wanting.id);
@@ -472,7 +472,7 @@ impl Broker {
             Ok(sequence) => {
                 let store = self.claim_store(&claim, &wanting.entry.domain.part, sequence);
                 self.rights.under_way.insert(wanting.id.clone());
-                let step = Step::Claiming { claim, approved, verdict, life };
+                let step = Step::Claiming { claim, approved, verdict: Box::new(verdict), life };
                 self.publish_step(Box::new(Way { wanting, step }), store);
             }
             Err(reason) => {
@@ -567,8 +567,10 @@ impl Broker {
         }
         let claim = ApprovalClaim { at: now.wall, state: ClaimState::Used, ..issuing.claim.clone() };
         let mut store = self.claim_store(&claim, &wanting.entry.domain.part, issuing.sequence);
-        // Sent again after a lost acknowledgement, the stream says that it was ours.
-        store.message_id = Some(format!("used-{}-{}", claim.approval, claim.call_id));
+        // Sent again after a lost acknowledgement, the stream says that it was ours. Ours alone: another broker may have
+        // taken the claim over for the very same request, and what it used must not pass for what we did.
+        let (by, run) = (&claim.node, &claim.boot);
+        store.message_id = Some(format!("used-{}-{by}-{run}-{}", claim.approval, issuing.sequence));
         let step = Step::Using { issuing, store: store.clone(), is_again: false };
         self.publish_step(Box::new(Way { wanting, step }), store);
     }
@@ -657,7 +659,9 @@ impl Broker {
             result: None,
             result_bytes: None,
             label: None,
+            found: Vec::new(),
             elapsed: None,
+            manifest: Vec::new(),
         };
         let answer = IssueAnswer::Refused { reasons: vec![ToldReason::from(reason)] };
         let reply = (wanting.back.call, self.sealed(wanting.back.nonce, answer));

@@ -13,7 +13,7 @@ use crate::{
     capability::{Right, engine::World},
     datalog::{Predicate, Term},
     digest::Digest,
-    flow::{ActionFlow, ArgumentGuard, FlowVerdict, GUARDED_MAX, GuardedArgument},
+    flow::{ActionFlow, ArgumentGuard, FlowVerdict, GUARDED_MAX, GuardedArgument, is_query},
     ids::{AgentId, ApprovalId, FlowDomain},
     json::Value,
     label::{Confidentiality, Integrity, Label, Origins, Tag},
@@ -89,6 +89,10 @@ impl Passed {
 pub(super) struct Flow {
     accepts: Option<Confidentiality>,
     declared: Label,
+    /// What columns add to it.
+    columns: Label,
+    is_query: bool,
+
     /// What the caller may be told.
     clearance: Label,
     /// For a call on an agent: its name and what it may be told.
@@ -136,6 +140,8 @@ impl Flow {
         Ok(Self {
             accepts: Some(action.accepts.clone()),
             declared: action.declared(gate),
+            columns: action.of_columns(gate),
+            is_query: is_query(gate),
             clearance: policy.inventory.clearance(caller),
             told: None,
             guarded,
@@ -153,6 +159,8 @@ impl Flow {
         Self {
             accepts: None,
             declared: evidence.label.clone(),
+            columns: Label::bottom(),
+            is_query: false,
             clearance: policy.inventory.clearance(caller),
             told: Some((called.clone(), policy.inventory.clearance(called))),
             guarded: Vec::new(),
@@ -193,6 +201,7 @@ impl Flow {
         now: Timestamp,
     ) -> Result<Judged, Reason> {
         let result = self.result(world)?;
+        let is_as_declared = raised(&self.columns, world)?.integrity == Integrity::Trusted;
         let mut reasons = Vec::new();
         let mut acts = BTreeSet::new();
         if !crate::red::off("F03-clearance") {
@@ -239,6 +248,8 @@ impl Flow {
         }
         let verdict = FlowVerdict {
             result,
+            is_as_declared,
+            is_query: self.is_query,
             clearance: self.clearance.clone(),
             arguments: self.arguments.clone(),
             acts,
@@ -328,15 +339,19 @@ impl Flow {
 
     /// The declared label and what the policy adds to it.
     fn result(&self, world: &mut World<'_>) -> Result<Label, Reason> {
-        let mut result = self.declared.clone();
-        let added = world.facts("result_tag", 1).map_err(Reason::from)?;
-        result = result.join(&Label { confidentiality: tags(&added), integrity: Integrity::Trusted });
-        let levels = world.facts("result_integrity", 1).map_err(Reason::from)?;
-        if levels.iter().any(|tuple| tuple.as_slice() != [Term::str(Integrity::Trusted.as_str())]) {
-            result.integrity = Integrity::Untrusted;
-        }
-        Ok(result)
+        raised(&self.declared, world)
     }
+}
+
+/// A label and what the policy adds to it.
+pub(super) fn raised(label: &Label, world: &mut World<'_>) -> Result<Label, Reason> {
+    let added = world.facts("result_tag", 1).map_err(Reason::from)?;
+    let mut result = label.join(&Label { confidentiality: tags(&added), integrity: Integrity::Trusted });
+    let levels = world.facts("result_integrity", 1).map_err(Reason::from)?;
+    if levels.iter().any(|tuple| tuple.as_slice() != [Term::str(Integrity::Trusted.as_str())]) {
+        result.integrity = Integrity::Untrusted;
+    }
+    Ok(result)
 }
 
 /// What vouches for a value. One that the grant pins was settled before anybody outside had a say: of several the

@@ -573,6 +573,7 @@ fn stated_by(name: &str) -> &'static str {
         Some(Provider::Capability) => "the capability",
         Some(Provider::Contract) => "the tool's contract",
         Some(Provider::Gate) => "the tool's gate",
+        Some(Provider::Inspector) => "an inspector",
         Some(Provider::Inventory) => "agents.toml or roles.toml",
         Some(Provider::Request) => "the request",
         Some(Provider::Policy) | None => "a rule",

@@ -14,10 +14,10 @@ use super::{
 use crate::{
     approval::APPROVERS_MAX,
     capability::engine::Program,
-    contract::ToolContract,
+    contract::{Effect as ToolEffect, ToolContract},
     datalog::{Body, Expression, Node, Predicate, Rule, Term},
     diagnostic::{Diagnostic, Diagnostics, suggest},
-    ids::RoleId,
+    ids::{Resource, RoleId},
 };
 
 /// The derived facts a verdict is read from; their only term is a position in [`PolicySet::rules`].
@@ -74,6 +74,7 @@ impl PolicySet {
                 }
             }
         }
+        check_stores(&contracts, bundle, &mut findings);
         check_delegations(&inventory, bundle, &mut findings);
         check_approvals(&inventory, &sources, &mut findings);
         let own = own_predicates(&sources, &mut findings);
@@ -146,6 +147,34 @@ fn kind_of(path: &str) -> Kind {
 
 fn allows(statement: &Statement) -> bool {
     matches!(statement.node, StatementNode::Decide(Effect::Allow, _))
+}
+
+/// Data written into a tool and read back must not come out with fewer tags, or any agent could wash it.
+fn check_stores(
+    contracts: &BTreeMap<Resource, ToolContract>,
+    bundle: &PolicyBundle,
+    findings: &mut Diagnostics,
+) {
+    for (resource, contract) in contracts {
+        let of = |wanted: &[ToolEffect]| {
+            contract.actions.iter().filter(|(_, action)| wanted.contains(&action.effect)).collect::<Vec<_>>()
+        };
+        for (write, taking) in of(&[ToolEffect::Internal, ToolEffect::Shared]) {
+            for (read, giving) in of(&[ToolEffect::Read]) {
+                if taking.flow.accepts.flows_to(&giving.flow.returns.confidentiality) {
+                    continue;
+                }
+                let named = |path: &&String| path.ends_with(&format!("{}.toml", resource.name()));
+                let file = bundle.0.keys().find(named).map_or("tools", String::as_str);
+                let takes = taking.flow.accepts.names().join(", ");
+                let message = format!(
+                    "`{resource}:{write}` takes data with the tags {takes}, and `{resource}:{read}` gives it back without them"
+                );
+                let help = format!("let `{write}` say what it `accepts`, or `{read}` what its results carry");
+                findings.push(Diagnostic::in_file(file, message).help(help).warning());
+            }
+        }
+    }
 }
 
 /// A name in `delegates_to` that no agent has is a typing error that would only show as a denial.

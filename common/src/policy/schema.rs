@@ -59,6 +59,8 @@ pub enum Provider {
     Contract,
     /// The tool's own gate, from the arguments of a call.
     Gate,
+    /// Inspectors of the node, from the texts of arguments and results.
+    Inspector,
     /// `agents.toml` and `roles.toml`.
     Inventory,
     /// Rules of the policy; Writ reads what they derive.
@@ -75,6 +77,7 @@ impl Provider {
             Self::Capability => "capability",
             Self::Contract => "contract",
             Self::Gate => "gate of the tool",
+            Self::Inspector => "inspector",
             Self::Inventory => "inventory",
             Self::Policy => "policy (read by Writ)",
             Self::Request => "request",
@@ -110,7 +113,7 @@ const fn declared(
 /// The schema, in the order of names.
 pub const SCHEMA: &[Declared] = {
     use Plane::{Action, Flow, Identity};
-    use Provider::{Capability, Contract, Gate, Inventory, Policy, Request};
+    use Provider::{Capability, Contract, Gate, Inspector, Inventory, Policy, Request};
     use Type::{Any, Bytes, Date, Integer, Text};
     &[
         declared(
@@ -149,6 +152,13 @@ pub const SCHEMA: &[Declared] = {
             Action,
             Policy,
             "that an allowed call takes so much out of a budget of its task; what the task spends in all stays within the limit",
+        ),
+        declared(
+            "budget_rows",
+            &[("name", Text), ("limit", Integer), ("most", Integer)],
+            Action,
+            Policy,
+            "that an allowed call takes the rows of its result out of a budget of its task; so many are taken before it runs, and a result with more is kept back",
         ),
         declared("caller", &[("name", Text)], Identity, Request, "the agent that makes this call"),
         declared("capability", &[("id", Text)], Identity, Capability, "the capability, through all renewals"),
@@ -191,6 +201,13 @@ pub const SCHEMA: &[Declared] = {
         declared("effect", &[("kind", Text)], Action, Contract, "`read`, `internal`, `shared` or `egress`"),
         declared("expires", &[("time", Date)], Identity, Capability, "when the capability ends"),
         declared(
+            "finding",
+            &[("path", Text), ("kind", Text), ("detector", Text), ("severity", Integer)],
+            Flow,
+            Inspector,
+            "something found in a text, by JSON Pointer: what sort of thing, by which detector of which inspector, how bad from 0 to 100",
+        ),
+        declared(
             "grant",
             &[("resource", Text), ("action", Text)],
             Identity,
@@ -232,6 +249,13 @@ pub const SCHEMA: &[Declared] = {
             Action,
             Request,
             "the hour of the decision, 0 to 23, in UTC",
+        ),
+        declared(
+            "inspected",
+            &[("what", Text)],
+            Flow,
+            Inspector,
+            "what the findings are about: `arguments`, or `result` when rules are asked about a result; absent if no inspector is",
         ),
         declared("instruction", &[("digest", Bytes)], Flow, Capability, "SHA-256 of what the user asked for"),
         declared("integrity", &[("level", Text)], Flow, Request, "`trusted` or `untrusted`"),
@@ -547,7 +571,7 @@ impl Declared {
             ("asked", _) => Requests::ASK,
             ("operator", _) => Requests::ADMIN,
             ("depth" | "hop" | "arg" | "effect" | "guarded" | "sourced" | "unsourced", _)
-            | (_, Provider::Capability | Provider::Gate) => Requests::CALL,
+            | (_, Provider::Capability | Provider::Gate | Provider::Inspector) => Requests::CALL,
             _ => Requests::EVERY,
         }
     }
@@ -579,17 +603,20 @@ pub fn find(name: &str) -> Option<&'static Declared> {
     SCHEMA.iter().find(|declared| declared.name == name)
 }
 
-/// Checks a fact that is said to come from a tool's gate.
+/// Checks a fact that is said to come from a tool's gate or an inspector.
 ///
 /// # Errors
-/// What is wrong with it, and what gates state.
+/// What is wrong with it, and what these state.
 pub fn check_gate_fact(fact: &Predicate) -> Result<(), String> {
-    let stated = || SCHEMA.iter().filter(|declared| declared.provider == Provider::Gate);
+    let stated = || {
+        let provided = [Provider::Gate, Provider::Inspector];
+        SCHEMA.iter().filter(move |declared| provided.contains(&declared.provider))
+    };
     let Some(declared) = stated().find(|declared| declared.name == fact.name) else {
         let names: Vec<&str> = stated().map(|declared| declared.name).collect();
-        let otherwise = format!("gates state {}", names.join(", "));
+        let otherwise = format!("gates and inspectors state {}", names.join(", "));
         let help = suggest(&fact.name, names, &otherwise);
-        return Err(format!("no gate states `{}`: {help}", fact.name));
+        return Err(format!("no gate or inspector states `{}`: {help}", fact.name));
     };
     let fits = declared.terms.len() == fact.terms.len()
         && declared

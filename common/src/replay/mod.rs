@@ -358,6 +358,8 @@ impl<'r> Past<'r> {
         };
         let source = explain::contract_source(request.resource.as_str());
         let mut facts = vec![Known::stated(Predicate::new("effect", [Term::str(effect)]), source)];
+        // Records say what was found, and not where.
+        facts.extend([unknown("finding"), unknown("inspected")]);
         match self.known_arguments(arguments) {
             Some(arguments) => {
                 let given = argument_facts(request, &arguments, policy)?;

@@ -396,6 +396,7 @@ pub fn record(random: &mut Random) -> Record {
             approval: maybe(random, |random| Box::new(approval(random))),
             sources: Vec::new(),
             acts: Vec::new(),
+            found: Vec::new(),
             shadow: maybe(random, |random| Box::new(shadowed(random))),
             count: random.one_of(&[1, 2, 300]),
         })),
@@ -408,7 +409,9 @@ pub fn record(random: &mut Random) -> Record {
             result: maybe(random, digest),
             result_bytes: maybe(random, Random::next),
             label: maybe(random, label),
+            found: Vec::new(),
             elapsed: maybe(random, |random| Millis(random.next())),
+            manifest: (0..random.one_of(&[0, 3])).map(|_| digest(random)).collect(),
         })),
         _ => RecordBody::Void(Box::new(Void {
             prepared: digest(random),

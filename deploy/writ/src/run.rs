@@ -22,6 +22,7 @@ use writ_common::{
 use writ_journal::Sync;
 use writ_node::{
     config::NodeConfig,
+    inspect::Panel,
     serve::{NodeHandle, NodeSetup},
     tools,
 };
@@ -168,6 +169,7 @@ pub async fn start_node(path: &Path, accept_streams: bool) -> Result<NodeHandle>
         let tool = tools::build(kind).with_context(|| format!("`{resource}`"))?;
         built.insert(resource.clone(), tool);
     }
+    let panel = Panel::open(&config.inspectors)?;
     let bus = Bus::connect(BusConfig {
         urls: config.bus_urls,
         user,
@@ -186,6 +188,7 @@ pub async fn start_node(path: &Path, accept_streams: bool) -> Result<NodeHandle>
         sync: config.sync,
         fresh: config.fresh,
         tools: built,
+        panel,
         http: config.http,
     };
     Ok(Box::pin(writ_node::serve::start(setup)).await?)

@@ -108,7 +108,7 @@ impl Task {
         };
         let trace = self.span.context();
         match self.ask_for_right(wanted.clone(), trace).await? {
-            Asked::Waiting(requested) => Ok(requested),
+            Asked::Waiting(requested) => Ok(*requested),
             // Asked twice on the way, and answered in between: it is there to be fetched.
             Asked::Granted(approval, capability) => {
                 let expires = capability.expires();
@@ -173,7 +173,7 @@ impl Task {
         };
         match self.ask_for_right(wanted, trace).await? {
             Asked::Waiting(still) => {
-                let still = RequestedRight { trace: requested.trace.clone(), ..still };
+                let still = RequestedRight { trace: requested.trace.clone(), ..*still };
                 Err(Error::RightWaiting(Box::new(still)))
             }
             Asked::Granted(_, capability) => {
@@ -184,9 +184,9 @@ impl Task {
 
     async fn ask_for_right(&self, wanted: RightWanted, trace: Option<TraceContext>) -> Result<Asked, Error> {
         match self.agent.ask_broker(Wanted::Right(wanted.clone()), trace).await? {
-            IssueAnswer::Held { approval, expires, missing, unusable } => {
-                Ok(Asked::Waiting(requested(wanted, (approval, expires), (missing, unusable), trace)))
-            }
+            IssueAnswer::Held { approval, expires, missing, unusable } => Ok(Asked::Waiting(Box::new(
+                requested(wanted, (approval, expires), (missing, unusable), trace),
+            ))),
             IssueAnswer::Right { approval, capability } => {
                 let capability = read_chain(&capability)?;
                 let (grant, own) = (capability.grant(), self.agent.identity().holder.public());
@@ -208,7 +208,7 @@ impl Task {
 
 /// How a request for a right was answered.
 enum Asked {
-    Waiting(RequestedRight),
+    Waiting(Box<RequestedRight>),
     Granted(ApprovalId, Box<UnverifiedCapability>),
 }
 

@@ -12,14 +12,14 @@ use writ_common::{
     codec::encode,
     ids::{BudgetId, PartId, TaskId},
     reason::{Reason, ReasonCode},
-    record::Basis,
+    record::{Basis, OutcomeStatus},
     signed::Signed,
     subjects::Subject,
     time::{Millis, Now},
     verdict::Verdict,
 };
 
-use super::{CallRef, Effect, Guard, Pending};
+use super::{CallRef, Effect, Guard, Pending, ToolFailure};
 
 /// How often a charge is tried again after another node was faster.
 const ATTEMPTS_MAX: u32 = 20;
@@ -288,6 +288,29 @@ impl Guard {
                     .push_back(Change::Return(charge.amount));
             }
         }
+    }
+
+    /// The result is there: what was set aside for its rows and not needed comes back.
+    ///
+    /// # Errors
+    /// It has more rows than were paid for: it was run, and is kept back.
+    pub(super) fn count_rows(&mut self, call: CallRef, result: &str, now: Now) -> Result<(), ToolFailure> {
+        let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else {
+            return Ok(());
+        };
+        let mut unused = Vec::new();
+        for (budget, charge) in &mut known.charged {
+            let left = charge.left_over(budget, result);
+            let left = left.map_err(|reason| ToolFailure { reason, status: OutcomeStatus::Done })?;
+            charge.amount -= left;
+            unused.extend((left > 0).then(|| (budget.clone(), left)));
+        }
+        for (budget, left) in unused {
+            if let Some(key) = self.budget_key(call, &budget) {
+                self.queue_change(&key, Change::Return(left), now);
+            }
+        }
+        Ok(())
     }
 
     /// A call that was charged is known not to have run.

@@ -14,6 +14,7 @@ use writ_common::{
     digest::Digest,
     epoch::Epoch,
     ids::{AgentId, ApprovalId, FlowDomain, Resource, ResourceKind, TaskId},
+    inspect::Inspection,
     json::Value,
     label::DomainLabel,
     reason::{Reason, ReasonCode},
@@ -31,12 +32,17 @@ use writ_common::{
     wire::{Answer, Call, CallProof, CallReply, FetchRequest, ToldReason, call_digest, call_id},
 };
 
-use super::{Arrival, CallRef, Effect, Guard, Pending, Purpose, approval::Held, release::Flowing};
+use super::{
+    Arrival, CallRef, Effect, Guard, Pending, Purpose,
+    approval::Held,
+    inspect::{Looked, found_in_arguments, seen_in_arguments},
+    release::Flowing,
+};
 
 /// How long a call may wait for control state it names to arrive.
 const EPOCH_WAIT: Millis = Millis(200);
 /// How often a call is decided again because the label moved under it.
-pub(super) const LABEL_ATTEMPTS_MAX: u32 = 3;
+pub(super) const LABEL_ATTEMPTS_MAX: u32 = 12;
 
 /// A request while it is here.
 pub(super) struct InFlight {
@@ -65,6 +71,8 @@ pub(super) struct Known {
     /// The control state the call and its capability name.
     pub(super) min_epoch: Epoch,
     pub(super) label_attempts: u32,
+    /// Whether the label was asked for, and has not come since.
+    label_asked: bool,
     pub(super) busy_attempts: u32,
     /// The intent, once it is prepared.
     pub(super) intent: Option<Box<Prepared>>,
@@ -82,6 +90,8 @@ pub(super) struct Known {
     pub(super) charged: Charges,
     /// Whether everything was read that might vouch for its arguments.
     pub(super) sources_read: bool,
+    /// What inspectors said of its arguments.
+    pub(super) inspected: Option<Box<Inspection>>,
     /// What becomes of its result.
     pub(super) flowing: Flowing,
 }
@@ -237,6 +247,7 @@ impl Guard {
             is_read: false,
             min_epoch,
             label_attempts: 0,
+            label_asked: false,
             busy_attempts: 0,
             intent: None,
             label_revision: 0,
@@ -247,6 +258,7 @@ impl Guard {
             held: None,
             charged: Charges::new(),
             sources_read: false,
+            inspected: None,
             flowing: Flowing::default(),
         })
     }
@@ -327,15 +339,20 @@ impl Guard {
         let domain = known.domain.clone();
         let Some((revision, standing)) = self.labels.get(&domain).cloned() else {
             // Read once per call; if it is still not there afterwards, there is none.
-            return if known.label_attempts == 0 {
-                known.label_attempts += 1;
+            return if !std::mem::replace(&mut known.label_asked, true) {
                 self.wait_for_label(call, &domain);
             } else {
                 self.deny(call, &Verdict::deny(ReasonCode::LabelMissing, None), basis, now);
             };
         };
+        known.label_asked = false;
         basis.label_revision = Some(revision);
         basis.label = Some(standing.label.clone());
+        match self.inspect_arguments(call, &standing, now) {
+            Looked::Asked => return,
+            Looked::Failed(verdict) => return self.deny(call, &verdict, basis, now),
+            Looked::Known => {}
+        }
         let Some(verdict) = self.ask_policy(call, &standing, now.wall) else { return };
         // Looked for only where nothing else vouches for an argument, and once.
         if verdict.flow().unsourced().next().is_some() && !self.has_read_sources(call) {
@@ -375,21 +392,22 @@ impl Guard {
         let known = flight.known.as_mut()?;
         let Some(policy) = &self.policy else { return Some(without_policy()) };
         let instruction = self.sources.instruction(&known.capability.grant().instruction);
-        let results = self.sources.results(&known.domain);
-        let acts = self.acts.of(&known.capability.grant().task, &known.call_id);
+        let results = self.sources.results(&known.capability.grant().domain);
+        let (label, findings) = seen_in_arguments(known.inspected.as_deref(), &standing.label);
+        let acts = self.acts.of(&known.capability.grant().task, &known.call_id, now);
         let evidence = Evidence {
             capability: Some(&known.capability),
             handover: known.handover.as_deref(),
             control: &self.control,
             gate: self.gates.get(&known.request.resource).map(|gate| gate.as_ref() as _),
-            label: &standing.label,
+            label: &label,
             flow: FlowEvidence {
+                findings: &findings,
                 acts: &acts,
                 call: Some(known.call),
                 instruction: instruction.as_deref(),
                 origins: Some(&standing.origins),
                 results: results.as_deref(),
-                ..FlowEvidence::default()
             },
         };
         let verdict = decide(&known.request, &evidence, policy, now);
@@ -410,6 +428,7 @@ impl Guard {
             Verdicted::new(RecordedDecision::Deny, verdict, flight.who.clone(), flight.what.clone(), basis);
         recorded.trace = trace_ref(flight.trace);
         recorded.shadow = flight.shadow.take();
+        recorded.found = found_in_arguments(flight);
         if flight.reply.is_none() {
             flight.reply = Some(denied(verdict.reasons()));
         }

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use writ_bus::{Attested, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
+    digest::Digest,
     ids::{BootId, FlowDomain, TaskId},
+    inspect::Inspection,
     label::Label,
     reason::Reason,
     record::OutcomeStatus,
@@ -13,7 +15,8 @@ use writ_common::{
 };
 use writ_journal::{Entry, Unsettled};
 
-use super::{BudgetKey, FoundSources, StreamPins};
+use super::{BudgetKey, FoundSources, Inspect, StreamPins};
+use crate::tools::ToolOutput;
 
 /// Names a request while it is here; the driver's own choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +84,8 @@ pub enum Event {
     Journalled(Ticket),
     /// A journal write failed.
     JournalFailed(Ticket, String),
+    /// Inspectors have looked at the arguments of a call, or at its result.
+    Inspected(CallRef, Box<Inspection>),
     /// A task label was read: its stream sequence and bytes.
     LabelRead(FlowDomain, Result<Option<(u64, Bytes)>, String>),
     /// What may vouch for arguments of a task was read.
@@ -104,11 +109,20 @@ pub struct Output {
     pub text: String,
     /// What the tool itself knows of its label, beyond its contract.
     pub label: Option<Label>,
+    /// Digests of the pieces of content it is made of.
+    pub manifest: Vec<Digest>,
 }
 
 impl From<String> for Output {
     fn from(text: String) -> Self {
-        Self { text, label: None }
+        Self { text, label: None, manifest: Vec::new() }
+    }
+}
+
+impl From<ToolOutput> for Output {
+    fn from(output: ToolOutput) -> Self {
+        let ToolOutput { value, label, manifest } = output;
+        Self { text: value.to_string(), label, manifest }
     }
 }
 
@@ -130,6 +144,8 @@ pub enum Effect {
     AskFresh(Vec<u8>),
     /// Forget the journal of a settled run.
     Forget(BootId),
+    /// Have inspectors look at texts, and hand what they say back as [`Event::Inspected`].
+    Inspect(CallRef, Box<Inspect>),
     /// Append to the journal, in the order of the effects, and say when it counts as written. A ticket is absent
     /// where nothing waits for it.
     Journal(Option<Ticket>, Entry),

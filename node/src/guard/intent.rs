@@ -13,7 +13,10 @@ use writ_common::{
     keys::PublicKey,
     label::Label,
     reason::{Reason, ReasonCode},
-    record::{Basis, DecisionId, Outcome, OutcomeStatus, Record, RecordBody, RecordedDecision, Verdicted},
+    record::{
+        Basis, DecisionId, MANIFEST_MAX, Outcome, OutcomeStatus, Record, RecordBody, RecordedDecision,
+        Verdicted,
+    },
     recorder::Prepared,
     signed::Signed,
     subjects::Subject,
@@ -26,6 +29,7 @@ use writ_common::{
 use super::{
     CallRef, Effect, Guard, Output, Pending, Purpose, ToolFailure,
     call::{LABEL_ATTEMPTS_MAX, REPLY_BYTES_MAX, agent_input, denied, failed, recorded, trace_ref},
+    inspect::found_in_arguments,
     kept::Kept,
     recovery::OldIntent,
 };
@@ -39,16 +43,19 @@ impl Guard {
         let Some(flight) = self.calls.get_mut(&call) else { return };
         let (trace, arrived) = (flight.trace, flight.arrived);
         let revision = basis.label_revision.unwrap_or(0);
+        let told = basis.label.clone().unwrap_or_else(Label::top);
         let mut recorded =
             Verdicted::new(RecordedDecision::Allow, &verdict, flight.who.clone(), flight.what.clone(), basis);
         recorded.trace = trace_ref(trace);
         recorded.shadow = flight.shadow.take();
+        recorded.found = found_in_arguments(flight);
         let held = flight.known.as_ref().and_then(|known| known.held.as_ref());
         recorded.acts = self.acts.recorded(&verdict.flow().acts);
         recorded.approval = held.map(|held| Box::new(held.approval.clone()));
         self.span_of_verdict(&recorded, trace, arrived, now);
         let prepared = Box::new(self.recorder.prepare(RecordBody::Verdict(Box::new(recorded)), now.wall));
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
+        known.flowing.told = told;
         known.permit = verdict.permit();
         known.label_revision = revision;
         known.intent = Some(prepared.clone());
@@ -255,8 +262,16 @@ impl Guard {
 
     /// The tool or agent is done: record how it ended.
     pub(super) fn finished(&mut self, call: CallRef, result: Result<Output, ToolFailure>, now: Now) {
-        match result.and_then(|output| check_result(&output.text).map(|()| output)) {
-            Ok(output) => self.release(call, output, now),
+        let output = match result {
+            Ok(output) => output,
+            Err(failure) if failure.status == OutcomeStatus::NotRun => {
+                return self.conclude(call, Err(failure), now);
+            }
+            Err(failure) => return self.release_failure(call, failure, now),
+        };
+        match check_result(&output).and_then(|()| self.count_rows(call, &output.text, now)) {
+            Ok(()) => self.inspect_result(call, output, now),
+            // In our own words, and with nothing of the result in them.
             Err(failure) => self.conclude(call, Err(failure), now),
         }
     }
@@ -274,7 +289,7 @@ impl Guard {
             Ok(Output { text, .. }) => {
                 (OutcomeStatus::Done, None, Some(Digest::plain(text.as_bytes())), Some(text.len() as u64))
             }
-            Err(failure) => (failure.status, Some(recorded(&failure.reason)), None, None),
+            Err(failure) => (failure.status, Some(recorded(&for_the_record(failure))), None, None),
         };
         let outcome = Outcome {
             intent: intent.id.clone(),
@@ -285,10 +300,12 @@ impl Guard {
             result: digest,
             result_bytes: bytes,
             label: result.as_ref().ok().and_then(|output| output.label.clone()),
+            found: known.flowing.seen.clone(),
             elapsed: Some(now.monotonic.since(began.monotonic)),
+            manifest: known.flowing.manifest.clone(),
         };
         let answer = match result {
-            Ok(Output { text, label }) => {
+            Ok(Output { text, label, .. }) => {
                 Answer::Done { result: text, label: label.unwrap_or_else(Label::top) }
             }
             Err(ToolFailure { reason, status: OutcomeStatus::NotRun }) => {
@@ -471,7 +488,9 @@ impl Guard {
             result: None,
             result_bytes: None,
             label: None,
+            found: Vec::new(),
             elapsed: None,
+            manifest: Vec::new(),
         };
         let prepared = Box::new(self.recorder.prepare(RecordBody::Outcome(Box::new(outcome)), now.wall));
         let message_id = prepared.message_id.clone();
@@ -481,14 +500,28 @@ impl Guard {
     }
 }
 
+/// What a tool or agent says of its failure may be content, which records never hold.
+fn for_the_record(failure: &ToolFailure) -> Reason {
+    match failure.reason.code() {
+        ReasonCode::ToolFailed => Reason::new(ReasonCode::ToolFailed),
+        _ => failure.reason.clone(),
+    }
+}
+
 /// A result that cannot be sent or is no JSON is a failure of the tool, not of the caller.
-fn check_result(text: &str) -> Result<(), ToolFailure> {
+fn check_result(output: &Output) -> Result<(), ToolFailure> {
+    let text = output.text.as_str();
     let failure = |code: ReasonCode, told: String| ToolFailure {
         reason: Reason::new(code).told(told),
         status: OutcomeStatus::Failed,
     };
     if text.len() > REPLY_BYTES_MAX {
         let told = format!("{} bytes, at most {REPLY_BYTES_MAX}", text.len());
+        return Err(failure(ReasonCode::ToolResultTooLarge, told));
+    }
+    // What does not fit into the record was not given to anybody.
+    if output.manifest.len() > MANIFEST_MAX {
+        let told = format!("made of {} pieces, at most {MANIFEST_MAX}", output.manifest.len());
         return Err(failure(ReasonCode::ToolResultTooLarge, told));
     }
     Value::parse_canonical(text)

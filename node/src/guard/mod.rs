@@ -14,6 +14,7 @@ mod budget;
 mod call;
 mod chains;
 mod event;
+mod inspect;
 mod intent;
 mod kept;
 mod labels;
@@ -30,7 +31,8 @@ use std::{
 
 pub use budget::BudgetKey;
 pub use event::{Arrival, CallRef, Effect, Event, Output, Ticket, ToolFailure};
-pub use pins::{StreamPin, StreamPins};
+pub use inspect::Inspect;
+pub use pins::{FLOOR_UNKNOWN, StreamPin, StreamPins};
 pub use sources::FoundSources;
 
 use budget::Budgets;
@@ -50,6 +52,7 @@ use writ_common::{
     entropy::{Entropy, draw},
     fresh::{FreshAnswer, FreshBounds, FreshQuestion, Freshness},
     ids::{BootId, FlowDomain, NodeId, PartId, Resource, TaskId, TenantId, UserId},
+    inspect::Inspector,
     keys::{PrivateKey, PublicKey},
     label::DomainLabel,
     policy::{PolicyBundle, PolicySet},
@@ -84,6 +87,8 @@ pub struct GuardConfig {
     pub call_age_max: Millis,
     /// Longest wait for an agent's answer.
     pub relay_timeout: Millis,
+    /// Who looks at texts on the way.
+    pub inspectors: Vec<Inspector>,
     /// Most calls at once.
     pub calls_max: usize,
     /// Most records the stream has not acknowledged; beyond, nothing more is decided.
@@ -105,6 +110,7 @@ impl GuardConfig {
             pins: StreamPins::default(),
             call_age_max: Millis::from_secs(30),
             relay_timeout: Millis::from_secs(600),
+            inspectors: Vec::new(),
             calls_max: 4_096,
             unacknowledged_max: 8_192,
         }
@@ -295,6 +301,7 @@ impl Guard {
             Event::Recovered { boot, unsettled } => self.recover(boot, unsettled, now),
             Event::Fresh(payload) => self.fresh(&payload, now),
             Event::Journalled(ticket) => self.journalled(ticket, now),
+            Event::Inspected(call, inspection) => self.inspected(call, *inspection, now),
             Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why, now),
             Event::LabelRead(domain, found) => self.label_read(&domain, found, now),
             Event::SourcesRead(domain, task, found) => self.sources_read(&domain, &task, found, now),

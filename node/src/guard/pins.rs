@@ -29,6 +29,18 @@ pub struct StreamPins {
     pub control: StreamPin,
     /// The audit stream.
     pub audit: StreamPin,
+    /// Labels at this sequence and before count as top: a stream that went back may have lost raises, and somebody
+    /// accepted it as it is. [`FLOOR_UNKNOWN`] until the stream was looked at.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub floor: u64,
+}
+
+/// A floor that is wherever the audit stream ends when it is looked at next.
+pub const FLOOR_UNKNOWN: u64 = u64::MAX;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
+fn is_zero(floor: &u64) -> bool {
+    *floor == 0
 }
 
 impl Message for StreamPins {
@@ -86,11 +98,19 @@ impl Streams {
             self.went_back = Some(why.clone());
             return Err(why);
         }
+        if next.floor == FLOOR_UNKNOWN {
+            next.floor = audit.last_sequence;
+        }
         let has_moved = next != self.known;
         self.known = next;
         let mut kept = self.known.clone();
         kept.audit.sequence = kept.audit.sequence.max(self.acknowledged);
         Ok(has_moved.then_some(kept))
+    }
+
+    /// Whether a label that stands at this sequence may lack raises that were lost.
+    pub(super) fn is_distrusted(&self, sequence: u64) -> bool {
+        sequence <= self.known.floor && !writ_common::red::off("B07")
     }
 
     /// A record of ours was acknowledged at this sequence.
@@ -146,10 +166,25 @@ mod tests {
     }
 
     #[test]
+    fn b07_labels_of_a_stream_that_was_accepted_as_it_is_are_not_believed() {
+        let accepted = StreamPins { floor: FLOOR_UNKNOWN, ..StreamPins::default() };
+        let mut pins = Streams::new(accepted);
+        assert!(pins.is_distrusted(1), "nobody has looked yet");
+        let known = pins.take(&facts(1, 5), &facts(2, 9)).unwrap().unwrap();
+        assert_eq!(known.floor, 9);
+        assert!(pins.is_distrusted(9));
+        assert!(!pins.is_distrusted(10));
+        // The next run knows it from the file.
+        assert!(Streams::new(known).is_distrusted(9));
+        assert!(!Streams::default().is_distrusted(1));
+    }
+
+    #[test]
     fn r07_a_stream_made_anew_is_refused_however_long_it_is() {
         let known = StreamPins {
             control: StreamPin { created: "1".into(), sequence: 5 },
             audit: StreamPin { created: "2".into(), sequence: 5 },
+            floor: 0,
         };
         let mut pins = Streams::new(known);
         pins.take(&facts(7, 50), &facts(2, 5)).unwrap_err();

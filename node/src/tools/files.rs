@@ -35,7 +35,7 @@ use writ_common::{
     visible::is_invisible,
 };
 
-use super::{Tool, ToolSetupError, tool_failed, unknown_action};
+use super::{Tool, ToolOutput, ToolSetupError, tool_failed, unknown_action};
 use crate::guard::ToolFailure;
 
 /// Longest path, in bytes.
@@ -187,7 +187,7 @@ impl Gate for Files {
 
 #[async_trait]
 impl Tool for Files {
-    async fn call(&self, permit: Permit) -> Result<Value, ToolFailure> {
+    async fn call(&self, permit: Permit) -> Result<ToolOutput, ToolFailure> {
         let request = self.request(permit.action(), permit.arguments().value()).map_err(not_run)?;
         let changes_something = matches!(request, Request::Write(..));
         let (root, settings, counter) =
@@ -201,7 +201,7 @@ impl Tool for Files {
             }
         });
         match tokio::time::timeout(TIMEOUT, work).await {
-            Ok(Ok(result)) => result,
+            Ok(Ok(result)) => result.map(ToolOutput::from),
             Ok(Err(error)) => Err(tool_failed(error)),
             Err(_) => Err(ToolFailure {
                 reason: Reason::new(ReasonCode::ToolTimeout).told("the disk does not answer"),
@@ -393,7 +393,7 @@ mod tests {
     async fn call(files: &Files, action: &str, arguments: Value) -> Result<String, String> {
         let permit = permit("tool.files", action, &arguments.to_string());
         let result = files.call(permit).await;
-        result.map(|value| value.to_string()).map_err(|failure| failure.reason.to_string())
+        result.map(|output| output.value.to_string()).map_err(|failure| failure.reason.to_string())
     }
 
     fn at(path: &str) -> Value {

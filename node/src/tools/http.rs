@@ -35,7 +35,7 @@ use writ_common::{
 };
 
 use super::{
-    Tool, ToolSetupError,
+    Tool, ToolOutput, ToolSetupError,
     http_target::{Host, Reach, Target, check_addresses, check_target, read_target},
     tool_failed,
     trust::read_certificates,
@@ -113,7 +113,7 @@ impl Http {
     }
 }
 
-fn tls_config(ca_file: Option<&PathBuf>) -> Result<ClientConfig, ToolSetupError> {
+pub(crate) fn tls_config(ca_file: Option<&PathBuf>) -> Result<ClientConfig, ToolSetupError> {
     let mut roots = RootCertStore::empty();
     match ca_file {
         Some(path) => {
@@ -167,7 +167,7 @@ impl Resolve for Checked {
     }
 }
 
-fn chain(error: &dyn StdError) -> String {
+pub(crate) fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -265,13 +265,13 @@ impl Gate for Http {
 
 #[async_trait]
 impl Tool for Http {
-    async fn call(&self, permit: Permit) -> Result<Value, ToolFailure> {
+    async fn call(&self, permit: Permit) -> Result<ToolOutput, ToolFailure> {
         let target = self
             .target(permit.action(), permit.arguments().value())
             .map_err(|reason| ToolFailure { reason, status: OutcomeStatus::NotRun })?;
         let timeout = self.settings.timeout;
         match tokio::time::timeout(timeout.to_duration(), self.get(target)).await {
-            Ok(result) => result,
+            Ok(result) => result.map(ToolOutput::from),
             Err(_) => {
                 Err(failed(Reason::new(ReasonCode::ToolTimeout).told(format_args!("longer than {timeout}"))))
             }
@@ -308,7 +308,7 @@ mod tests {
     async fn fetch(tool: &Http, url: &str) -> Result<String, String> {
         let arguments: Value = [("url", Value::from(url))].into_iter().collect();
         let result = tool.call(permit("tool.web", "get", &arguments.to_string())).await;
-        result.map(|value| value.to_string()).map_err(|failure| failure.reason.to_string())
+        result.map(|output| output.value.to_string()).map_err(|failure| failure.reason.to_string())
     }
 
     fn routes(other: u16) -> Router {

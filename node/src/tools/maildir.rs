@@ -20,7 +20,7 @@ use writ_common::{
     verdict::Permit,
 };
 
-use super::{Tool, ToolSetupError, mail::Letter, tool_failed, unknown_action};
+use super::{Tool, ToolOutput, ToolSetupError, mail::Letter, tool_failed, unknown_action};
 use crate::guard::ToolFailure;
 
 /// A maildir that drafts are put into, and one that what is to be sent is put into.
@@ -80,7 +80,7 @@ impl Gate for Maildir {
 
 #[async_trait]
 impl Tool for Maildir {
-    async fn call(&self, permit: Permit) -> Result<Value, ToolFailure> {
+    async fn call(&self, permit: Permit) -> Result<ToolOutput, ToolFailure> {
         let letter =
             self.letter(permit.arguments().value()).map_err(|reason| tool_failed(reason.for_caller()))?;
         let message = letter.message.formatted();
@@ -91,7 +91,9 @@ impl Tool for Maildir {
         // A few kilobytes to a local folder: not worth a thread of their own.
         let name = self.deliver(folder, word == "draft", &message).map_err(tool_failed)?;
         let digest = Digest::plain(&message).to_string();
-        Ok([(word, Value::from(name)), ("sha256", Value::from(digest))].into_iter().collect())
+        let result: Value =
+            [(word, Value::from(name)), ("sha256", Value::from(digest))].into_iter().collect();
+        Ok(result.into())
     }
 }
 

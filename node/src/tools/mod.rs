@@ -12,6 +12,7 @@ mod mail;
 mod maildir;
 mod postgres;
 mod postgres_gate;
+pub mod retrieval;
 mod smtp;
 pub mod sql_gate;
 mod sql_reads;
@@ -25,7 +26,9 @@ use std::{path::PathBuf, sync::Arc};
 use async_trait::async_trait;
 use writ_common::{
     decide::Gate,
+    digest::Digest,
     json::Value,
+    label::Label,
     reason::{Reason, ReasonCode},
     record::OutcomeStatus,
     time::Millis,
@@ -36,8 +39,11 @@ pub use files::{Files, FilesSettings};
 pub use http::{Http, HttpSettings};
 pub use maildir::Maildir;
 pub use postgres::{Postgres, PostgresServer, PostgresSettings};
+pub use retrieval::{Retrieval, RetrievalSettings};
 pub use smtp::{Smtp, SmtpSecurity, SmtpSettings};
 pub use sqlite::Sqlite;
+
+pub(crate) use http::{chain as error_chain, tls_config};
 
 use crate::guard::ToolFailure;
 
@@ -48,7 +54,25 @@ pub trait Tool: Gate + Send + Sync {
     ///
     /// # Errors
     /// [`ToolFailure`] with what is known about the effect.
-    async fn call(&self, permit: Permit) -> Result<Value, ToolFailure>;
+    async fn call(&self, permit: Permit) -> Result<ToolOutput, ToolFailure>;
+}
+
+/// What a tool gives back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolOutput {
+    /// The result, as the caller gets it.
+    pub value: Value,
+    /// What the tool itself knows of the result's label. It is joined with what the contract says of results, so it can
+    /// only raise; `None` is a tool that knows nothing of labels.
+    pub label: Option<Label>,
+    /// Digests of the pieces of content the result is made of, for the record; at most [`writ_common::record::MANIFEST_MAX`].
+    pub manifest: Vec<Digest>,
+}
+
+impl From<Value> for ToolOutput {
+    fn from(value: Value) -> Self {
+        Self { value, label: None, manifest: Vec::new() }
+    }
 }
 
 /// What implements a tool, from the node's configuration.
@@ -69,6 +93,8 @@ pub enum ToolKind {
     },
     /// SELECT on a PostgreSQL database.
     Postgres(PostgresSettings),
+    /// Questions to a document store.
+    Retrieval(RetrievalSettings),
     /// Letters by SMTP.
     Smtp(SmtpSettings),
     /// SELECT on a SQLite file.
@@ -110,6 +136,7 @@ pub fn build(kind: &ToolKind) -> Result<Arc<dyn Tool>, ToolSetupError> {
             Arc::new(Maildir::open(folder, outbox.as_deref(), from)?)
         }
         ToolKind::Postgres(settings) => Arc::new(Postgres::open(settings)?),
+        ToolKind::Retrieval(settings) => Arc::new(Retrieval::open(settings.clone())?),
         ToolKind::Smtp(settings) => Arc::new(Smtp::open(settings)?),
         ToolKind::Sqlite { file, rows_max, timeout } => Arc::new(Sqlite::open(file, *rows_max, *timeout)?),
     })

@@ -35,7 +35,7 @@ use writ_common::{
 };
 
 use super::{
-    Tool, ToolSetupError,
+    Tool, ToolOutput, ToolSetupError,
     sql_gate::{self, Dialect},
     tool_failed, unknown_action,
 };
@@ -438,7 +438,7 @@ impl Gate for Postgres {
 
 #[async_trait]
 impl Tool for Postgres {
-    async fn call(&self, permit: Permit) -> Result<Value, ToolFailure> {
+    async fn call(&self, permit: Permit) -> Result<ToolOutput, ToolFailure> {
         let arguments = permit.arguments().value();
         let sql = arguments.get("sql").and_then(Value::as_str).unwrap_or_default();
         // The locks hold by themselves: what comes here was admitted, and is looked at again.
@@ -452,6 +452,6 @@ impl Tool for Postgres {
         let waiting = tokio::time::timeout(timeout, self.permits.acquire()).await;
         let Ok(Ok(_turn)) = waiting else { return Err(self.timed_out(OutcomeStatus::NotRun)) };
         let reading = tokio::time::timeout(timeout + GRACE, self.read(sql, &params)).await;
-        reading.unwrap_or_else(|_| Err(self.timed_out(OutcomeStatus::Failed)))
+        reading.unwrap_or_else(|_| Err(self.timed_out(OutcomeStatus::Failed))).map(ToolOutput::from)
     }
 }

@@ -26,7 +26,9 @@ use writ_common::{
     verdict::Permit,
 };
 
-use super::{Tool, ToolSetupError, mail::Letter, tool_failed, trust::read_certificates, unknown_action};
+use super::{
+    Tool, ToolOutput, ToolSetupError, mail::Letter, tool_failed, trust::read_certificates, unknown_action,
+};
 use crate::guard::ToolFailure;
 
 /// Settings of an SMTP tool.
@@ -151,7 +153,7 @@ impl Gate for Smtp {
 
 #[async_trait]
 impl Tool for Smtp {
-    async fn call(&self, permit: Permit) -> Result<Value, ToolFailure> {
+    async fn call(&self, permit: Permit) -> Result<ToolOutput, ToolFailure> {
         let letter = self
             .letter(permit.action(), permit.arguments().value())
             .map_err(|reason| ToolFailure { reason, status: OutcomeStatus::NotRun })?;
@@ -159,13 +161,14 @@ impl Tool for Smtp {
         match tokio::time::timeout(self.timeout, self.transport.send(letter.message)).await {
             Ok(Ok(response)) => {
                 let answer = response.message().collect::<Vec<_>>().join(" ");
-                Ok([
+                let result: Value = [
                     ("answer", Value::from(answer)),
                     ("recipients", Value::from(recipients)),
                     ("sent", Value::Bool(true)),
                 ]
                 .into_iter()
-                .collect())
+                .collect();
+                Ok(result.into())
             }
             Ok(Err(error)) => Err(failure_of(&error)),
             Err(_) => Err(perhaps_sent("the server did not answer in time")),

@@ -26,7 +26,7 @@ use writ_common::{
 };
 
 use super::{
-    Tool, ToolSetupError,
+    Tool, ToolOutput, ToolSetupError,
     sql_gate::{self, Dialect, Reads},
     tool_failed, unknown_action,
 };
@@ -129,7 +129,7 @@ impl Gate for Sqlite {
 
 #[async_trait]
 impl Tool for Sqlite {
-    async fn call(&self, permit: Permit) -> Result<Value, ToolFailure> {
+    async fn call(&self, permit: Permit) -> Result<ToolOutput, ToolFailure> {
         let timeout = self.timeout.to_duration();
         let deadline = Instant::now() + timeout;
         let timed_out = |status| ToolFailure {
@@ -156,7 +156,7 @@ impl Tool for Sqlite {
         });
         match tokio::time::timeout(timeout + GRACE, query).await {
             Ok(Ok(Err(_))) if Instant::now() >= deadline => Err(timed_out(OutcomeStatus::Failed)),
-            Ok(Ok(result)) => result,
+            Ok(Ok(result)) => result.map(ToolOutput::from),
             Ok(Err(error)) => Err(tool_failed(error)),
             // It ends by itself; nothing a SELECT does outlives it.
             Err(_) => Err(timed_out(OutcomeStatus::Failed)),
@@ -263,7 +263,9 @@ mod tests {
 
     async fn read(tool: &Sqlite, arguments: &str) -> Result<String, String> {
         let result = tool.call(permit("tool.crm", "read", arguments)).await;
-        result.map(|value| value.to_string()).map_err(|failure| failure.reason.for_caller().to_owned())
+        result
+            .map(|output| output.value.to_string())
+            .map_err(|failure| failure.reason.for_caller().to_owned())
     }
 
     #[tokio::test]

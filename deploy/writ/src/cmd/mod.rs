@@ -6,6 +6,7 @@ mod audit;
 mod capability;
 mod config;
 mod doctor;
+mod documents;
 mod explain;
 mod halt;
 mod key;
@@ -86,6 +87,9 @@ enum Command {
     /// What was decided, and why
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Documents that agents may search
+    #[command(subcommand)]
+    Documents(documents::Documents),
     /// Policies
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -192,6 +196,7 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Approval(approval) => approval.run(&common).await,
         Command::Label(label) => label.run(&common).await,
         Command::Audit(audit) => audit.run(&common).await,
+        Command::Documents(documents) => documents.run(&common),
         Command::Policy(policy) => policy.run(&common).await,
         Command::Key(key) => key.run(&common),
         Command::Config(config) => config.run(&common),

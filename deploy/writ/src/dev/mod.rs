@@ -19,7 +19,7 @@ use writ_bus::{Bus, BusConfig, NatsUser, SystemClock, SystemEntropy, keyfile};
 use writ_common::{
     codec::encode,
     entropy::draw,
-    ids::{AgentId, BrokerId, NodeId, OperatorId, TenantId},
+    ids::{AgentId, BrokerId, InspectorId, NodeId, OperatorId, TenantId},
     keys::PrivateKey,
     keyset::{KeysetDocument, KeysetKey},
     signed::Signed,
@@ -362,6 +362,36 @@ impl DevStack {
         }
         identity.save(self.layout.agent(folder))?;
         Ok(identity)
+    }
+
+    /// Lets an inspector answer on the bus, and connects as it.
+    ///
+    /// # Errors
+    /// If its key cannot be made, or there is no connection.
+    pub async fn inspector(&mut self, name: &str) -> Result<Bus> {
+        let who = CoreUser::Inspector(InspectorId::parse(name)?);
+        let user = user_at(&self.layout.at(&format!("keys/inspector-{name}.nkey")))?;
+        let inbox_prefix = who.inbox_prefix();
+        self.accounts.core.push((who, user.public().to_owned()));
+        fs::write(self.layout.at("nats/accounts.conf"), self.accounts.render())?;
+        self.nats.reload()?;
+        let mut left = 50;
+        loop {
+            let config = BusConfig {
+                urls: vec![self.nats.url()],
+                user: user.clone(),
+                name: name.to_owned(),
+                inbox_prefix: inbox_prefix.clone(),
+                ca_file: None,
+            };
+            match Bus::connect(config).await {
+                Err(_) if left > 0 => {
+                    left -= 1;
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+                connected => return Ok(connected?),
+            }
+        }
     }
 
     /// The operator's connection.

@@ -7,7 +7,9 @@
 
 use std::fmt::Write as _;
 
-use writ_common::ids::{AgentId, BrokerId, InvalidId, KeyId, NodeId, OperatorId, PartId, TenantId};
+use writ_common::ids::{
+    AgentId, BrokerId, InspectorId, InvalidId, KeyId, NodeId, OperatorId, PartId, TenantId,
+};
 use writ_common::subjects;
 
 /// How long a reply may take: longer than any task.
@@ -20,6 +22,8 @@ pub enum CoreUser {
     Approver(OperatorId),
     /// A broker.
     Broker(BrokerId),
+    /// An inspector: answers questions that nodes ask it by its name.
+    Inspector(InspectorId),
     /// A node.
     Node(NodeId),
     /// An operator, who also reads the audit stream.
@@ -57,6 +61,7 @@ impl CoreUser {
         match self {
             Self::Approver(name) => format!("_INBOX.approver.{name}"),
             Self::Broker(name) => format!("_INBOX.broker.{name}"),
+            Self::Inspector(name) => format!("_INBOX.inspector.{name}"),
             Self::Node(name) => format!("_INBOX.node.{name}"),
             Self::Operator(name) => format!("_INBOX.operator.{name}"),
         }
@@ -105,6 +110,8 @@ impl CoreUser {
                     vec![own("admin"), own("enroll"), own("fresh"), own("issue.*"), "$SRV.>".into(), inbox];
                 (publish, subscribe)
             }
+            // It publishes answers and nothing else; a list without an entry would allow everything.
+            Self::Inspector(name) => (vec![inbox.clone()], vec![own(&format!("inspect.{name}")), inbox]),
             Self::Node(name) => {
                 let mut publish = vec![
                     own("approval.*.*.request"),
@@ -113,6 +120,7 @@ impl CoreUser {
                     own("claim.*.budget.*.*"),
                     own("fresh"),
                     own("inbox.*.*"),
+                    own("inspect.*"),
                     own("label.*.*"),
                     own("label.*.*.sources"),
                 ];
@@ -176,6 +184,9 @@ impl Accounts {
                     format!("approver {name}: reads the streams, answers under their own name only")
                 }
                 CoreUser::Broker(name) => format!("broker {name}"),
+                CoreUser::Inspector(name) => {
+                    format!("inspector {name}: is asked by nodes, and asks nobody")
+                }
                 CoreUser::Node(name) => format!("node {name}: publishes records under its own name only"),
                 CoreUser::Operator(name) => format!("operator {name}: asks the broker, reads the streams"),
             };
@@ -251,6 +262,7 @@ pub fn shipped_accounts() -> Result<Accounts, InvalidId> {
             (CoreUser::Broker(BrokerId::parse("broker-1")?), place("nkey of broker-1")),
             (CoreUser::Operator(OperatorId::parse("ops")?), place("nkey of ops")),
             (CoreUser::Approver(OperatorId::parse("bob")?), place("nkey of bob")),
+            (CoreUser::Inspector(InspectorId::parse("dlp")?), place("nkey of dlp")),
             (CoreUser::Node(NodeId::parse("node-1")?), place("nkey of node-1")),
         ],
         bootstrap: place("nkey of bootstrap"),

@@ -20,7 +20,7 @@ use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
 use writ::dev::Layout;
 use writ_common::{
     codec::decode,
-    ids::{FlowDomain, PartId},
+    ids::{FlowDomain, PartId, Resource},
     label::{DomainLabel, Label},
     reason::ReasonCode,
     record::{DecisionId, Record, RecordBody, RecordedDecision},
@@ -94,7 +94,7 @@ async fn pair(planner: Agent, token: String, number: usize) -> Result<[Said; 3]>
     let task = start(&planner, &token).await?;
     let ahead = Duration::from_micros(u64::try_from(number % 23)? * 900);
     let (reads_late, tells_late) =
-        if number % 3 == 0 { (ahead, Duration::ZERO) } else { (Duration::ZERO, ahead) };
+        if number.is_multiple_of(3) { (ahead, Duration::ZERO) } else { (Duration::ZERO, ahead) };
     let reading = async {
         sleep(reads_late).await;
         read(&task, "SELECT name FROM customers").await
@@ -159,7 +159,7 @@ impl Replay {
             RecordBody::Verdict(verdicted) if verdicted.decision == RecordedDecision::Allow => {
                 let Some(domain) = &verdicted.who.domain else { return };
                 self.domains.insert(record.id.clone(), domain.clone());
-                let resource = verdicted.what.resource.as_ref().map(|resource| resource.as_str());
+                let resource = verdicted.what.resource.as_ref().map(Resource::as_str);
                 if resource != Some("tool.mail") {
                     return;
                 }
@@ -201,7 +201,7 @@ async fn race(world: &mut World, pairs: usize, disturb: bool) -> Result<()> {
         let (room, done) = (Arc::clone(&room), Arc::clone(&done));
         running.spawn(async move {
             let _room = room.acquire().await?;
-            let said = pair(planner, token, number).await;
+            let said = Box::pin(pair(planner, token, number)).await;
             done.fetch_add(1, Ordering::Relaxed);
             said
         });

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse as _, routing::post};
+use writ::view::{Colour, chain};
 use writ_bus::{Bus, BusError, Service};
 use writ_common::reason::ReasonCode;
 use writ_sdk::{Error, Task, Value, json};
@@ -125,6 +126,15 @@ deny if inspected("result"), finding($path, "card", $detector, $severity);
             for found in [CARD, "41111111", &token] {
                 assert!(!bytes.contains(found), "{record:?}");
             }
+        }
+        // Of what sort it was and who found it is.
+        let seen = Seen::read(&world, Some(task.id())).await?;
+        let shown = chain::render(&chain::build(task.id(), &seen.recorded), Colour::Off);
+        for found in [
+            "found card in the arguments (patterns.luhn, 90)",
+            "found token in the result (leaks.github, 100)",
+        ] {
+            assert!(shown.contains(found), "{found} is not in\n{shown}");
         }
         world.close().await;
         Ok(())

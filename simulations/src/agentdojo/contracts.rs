@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 use toml::{Table, Value as Toml};
-use writ_common::{ids::EntityType, json::Value, policy::PolicyBundle};
+use writ_common::{json::Value, policy::PolicyBundle};
 
 use super::{
     directories::{self, Listed},
@@ -53,7 +53,8 @@ pub fn files(suite: &Suite) -> Result<PolicyBundle> {
     let shapes = Shapes::of(suite);
     let mut groups: BTreeMap<&str, Vec<Toml>> = BTreeMap::new();
     for (name, tool) in &suite.tools {
-        let action = action(name, tool, &shapes, &entities, &directories);
+        let fields = fields(name, suite, &shapes, &entities, &directories);
+        let action = action(name, tool, &shapes, fields);
         groups.entry(tool.group.as_str()).or_default().push(Toml::Table(action));
     }
     let mut files = BTreeMap::new();
@@ -139,7 +140,7 @@ fn directory(listed: &Listed) -> Table {
     ])
 }
 
-fn action(name: &str, tool: &Tool, shapes: &Shapes, entities: &[Entity], directories: &[Listed]) -> Table {
+fn action(name: &str, tool: &Tool, shapes: &Shapes, fields: Vec<Table>) -> Table {
     let effect = match tool.effect {
         Effect::Read => "read",
         Effect::Internal => "internal",
@@ -155,9 +156,9 @@ fn action(name: &str, tool: &Tool, shapes: &Shapes, entities: &[Entity], directo
         ("properties", Toml::Table(properties)),
         ("required", Toml::Array(tool.required.iter().map(|name| name.as_str().into()).collect())),
     ]);
-    let scales = tool.params.iter().filter(|(_, schema)| is_number(schema));
+    let scales =
+        tool.params.iter().filter(|(_, schema)| !has_type(Some(schema), &["string", "array", "object"]));
     let scales = scales.map(|(name, _)| (format!("/{name}"), Toml::from(i64::from(SCALE)))).collect();
-    let fields = fields(name, tool, shapes, entities, directories);
     table([
         ("name", id_of(name).into()),
         ("effect", effect.into()),
@@ -173,7 +174,9 @@ fn action(name: &str, tool: &Tool, shapes: &Shapes, entities: &[Entity], directo
 /// objects that are called as what they name.
 fn guards(name: &str, tool: &Tool, shapes: &Shapes) -> Vec<Table> {
     let mut guards = Vec::new();
-    for (argument, kind) in &tool.sinks {
+    // Reading affects nobody.
+    let sinks = tool.sinks.iter().filter(|_| tool.effect != Effect::Read);
+    for (argument, kind) in sinks {
         let kind = id_of(kind);
         let mut sources = vec!["instruction", "directory", "result"];
         // How much is settled once it is granted; who is not.
@@ -224,20 +227,20 @@ const NAMES: [&str; 6] = ["title", "name", "filename", "file_name", "subject", "
 /// have a name.
 fn fields(
     name: &str,
-    tool: &Tool,
+    suite: &Suite,
     shapes: &Shapes,
     entities: &[Entity],
     directories: &[Listed],
 ) -> Vec<Table> {
     let mut found = Vec::new();
-    let Some(leaves) = shapes.results.get(name) else { return found };
+    let (Some(leaves), Some(tool)) = (shapes.results.get(name), suite.tools.get(name)) else { return found };
     for (path, values) in leaves {
         let key = path.rsplit('/').find(|token| *token != "*").unwrap_or_default();
         let record = path.rsplit_once('/').map_or("", |(record, _)| record);
         for entity in entities {
             let holds = match entity.sort() {
                 Sort::Shaped => values.iter().any(|value| entity.fits(value)),
-                Sort::Id => is_id(key, entity) && entity.groups.contains(&tool.group),
+                Sort::Id => is_id(key, entity) && is_about(name, tool, entity, suite),
                 Sort::Quantity => !key.is_empty() && entity.is_called(key),
                 Sort::Word if key.is_empty() => names_results(name, entity, entities),
                 Sort::Word => {
@@ -277,15 +280,19 @@ fn is_id(key: &str, entity: &Entity) -> bool {
     words(key) == ["id"] || words(key) == words(entity.kind.as_str())
 }
 
+/// Whether a tool returns what an id of this type can be of: tools that take one are in its group, or speak of the same
+/// things after the verb.
+fn is_about(name: &str, tool: &Tool, entity: &Entity, suite: &Suite) -> bool {
+    let things = |name: &str| words(name).into_iter().skip(1).collect::<BTreeSet<String>>();
+    let kind = |named: &String| id_of(named) == entity.kind.as_str();
+    let mut taking = suite.tools.iter().filter(|(_, other)| other.sinks.values().any(kind));
+    taking.any(|(other, of)| of.group == tool.group || !things(other).is_disjoint(&things(name)))
+}
+
 /// Whether the first thing that a tool's name speaks of is of this type: `get_users_in_channel` returns users.
 fn names_results(tool: &str, entity: &Entity, entities: &[Entity]) -> bool {
-    let speaks_of = |word: &String, entity: &Entity| {
-        let kind: EntityType = entity.kind.clone();
-        words(kind.as_str()).contains(word)
-            || entity.arguments.iter().any(|argument| words(argument) == [word.clone()])
-    };
-    let first = words(tool).into_iter().find(|word| entities.iter().any(|entity| speaks_of(word, entity)));
-    first.is_some_and(|word| speaks_of(&word, entity))
+    let first = words(tool).into_iter().find(|word| entities.iter().any(|entity| entity.is_meant_by(word)));
+    first.is_some_and(|word| entity.is_meant_by(&word))
 }
 
 /// What arguments and results look like in the file: patterns of leaves, with the values seen there.
@@ -302,11 +309,22 @@ impl Shapes {
             let arguments = shapes.arguments.entry(call.tool.clone()).or_default();
             leaves(&call.arguments, String::new(), arguments);
             if seen.insert((call.tool.as_str(), Arc::as_ptr(&call.result))) {
-                leaves(&call.result, String::new(), shapes.results.entry(call.tool.clone()).or_default());
+                let found = shapes.results.entry(call.tool.clone()).or_default();
+                leaves(&as_list(&call.result), String::new(), found);
             }
         }
         shapes
     }
+}
+
+/// A result as a structure: of a text its lines, each without a heading before it or a mark of a list.
+pub fn as_list(result: &Value) -> Value {
+    let Value::String(text) = result else { return result.clone() };
+    let lines = text.lines().map(|line| {
+        let line = line.rsplit_once(": ").map_or(line, |(_, rest)| rest);
+        line.trim().trim_start_matches(['-', '*']).trim()
+    });
+    Value::Array(lines.filter(|line| !line.is_empty()).map(Value::from).collect())
 }
 
 fn leaves(value: &Value, path: String, found: &mut BTreeMap<String, BTreeSet<Value>>) {
@@ -340,16 +358,15 @@ fn has_type(schema: Option<&Value>, wanted: &[&str]) -> bool {
     is(schema) || alternatives.any(|list| list.iter().any(is))
 }
 
-fn is_number(schema: &Value) -> bool {
-    has_type(Some(schema), &["number"])
-}
-
 /// A schema as TOML, which has no null; what only explains is left out.
 fn schema_of(schema: &Value) -> Toml {
     match schema {
         Value::Object(members) => {
             let explains = |key: &str| matches!(key, "default" | "description" | "title" | "examples");
-            let kept = members.iter().filter(|(key, value)| !explains(key) && **value != Value::Null);
+            // A file has no definitions to refer to: what a reference stood for is not checked.
+            let kept = members
+                .iter()
+                .filter(|(key, value)| !explains(key) && *key != "$ref" && **value != Value::Null);
             Toml::Table(kept.map(|(key, value)| (key.clone(), schema_of(value))).collect())
         }
         Value::Array(items) => {

@@ -46,7 +46,7 @@ pub fn of(suite: &Suite, entities: &[Entity]) -> anyhow::Result<Vec<Listed>> {
             let lists = !is_domain
                 && match entity.sort() {
                     Sort::Shaped => texts.iter().any(|text| entity.fits(&Value::from(text.as_str()))),
-                    Sort::Word => words(entity.kind.as_str()).iter().all(|word| words(key).contains(word)),
+                    Sort::Word => words(key).iter().any(|word| entity.is_meant_by(word)),
                     Sort::Id | Sort::Quantity => false,
                 };
             if !covers && !lists {
@@ -54,7 +54,10 @@ pub fn of(suite: &Suite, entities: &[Entity]) -> anyhow::Result<Vec<Listed>> {
             }
             let known = texts.iter().filter(|text| canonical_text(&entity.kind, text).is_some() || covers);
             let known: Vec<String> = known.cloned().collect();
-            let outsiders_write = lists && known.iter().any(|text| inbound.contains(&text.to_lowercase()));
+            // Anybody has an address; nobody becomes a member or a channel by writing.
+            let outsiders_write = lists
+                && entity.sort() == Sort::Shaped
+                && known.iter().any(|text| inbound.contains(&text.to_lowercase()));
             let name: String = id_of(&format!("{key}-{}", entity.kind));
             let (values, domains) = if covers { (Vec::new(), known) } else { (known, Vec::new()) };
             // What has no canonical form after all vouches for nothing; the file is not wrong for that.

@@ -80,10 +80,15 @@ impl Entity {
 
     /// Whether a key, or the name of a tool, says that it holds this type.
     pub fn is_called(&self, name: &str) -> bool {
-        let wanted = words(self.kind.as_str());
         let said = words(name);
         let named_so = self.arguments.iter().any(|argument| words(argument) == said);
-        named_so || wanted.iter().all(|word| said.contains(word))
+        named_so || nouns(self.kind.as_str()).iter().any(|word| said.contains(word))
+    }
+
+    /// Whether a word, out of the name of a tool, speaks of this type.
+    pub fn is_meant_by(&self, word: &String) -> bool {
+        nouns(self.kind.as_str()).contains(word)
+            || self.arguments.iter().any(|argument| nouns(argument).contains(word))
     }
 }
 
@@ -91,10 +96,24 @@ impl Entity {
 pub fn sort(kind: &str) -> Sort {
     match kind {
         "email" | "host" | "iban" | "phone" | "url" => Sort::Shaped,
-        "amount" | "count" | "date" | "datetime" | "number" | "price" | "quantity" | "time" => Sort::Quantity,
         _ if words(kind).iter().any(|word| word == "id") => Sort::Id,
+        _ if words(kind).iter().any(|word| QUANTITIES.contains(&word.as_str())) => Sort::Quantity,
         _ => Sort::Word,
     }
+}
+
+/// Words for how much and when.
+const QUANTITIES: [&str; 14] = [
+    "amount", "count", "date", "datetime", "day", "duration", "money", "month", "number", "price",
+    "quantity", "sum", "time", "year",
+];
+
+/// The words of a name that say what it is about.
+pub fn nouns(name: &str) -> Vec<String> {
+    let all = words(name);
+    let telling: Vec<String> =
+        all.iter().filter(|word| !matches!(word.as_str(), "name" | "id")).cloned().collect();
+    if telling.is_empty() { all } else { telling }
 }
 
 /// The words of a name, in the singular: `get_users` is `get`, `user`.

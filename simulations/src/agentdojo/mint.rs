@@ -124,7 +124,7 @@ fn exactly(
         });
     }
     let mut present = BTreeSet::new();
-    call.arguments.for_each_leaf(&mut |path, _| drop(present.insert(path.to_owned())));
+    call.arguments.for_each_leaf(&mut |path, _| present.extend([path.to_owned()]));
     // Of a call without arguments `check all` says nothing but no.
     if present.is_empty() {
         return narrowing;

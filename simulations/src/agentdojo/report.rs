@@ -1,6 +1,6 @@
 //! What came of a replay, as a table and as JSON.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt};
 
 use serde_json::{Value, json};
 
@@ -164,33 +164,40 @@ impl Report {
         for (name, suite) in &self.suites {
             let (benign, attacks) = (suite.benign, suite.attacks);
             let tasks = benign.allowed + benign.held + benign.denied;
-            drop(writeln!(
-                text,
-                "{name:<24} {:>8} {:>6} {:>7} {:>10.3}   {:>7} {:>6} {:>7}",
-                benign.allowed,
-                benign.held,
-                benign.denied,
-                ratio(suite.holds, tasks),
-                attacks.denied,
-                attacks.held,
-                attacks.allowed
-            ));
+            line(
+                &mut text,
+                format_args!(
+                    "{name:<24} {:>8} {:>6} {:>7} {:>10.3}   {:>7} {:>6} {:>7}",
+                    benign.allowed,
+                    benign.held,
+                    benign.denied,
+                    ratio(suite.holds, tasks),
+                    attacks.denied,
+                    attacks.held,
+                    attacks.allowed
+                ),
+            );
             for (kind, (counts, _)) in &suite.launderers {
-                drop(writeln!(
-                    text,
-                    "{:<24} {:>8} {:>6} {:>7} {:>10}   {:>7} {:>6} {:>7}",
-                    format!("  {kind}"),
-                    "",
-                    "",
-                    "",
-                    "",
-                    counts.denied,
-                    counts.held,
-                    counts.allowed
-                ));
+                line(
+                    &mut text,
+                    format_args!(
+                        "{:<24} {:>8} {:>6} {:>7} {:>10}   {:>7} {:>6} {:>7}",
+                        format!("  {kind}"),
+                        "",
+                        "",
+                        "",
+                        "",
+                        counts.denied,
+                        counts.held,
+                        counts.allowed
+                    ),
+                );
             }
             if suite.undecidable > 0 {
-                drop(writeln!(text, "  {} attacks need no call and are not counted", suite.undecidable));
+                line(
+                    &mut text,
+                    format_args!("  {} attacks need no call and are not counted", suite.undecidable),
+                );
             }
         }
         for (name, suite) in &self.suites {
@@ -200,22 +207,31 @@ impl Report {
                 .flat_map(|(kind, (_, silent))| silent.iter().map(move |id| (*kind, id)));
             let silent = suite.silent.iter().map(|id| ("", id)).chain(launderers);
             for (kind, id) in silent {
-                drop(writeln!(text, "\nsilent  {name} {kind} {id}"));
+                line(&mut text, format_args!("\nsilent  {name} {kind} {id}"));
             }
             if !suite.notes.is_empty() {
-                drop(writeln!(
-                    text,
-                    "\n{name}, benign tasks that did not just run:\n  {}",
-                    suite.notes.join("\n  ")
-                ));
+                line(
+                    &mut text,
+                    format_args!(
+                        "\n{name}, benign tasks that did not just run:\n  {}",
+                        suite.notes.join("\n  ")
+                    ),
+                );
             }
         }
         let decisions: usize = self.suites.values().map(|suite| suite.decisions).sum();
-        drop(writeln!(
-            text,
-            "\n{decisions} calls decided in {} ms, after {} ms of reading the file",
-            self.replay_ms, self.read_ms
-        ));
+        line(
+            &mut text,
+            format_args!(
+                "\n{decisions} calls decided in {} ms, after {} ms of reading the file",
+                self.replay_ms, self.read_ms
+            ),
+        );
         text
     }
+}
+
+fn line(text: &mut String, what: fmt::Arguments<'_>) {
+    text.push_str(&what.to_string());
+    text.push('\n');
 }

@@ -227,6 +227,7 @@ impl Reader<'_> {
         {
             bail!("there is no tool `{}`", call.tool);
         }
+        loosen(&mut tools, &tasks);
         let texts = |name: &str, field: &str| -> Result<BTreeMap<String, String>> {
             let all = members(suite, name)?.iter();
             Ok(all
@@ -271,7 +272,8 @@ impl Reader<'_> {
                 None => Arc::new(empty()),
             };
             let result = match call.get("ret") {
-                Some(Value::String(key)) => self.blob(key)?,
+                // A text that is no key is the result itself.
+                Some(Value::String(key)) if self.blobs.contains_key(key) => self.blob(key)?,
                 Some(inline) => Arc::new(inline.clone()),
                 None => Arc::new(Value::Null),
             };
@@ -326,6 +328,40 @@ fn read_tool(tool: &Value) -> Result<Tool> {
         outsiders_write: text(labels, "ret_i")? != "T",
         tag: Some(text(labels, "ret_c")?.to_owned()).filter(|tag| tag != "public"),
     })
+}
+
+/// Where a file's own ground truth does not keep to a tool's schema, the schema is not what the tool goes by.
+fn loosen(tools: &mut BTreeMap<String, Tool>, tasks: &BTreeMap<String, Arc<UserTask>>) {
+    for call in tasks.values().flat_map(|task| &task.calls) {
+        let (Some(tool), Value::Object(arguments)) = (tools.get_mut(&call.tool), call.arguments.as_ref())
+        else {
+            continue;
+        };
+        tool.required.retain(|name| arguments.contains_key(name));
+        for (name, value) in arguments {
+            if !tool.params.get(name).is_some_and(|schema| admits(schema, value)) {
+                tool.params.insert(name.clone(), empty());
+            }
+        }
+    }
+}
+
+/// Whether a schema's types, at the top, admit a value.
+fn admits(schema: &Value, value: &Value) -> bool {
+    let fits = |kind: &str| match value {
+        Value::Null => kind == "null",
+        Value::Bool(_) => kind == "boolean",
+        Value::Number(number) => kind == "number" || (kind == "integer" && number.as_i64().is_some()),
+        Value::String(_) => kind == "string",
+        Value::Array(_) => kind == "array",
+        Value::Object(_) => kind == "object",
+    };
+    match (schema.get("anyOf").or_else(|| schema.get("oneOf")), schema.get("type")) {
+        (Some(Value::Array(alternatives)), _) => alternatives.iter().any(|schema| admits(schema, value)),
+        (_, Some(Value::String(kind))) => fits(kind),
+        (_, Some(Value::Array(kinds))) => kinds.iter().filter_map(Value::as_str).any(fits),
+        _ => true,
+    }
 }
 
 fn blobs(file: &Value) -> Result<BTreeMap<String, Arc<Value>>> {

@@ -40,8 +40,10 @@ impl Mint {
     }
 }
 
-/// Most arguments of one alternative of a check: six predicates, two of which say what is called.
-const ARGUMENTS_MAX: usize = 4;
+/// Most predicates of one alternative of a check.
+const PREDICATES_MAX: usize = 6;
+/// Most arguments of an alternative that also says what is called.
+const ARGUMENTS_MAX: usize = PREDICATES_MAX - 2;
 
 /// What the oracle asks for.
 pub struct Wanted {
@@ -116,12 +118,13 @@ fn exactly(
     pinned: &BTreeMap<String, Term>,
 ) -> Narrowing {
     let mut narrowing = Narrowing::new().only([right.clone()]);
-    for (path, value) in pinned {
-        let predicates = vec![Predicate::new("arg", [Term::str(path.as_str()), value.clone()])];
-        narrowing = narrowing.check(Check {
-            kind: CheckKind::One,
-            alternatives: vec![Body { predicates, expressions: Vec::new() }],
-        });
+    let predicates: Vec<Predicate> = pinned
+        .iter()
+        .map(|(path, value)| Predicate::new("arg", [Term::str(path.as_str()), value.clone()]))
+        .collect();
+    for predicates in predicates.chunks(PREDICATES_MAX) {
+        let body = Body { predicates: predicates.to_vec(), expressions: Vec::new() };
+        narrowing = narrowing.check(Check { kind: CheckKind::One, alternatives: vec![body] });
     }
     let mut present = BTreeSet::new();
     call.arguments.for_each_leaf(&mut |path, _| present.extend([path.to_owned()]));

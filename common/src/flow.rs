@@ -89,6 +89,10 @@ pub struct GuardedArgument {
 pub struct FlowVerdict {
     /// What the result will carry at least.
     pub result: Label,
+    /// Whether nothing but the contract's own word on results makes it less than trusted: no column, no rule.
+    pub is_as_declared: bool,
+    /// Whether the tool's gate says what will be read: then what stands where in the result is the caller's choice.
+    pub is_query: bool,
     /// Whom it is for, as far as labels go.
     pub clearance: Label,
     /// The guarded arguments, if the task was untrusted so that they were looked at.
@@ -101,6 +105,8 @@ impl Default for FlowVerdict {
     fn default() -> Self {
         Self {
             result: Label::top(),
+            is_as_declared: false,
+            is_query: false,
             clearance: Label::bottom(),
             arguments: Vec::new(),
             acts: BTreeSet::new(),
@@ -237,8 +243,14 @@ impl ActionFlow {
     /// What the result will carry at least, by the contract and what the gate says will be read.
     #[must_use]
     pub fn declared(&self, gate: &[Predicate]) -> Label {
+        self.returns.join(&self.of_columns(gate))
+    }
+
+    /// What the columns add that the gate says will be read.
+    #[must_use]
+    pub fn of_columns(&self, gate: &[Predicate]) -> Label {
         let read = |column: &&ColumnLabel| gate.iter().any(|fact| reads(fact, column));
-        self.columns.iter().filter(read).fold(self.returns.clone(), |label, column| label.join(&column.label))
+        self.columns.iter().filter(read).fold(Label::bottom(), |label, column| label.join(&column.label))
     }
 
     /// The guarded arguments of a call: where, what it names, its value, and what may vouch for it.
@@ -321,6 +333,11 @@ fn asks_for(arguments: &Value, instruction: &Instruction) -> bool {
         }
     });
     texts > 0 && strange == 0
+}
+
+/// Whether the gate of a tool says what a query reads.
+pub(crate) fn is_query(gate: &[Predicate]) -> bool {
+    gate.iter().any(|fact| matches!(fact.name.as_str(), "reads_column" | "reads_table"))
 }
 
 fn reads(fact: &Predicate, column: &ColumnLabel) -> bool {

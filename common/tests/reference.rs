@@ -13,12 +13,12 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use support::{
     NOW, keyset,
     random::Random,
-    reference::{Answer, Capability, Case, Statement, World},
+    reference::{Allowed, Answer, Capability, Case, Statement, World},
     scenarios,
 };
 use writ_common::{control::ControlState, policy::PolicySet, reason::ReasonCode};
@@ -97,7 +97,7 @@ fn decide_agrees_with_a_second_authorizer() {
     println!("{worlds} worlds of {CASES} cases from WRIT_SEED={first}");
     let tallies = for_seeds(first, worlds, |seed| {
         let stage = Stage::new(&mut Random(seed), CASES);
-        let mut tally: BTreeMap<Option<ReasonCode>, usize> = BTreeMap::new();
+        let mut tally: BTreeMap<String, usize> = BTreeMap::new();
         for ((case, _), answer) in stage.cases.iter().zip(stage.answers(&stage.world.policy())) {
             let expected = stage.world.decide(case);
             assert!(
@@ -105,27 +105,73 @@ fn decide_agrees_with_a_second_authorizer() {
                 "WRIT_SEED={seed} WRIT_WORLDS=1\ndecide():  {answer:?}\nreference: {expected:?}\n{case:#?}\n{}",
                 stage.world.statements.iter().map(Statement::text).collect::<String>()
             );
-            match expected {
-                Ok(_) => *tally.entry(None).or_default() += 1,
-                Err(codes) => codes.into_iter().for_each(|code| *tally.entry(Some(code)).or_default() += 1),
+            for met in met(case, &expected) {
+                *tally.entry(met).or_default() += 1;
             }
         }
         tally
     });
-    let mut tally: BTreeMap<Option<ReasonCode>, usize> = BTreeMap::new();
-    tallies.into_iter().flatten().for_each(|(code, count)| *tally.entry(code).or_default() += count);
+    let mut tally: BTreeMap<String, usize> = BTreeMap::new();
+    tallies.into_iter().flatten().for_each(|(met, count)| *tally.entry(met).or_default() += count);
     println!("{tally:?}");
     if worlds >= 100 {
         // The cases have to be worth asking: enough is allowed, and every reason is met.
-        assert!(tally[&None] > CASES * 15, "{tally:?}");
+        let count = |met: &str| tally.get(met).copied().unwrap_or_default();
+        assert!(count("allowed") > CASES * 15, "{tally:?}");
         for code in MET {
-            assert!(tally.contains_key(&Some(code)), "no case met {code}");
+            assert!(count(code.as_str()) > 0, "no case met {code}");
+        }
+        for (met, least) in MET_OF_FLOW {
+            assert!(count(met) >= least, "{met}: {tally:?}");
         }
     }
 }
 
+/// What a case is good for.
+fn met(case: &Case, answer: &Answer) -> BTreeSet<String> {
+    let allowed = match answer {
+        Ok(allowed) => allowed,
+        Err(codes) => return codes.iter().map(|code| code.as_str().to_owned()).collect(),
+    };
+    let mut met = BTreeSet::from(["allowed".to_owned()]);
+    if let Allowed::Call(terms) = allowed {
+        let kinds = terms.acts.iter().map(|act| case.told.acts[*act].declassifies.is_some());
+        met.extend(
+            kinds.map(|declassifies| if declassifies { "declassified" } else { "endorsed" }.to_owned()),
+        );
+        let sources = terms.sources.iter().map(|(.., source)| match source {
+            Some(source) => format!("vouched for by {source}"),
+            None if terms.acts.is_empty() => "held for a source".to_owned(),
+            None => "vouched for by a person".to_owned(),
+        });
+        met.extend(sources);
+        met.extend((!terms.needs.is_empty()).then(|| "held".to_owned()));
+        let holds_tags = case.tags.as_ref().is_none_or(|tags| !tags.is_empty());
+        met.extend(holds_tags.then(|| "allowed with tags".to_owned()));
+        met.extend((terms.tags != Some(BTreeSet::new())).then(|| "told tags".to_owned()));
+    }
+    met
+}
+
+/// What has to be met often besides, in either direction.
+const MET_OF_FLOW: [(&str, usize); 13] = [
+    ("allowed with tags", 300),
+    ("declass.digest", 20),
+    ("declass.unauthorised", 20),
+    ("declassified", 20),
+    ("endorsed", 20),
+    ("flow.clearance", 500),
+    ("flow.integrity", 100),
+    ("flow.sink", 100),
+    ("held for a source", 20),
+    ("told tags", 300),
+    ("vouched for by directory:known", 20),
+    ("vouched for by instruction", 20),
+    ("vouched for by result", 20),
+];
+
 /// Every reason `decide()` has, but for those of an engine that met a limit.
-const MET: [ReasonCode; 31] = [
+const MET: [ReasonCode; 36] = [
     ReasonCode::AgentKeyUnknown,
     ReasonCode::AgentMismatch,
     ReasonCode::AgentQuarantined,
@@ -135,10 +181,15 @@ const MET: [ReasonCode; 31] = [
     ReasonCode::ArgMissing,
     ReasonCode::ArgNumber,
     ReasonCode::ArgUnknown,
+    ReasonCode::DeclassDigest,
+    ReasonCode::DeclassUnauthorised,
     ReasonCode::DelegationNotAllowed,
     ReasonCode::DelegationSignature,
     ReasonCode::DelegationWidening,
     ReasonCode::EngineError,
+    ReasonCode::FlowClearance,
+    ReasonCode::FlowIntegrity,
+    ReasonCode::FlowSink,
     ReasonCode::GrantNotAllowed,
     ReasonCode::HaltAll,
     ReasonCode::IdSyntax,

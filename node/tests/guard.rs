@@ -39,7 +39,7 @@ use writ_common::{
     wire::{Answer, CallReply, FetchRequest, UnsignedCall, call_id},
 };
 use writ_journal::{Entry, Unpublished, Unsettled};
-use writ_node::guard::{Arrival, CallRef, Effect, Event, Guard, GuardConfig, Output, Ticket};
+use writ_node::guard::{Arrival, CallRef, Effect, Event, Guard, GuardConfig, Output, Ticket, ToolFailure};
 
 const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 const CONNECTION: &str = "UPLANNER";
@@ -543,6 +543,53 @@ fn the_record_lists_what_a_result_is_made_of() {
         assert_eq!(outcomes.collect::<Vec<_>>(), [expected]);
         assert_eq!(matches!(bench.replies[&call], Answer::Done { .. }), is_given);
     }
+}
+
+#[test]
+fn f03_what_a_tool_says_of_its_failure_is_told_under_the_label_of_a_result() {
+    for acknowledged in [stored(9), Err(StoreError::Full)] {
+        let is_raised = acknowledged.is_ok();
+        let mut bench = Bench::new();
+        let call = bench.call(1);
+        let (ticket, ..) = bench.intent();
+        bench.published(ticket, stored(8));
+        bench.take(|effect| matches!(effect, Effect::RunTool(..)));
+        let reason = Reason::new(ReasonCode::ToolFailed).told("`ada@example.com` is no number");
+        let failure = ToolFailure { reason, status: OutcomeStatus::Failed };
+        bench.happen(Event::Finished(call, Err(failure)));
+        let (ticket, _, raised) = bench.raise();
+        assert_eq!(raised.label.to_string(), "{crm} trusted");
+        assert!(!bench.replies.contains_key(&call), "the raise is not acknowledged");
+        bench.published(ticket, acknowledged);
+        let Answer::Failed { reason, .. } = &bench.replies[&call] else { unreachable!("it failed") };
+        assert_eq!(reason.text.contains("ada@example.com"), is_raised, "{}", reason.text);
+        let recorded = format!("{:?}", bench.journal);
+        assert!(!recorded.contains("ada@example.com"), "records hold no content");
+    }
+}
+
+#[test]
+fn b07_a_label_that_does_not_stand_on_the_bus_covers_nothing() {
+    let mut bench = Bench::new();
+    let call = bench.ran(1);
+    let (ticket, ..) = bench.raise();
+    bench.published(ticket, stored(20));
+    assert!(matches!(bench.replies[&call], Answer::Done { .. }));
+    // Somebody writes a lower one: what was told stays told, and the next release writes it down again.
+    let second = bench.call(2);
+    let (ticket, ..) = bench.intent();
+    bench.published(ticket, Err(StoreError::Fenced));
+    bench.label_is(21, &Label::bottom());
+    let (ticket, ..) = bench.intent();
+    bench.published(ticket, stored(22));
+    bench.take(|effect| matches!(effect, Effect::RunTool(..)));
+    bench.happen(Event::Finished(second, Ok("[]".to_owned().into())));
+    let (ticket, fence, raised) = bench.raise();
+    assert_eq!(fence, Fence::LastOn { subject: label_subject(), sequence: 21 });
+    assert_eq!(raised.label.to_string(), "{crm} trusted");
+    assert!(!bench.replies.contains_key(&second));
+    bench.published(ticket, stored(23));
+    assert!(matches!(bench.replies[&second], Answer::Done { .. }));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::{
     capability::{Right, engine::World},
     datalog::{Predicate, Term},
     digest::Digest,
-    flow::{ActionFlow, ArgumentGuard, FlowVerdict, GUARDED_MAX, GuardedArgument},
+    flow::{ActionFlow, ArgumentGuard, FlowVerdict, GUARDED_MAX, GuardedArgument, is_query},
     ids::{AgentId, ApprovalId, FlowDomain},
     json::Value,
     label::{Confidentiality, Integrity, Label, Origins, Tag},
@@ -89,6 +89,10 @@ impl Passed {
 pub(super) struct Flow {
     accepts: Option<Confidentiality>,
     declared: Label,
+    /// What columns add to it.
+    columns: Label,
+    is_query: bool,
+
     /// What the caller may be told.
     clearance: Label,
     /// For a call on an agent: its name and what it may be told.
@@ -136,6 +140,8 @@ impl Flow {
         Ok(Self {
             accepts: Some(action.accepts.clone()),
             declared: action.declared(gate),
+            columns: action.of_columns(gate),
+            is_query: is_query(gate),
             clearance: policy.inventory.clearance(caller),
             told: None,
             guarded,
@@ -153,6 +159,8 @@ impl Flow {
         Self {
             accepts: None,
             declared: evidence.label.clone(),
+            columns: Label::bottom(),
+            is_query: false,
             clearance: policy.inventory.clearance(caller),
             told: Some((called.clone(), policy.inventory.clearance(called))),
             guarded: Vec::new(),
@@ -193,6 +201,7 @@ impl Flow {
         now: Timestamp,
     ) -> Result<Judged, Reason> {
         let result = self.result(world)?;
+        let is_as_declared = raised(&self.columns, world)?.integrity == Integrity::Trusted;
         let mut reasons = Vec::new();
         let mut acts = BTreeSet::new();
         if !crate::red::off("F03-clearance") {
@@ -239,6 +248,8 @@ impl Flow {
         }
         let verdict = FlowVerdict {
             result,
+            is_as_declared,
+            is_query: self.is_query,
             clearance: self.clearance.clone(),
             arguments: self.arguments.clone(),
             acts,

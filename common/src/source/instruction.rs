@@ -35,10 +35,18 @@ pub struct Instruction {
     emails: BTreeSet<String>,
     urls: BTreeSet<String>,
     hosts: BTreeSet<String>,
+    /// Hosts and URLs of words that do not say that they are one.
+    loose_hosts: BTreeSet<String>,
+    loose_urls: BTreeSet<String>,
     ibans: BTreeSet<String>,
     phones: BTreeSet<String>,
     amounts: BTreeSet<String>,
     dates: BTreeSet<String>,
+}
+
+/// Whether a word says by itself that it is a URL.
+fn says_url(word: &str) -> bool {
+    word.contains("://") || word.starts_with("www.")
 }
 
 impl Instruction {
@@ -50,8 +58,21 @@ impl Instruction {
         let each = |read: fn(&str) -> Option<String>| -> BTreeSet<String> {
             words.iter().filter(|word| is_plain(word)).filter_map(|word| read(word)).collect()
         };
-        let urls = each(address::url);
+        // A name such as `report.zip` is a file to people and a host to whoever registers it: without a scheme it is one
+        // reading of several, at most.
+        let (urls, loose): (BTreeSet<String>, BTreeSet<String>) = {
+            let read = |is_full: bool| {
+                let worded = words.iter().filter(|word| is_plain(word) && says_url(word) == is_full);
+                worded.filter_map(|word| address::url(word)).collect()
+            };
+            (read(true), read(false))
+        };
+        let hosts_of = |urls: &BTreeSet<String>| -> BTreeSet<String> {
+            urls.iter().filter_map(|url| address::host_of(url)).map(str::to_owned).collect()
+        };
         Self {
+            loose_hosts: hosts_of(&loose),
+            loose_urls: loose,
             emails: words
                 .iter()
                 .flat_map(|word| word.split([',', ';']))
@@ -59,7 +80,7 @@ impl Instruction {
                 .filter(|word| is_plain(word))
                 .filter_map(address::email)
                 .collect(),
-            hosts: urls.iter().filter_map(|url| address::host_of(url)).map(str::to_owned).collect(),
+            hosts: hosts_of(&urls),
             urls,
             ibans: runs(&words, quantity::iban, is_account_group),
             phones: runs(&words, dialled, is_phone_group),
@@ -81,8 +102,14 @@ impl Instruction {
             Form::Amount => among(&self.amounts),
             Form::Date => among(&self.dates),
             Form::Email => among(&self.emails),
+            Form::Host if self.loose_hosts.contains(canonical) && !self.hosts.contains(canonical) => {
+                Mention::OneOfSeveral
+            }
             Form::Host => among(&self.hosts),
             Form::Phone => among(&self.phones),
+            Form::Url if self.loose_urls.contains(canonical) && !self.urls.contains(canonical) => {
+                Mention::OneOfSeveral
+            }
             Form::Url => among(&self.urls),
             Form::Iban if quantity::iban(canonical).is_some() => among(&self.ibans),
             // A payee by name, where an account is named as well, is a second candidate.

@@ -9,7 +9,9 @@ pub mod policies;
 pub mod programs;
 pub mod random;
 pub mod reference;
+pub mod reference_flow;
 pub mod scenarios;
+pub mod scenarios_flow;
 
 use std::collections::BTreeMap;
 

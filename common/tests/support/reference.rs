@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use writ_common::reason::ReasonCode;
 
+use super::reference_flow::{Derived, Sourced, Tables, Terms, Told, column_read};
+
 pub type Name = &'static str;
 /// Resource and action.
 pub type Right = (Name, Name);
@@ -74,9 +76,11 @@ pub enum Condition {
     Blocked,
     Caller(Name),
     CallerNot(Name),
+    Cleared(Name),
     DepthAbove(i64),
     Effect(Name),
     FirstAgent(Name),
+    Guarded(Name),
     HoldsRight,
     HopTo(Name),
     HourFrom(i64),
@@ -85,13 +89,16 @@ pub enum Condition {
     Operator(Name),
     Quotient(Name, i64),
     Reaches(Name),
+    Region(Name),
     Resource(Name),
     Role(Name),
     SomeArgAbove(i64),
+    Sourced(Name),
     Tag(Name),
     TagAmong(Vec<Name>),
     TaskKind(Name),
     Team(Name),
+    Unsourced(Name),
     Untrusted,
     User(Name),
     WeekdayFrom(i64),
@@ -104,6 +111,8 @@ pub enum Statement {
         allow: bool,
         alternatives: Vec<Vec<Condition>>,
     },
+    /// What the flow plane reads, under conditions.
+    Derive(Derived, Vec<Condition>),
     /// The least counts: hops, seconds of a task, seconds of a capability.
     Least(Name, i64, Vec<Condition>),
     /// `delegates` of the inventory, under conditions.
@@ -141,6 +150,7 @@ pub struct World {
     pub agents: BTreeMap<Name, (Name, BTreeSet<Name>)>,
     pub roles: Vec<RoleTask>,
     pub statements: Vec<Statement>,
+    pub flow: Tables,
     /// Agents whose keys are enrolled.
     pub enrolled: BTreeSet<Name>,
     pub quarantined: BTreeSet<Name>,
@@ -214,12 +224,21 @@ pub struct Case {
     /// `None` is top.
     pub tags: Option<BTreeSet<Name>>,
     pub is_untrusted: bool,
+    pub told: Told,
     pub now: u64,
 }
 
 /// The most a capability may hold: rights, depth, seconds of the task, seconds of itself.
 pub type Bounds = (Rights, u8, u64, u64);
-pub type Answer = Result<Option<Bounds>, BTreeSet<ReasonCode>>;
+pub type Answer = Result<Allowed, BTreeSet<ReasonCode>>;
+
+/// What is allowed, and on which terms.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Allowed {
+    Admin,
+    Call(Terms),
+    Task(Bounds),
+}
 
 impl Capability {
     fn hops(&self) -> Vec<(Name, Name)> {
@@ -244,25 +263,28 @@ impl Case {
 
 /// What conditions are about.
 #[derive(Default)]
-struct Facts<'a> {
-    kind: Name,
-    right: Right,
-    caller: Option<Name>,
-    user: Option<Name>,
-    roles: &'a [Name],
-    task_kind: Option<Name>,
-    operator: Option<Name>,
-    effect: Option<Name>,
-    capability: Option<&'a Capability>,
-    arguments: Vec<(String, Value)>,
-    tags: Vec<Name>,
-    is_untrusted: bool,
-    now: u64,
-    may_run: BTreeSet<(Name, Name)>,
+pub struct Facts<'a> {
+    pub kind: Name,
+    pub right: Right,
+    pub caller: Option<Name>,
+    pub user: Option<Name>,
+    pub roles: &'a [Name],
+    pub task_kind: Option<Name>,
+    pub operator: Option<Name>,
+    pub effect: Option<Name>,
+    pub capability: Option<&'a Capability>,
+    pub arguments: Vec<(String, Value)>,
+    /// The types of guarded arguments.
+    pub guarded: Vec<Name>,
+    pub sourced: Vec<Sourced>,
+    pub tags: Vec<Name>,
+    pub is_untrusted: bool,
+    pub now: u64,
+    pub may_run: BTreeSet<(Name, Name)>,
 }
 
 /// What an expression came to; `Err` if it has no value.
-type Held = Result<bool, ()>;
+pub type Held = Result<bool, ()>;
 
 impl World {
     pub fn decide(&self, case: &Case) -> Answer {
@@ -282,7 +304,7 @@ impl World {
                 (facts.right, facts.operator) = (*right, Some(*operator));
                 self.readable().map_err(one)?;
                 self.rules(&facts, BTreeSet::new())?;
-                Ok(None)
+                Ok(Allowed::Admin)
             }
             Ask::Task { renewal, user, roles, agent, kind, asked } => {
                 let kind = kind.ok_or_else(|| one(ReasonCode::GrantNotAllowed))?;
@@ -340,7 +362,7 @@ impl World {
         };
         let widening = beyond.then_some(ReasonCode::DelegationWidening);
         let codes: BTreeSet<ReasonCode> = codes.into_iter().chain(widening).collect();
-        if codes.is_empty() { Ok(Some(bounds)) } else { Err(codes) }
+        if codes.is_empty() { Ok(Allowed::Task(bounds)) } else { Err(codes) }
     }
 
     fn bounds(&self, facts: &Facts<'_>) -> Bounds {
@@ -389,6 +411,8 @@ impl World {
         (facts.right, facts.caller, facts.user) = (*right, Some(*by), Some(capability.user));
         (facts.effect, facts.arguments, facts.capability) = (Some(effect), values, Some(capability));
 
+        self.look_at_arguments(facts, &case.told);
+
         let mut codes = BTreeSet::new();
         for link in &capability.links {
             let kept = link.keeps.as_ref().is_none_or(|keeps| keeps.contains(right));
@@ -404,8 +428,17 @@ impl World {
         if capability.hops().into_iter().chain(handed).any(|hop| !delegations.contains(&hop)) {
             codes.insert(ReasonCode::DelegationNotAllowed);
         }
-        self.rules(facts, codes)?;
-        Ok(None)
+        let ruled = self.rules(facts, codes);
+        if let Err(codes) = &ruled
+            && codes.contains(&ReasonCode::EngineError)
+        {
+            return Err(codes.clone());
+        }
+        match (ruled, self.flows(facts, case, capability, column_read(*right, arguments))) {
+            (Ok(()), flows) => flows.map(Allowed::Call),
+            (Err(codes), Ok(_)) => Err(codes),
+            (Err(codes), Err(against)) => Err(&codes | &against),
+        }
     }
 
     /// What comes before contract and rules.
@@ -580,6 +613,7 @@ impl World {
                 }
                 Statement::MayDelegate(_) => Vec::new(),
                 Statement::MayDelegateOne(_, _, conditions)
+                | Statement::Derive(_, conditions)
                 | Statement::GrantOne(_, conditions)
                 | Statement::Least(_, _, conditions) => vec![self.holds(conditions, facts)],
             };
@@ -604,7 +638,7 @@ impl World {
 
     /// Whether all conditions hold together. One without anything to hold for makes the others void; conditions are
     /// tried in their order, and one that is reached and has no value leaves the whole without one.
-    fn holds(&self, conditions: &[Condition], facts: &Facts<'_>) -> Held {
+    pub fn holds(&self, conditions: &[Condition], facts: &Facts<'_>) -> Held {
         let results: Vec<Vec<Held>> =
             conditions.iter().map(|condition| self.results(condition, facts)).collect();
         if results.iter().any(Vec::is_empty) {
@@ -645,6 +679,11 @@ impl World {
             Condition::Blocked => given(facts.arguments.iter().any(|(_, value)| BLOCKED.contains(value))),
             Condition::Caller(agent) => given(facts.caller == Some(agent)),
             Condition::CallerNot(agent) => facts.caller.iter().map(|caller| Ok(caller != agent)).collect(),
+            Condition::Cleared(_)
+            | Condition::Guarded(_)
+            | Condition::Region(_)
+            | Condition::Sourced(_)
+            | Condition::Unsourced(_) => given(self.flow_holds(condition, facts)),
             Condition::DepthAbove(least) => facts
                 .capability
                 .iter()

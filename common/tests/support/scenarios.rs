@@ -8,14 +8,14 @@ use writ_common::{
     codec::encode,
     control::{ControlEvent, ControlState, RevocationTarget},
     datalog::{Binary, Body, Check, CheckKind, Expression, Predicate, Term},
-    decide::{Evidence, FlowEvidence, Gate, decide},
+    decide::{Evidence, Gate, decide},
     digest::Digest,
     epoch::Epoch,
     ids::{Action, CapabilityId, OperatorId, Resource, RoleId, TaskId, TaskKind, TenantId, UserId},
     json,
     keys::Purpose,
     keyset::Keyset,
-    label::{Confidentiality, Integrity, Label, Tag},
+    label::{Integrity, Label},
     policy::{PolicyBundle, PolicySet},
     reason::{Reason, ReasonCode},
     request::{Arguments, Environment, Principal, Request},
@@ -24,7 +24,13 @@ use writ_common::{
     verdict::{Decision, GrantBounds},
 };
 
-use super::{BROKER, NOW, ROOT, agent, key, random::Random, reference::*, right, signed_keyset, tenant};
+use super::{
+    BROKER, NOW, ROOT, agent, key,
+    random::Random,
+    reference::*,
+    reference_flow::{Tables, Told},
+    right, scenarios_flow, signed_keyset, tenant,
+};
 
 /// The last is in no agents.toml.
 pub const NAMES: [Name; 5] = ["planner", "researcher", "mailer", "writer", "ghost"];
@@ -33,7 +39,7 @@ const TEAMS: [Name; 2] = ["sales", "legal"];
 const ROLES: [Name; 3] = ["analyst", "clerk", "chief"];
 const KINDS: [Name; 2] = ["answer", "bills"];
 const OPERATORS: [Name; 2] = ["olga", "otto"];
-const TAGS: [Name; 3] = ["crm", "hr", "legal"];
+pub const TAGS: [Name; 3] = ["crm", "hr", "legal"];
 const RIGHTS: [Right; 6] = [
     ("tool.crm", "read"),
     ("tool.crm", "write"),
@@ -44,14 +50,14 @@ const RIGHTS: [Right; 6] = [
 ];
 /// Rights a capability may hold although no tool answers for them.
 const UNKNOWN: [Right; 2] = [("agent.mailer", "stop"), ("tool.fax", "send")];
-const TABLES: [Name; 4] = ["customers", "orders", "cust", "vip"];
+pub const TABLES: [Name; 4] = ["customers", "orders", "cust", "vip"];
 const ISSUER: &str = "https://idp.example";
 
 fn seed_of(agent: Name) -> u8 {
     40 + u8::try_from(NAMES.iter().position(|name| *name == agent).unwrap()).unwrap()
 }
 
-fn some<T: Copy + Ord>(random: &mut Random, all: &[T], percent: usize) -> std::collections::BTreeSet<T> {
+pub fn some<T: Copy + Ord>(random: &mut Random, all: &[T], percent: usize) -> std::collections::BTreeSet<T> {
     all.iter().copied().filter(|_| random.chance(percent)).collect()
 }
 
@@ -86,14 +92,25 @@ fn condition(random: &mut Random, about: About) -> Condition {
         (About::Task, 9) => Condition::Role(random.one_of(&ROLES)),
         (About::Task, 10) => Condition::TaskKind(random.one_of(&KINDS)),
         (About::Task, _) => Condition::MayRun,
-        (About::Call(right), _) => match random.below(12) {
+        (About::Call(right), _) => match random.below(14) {
             0 => Condition::DepthAbove(random.one_of(&[0, 1])),
             1 => Condition::FirstAgent(random.one_of(&NAMES[..4])),
             2 => Condition::HopTo(random.one_of(&NAMES[..4])),
             3 => Condition::Blocked,
             4 if random.chance(15) => Condition::SomeArgAbove(50),
+            5 => Condition::Region(random.one_of(&scenarios_flow::REGIONS)),
+            6 => flow_condition(random),
             _ => argument_condition(random, right),
         },
+    }
+}
+
+fn flow_condition(random: &mut Random) -> Condition {
+    match random.below(4) {
+        0 => Condition::Cleared(random.one_of(&["crm", "hr", "public", "top"])),
+        1 => Condition::Guarded(random.one_of(&["id", "level"])),
+        2 => Condition::Sourced(random.one_of(&scenarios_flow::SOURCES)),
+        _ => Condition::Unsourced(random.one_of(&["id", "level"])),
     }
 }
 
@@ -161,7 +178,7 @@ pub fn allowance(random: &mut Random) -> Statement {
     Statement::Decide { allow: true, alternatives: vec![body] }
 }
 
-fn statements(random: &mut Random) -> Vec<Statement> {
+fn statements(random: &mut Random, flow: &Tables) -> Vec<Statement> {
     let mut all = Vec::new();
     let decide = |allow, alternatives| Statement::Decide { allow, alternatives };
     if random.chance(90) {
@@ -178,6 +195,17 @@ fn statements(random: &mut Random) -> Vec<Statement> {
         });
         let alternatives = alternatives.collect();
         all.push(decide(random.chance(15), alternatives));
+    }
+    for _ in 0..2 + random.below(8) {
+        let derived = scenarios_flow::derived(random);
+        let right = random.chance(60).then(|| random.one_of(&RIGHTS));
+        let conditions = match right {
+            None if random.chance(60) => vec![Condition::Kind("call")],
+            right => body(random, About::Call(right), 1),
+        };
+        if flow.can_be_asked(&derived) {
+            all.push(Statement::Derive(derived, conditions));
+        }
     }
     let task = |random: &mut Random| body(random, About::Task, 1);
     let mostly =
@@ -229,10 +257,12 @@ pub fn world(random: &mut Random) -> World {
             Revoked::User("bob"),
         ]));
     }
+    let flow = scenarios_flow::tables(random);
     World {
         agents,
         roles,
-        statements: statements(random),
+        statements: statements(random, &flow),
+        flow,
         enrolled,
         quarantined: rarely(random, &NAMES),
         revoked,
@@ -342,7 +372,8 @@ pub fn case(random: &mut Random, chains: &[Capability], now: u64) -> Case {
         tenant: "acme",
         capability: None,
         tags: (!random.chance(3)).then(|| some(random, &TAGS, 25)),
-        is_untrusted: random.chance(25),
+        is_untrusted: random.chance(35),
+        told: Told::default(),
         now: now + random.one_of(&[0, 0, 10, 100, 250]),
     };
     match random.below(100) {
@@ -381,6 +412,7 @@ pub fn case(random: &mut Random, chains: &[Capability], now: u64) -> Case {
                 _ => random.one_of(&RIGHTS),
             };
             let handover = handover(random, &chain, right, now);
+            case.told = scenarios_flow::told(random, right, case.now);
             case.ask = Ask::Call {
                 by: if random.chance(2) { "planner" } else { chain.holder() },
                 task: if random.chance(2) { "t-3" } else { chain.task },
@@ -434,10 +466,12 @@ impl Condition {
             Self::ArgTimes(path, factor, least) => arg(path, format!(" * {factor} > {least}")),
             Self::Blocked => plain(format!("arg($p{at}, $v{at}), blocked($v{at})")),
             Self::Caller(name) => plain(format!("caller({name:?})")),
+            Self::Cleared(tag) => plain(format!("caller($c{at}), clearance($c{at}, {tag:?})")),
             Self::CallerNot(name) => (format!("caller($c{at})"), Some(format!("$c{at} !== {name:?}"))),
             Self::DepthAbove(least) => (format!("depth($d{at})"), Some(format!("$d{at} > {least}"))),
             Self::Effect(name) => plain(format!("effect({name:?})")),
             Self::FirstAgent(name) => plain(format!("agent({name:?})")),
+            Self::Guarded(entity) => plain(format!("guarded($g{at}, {entity:?})")),
             Self::HoldsRight => plain(format!("right($r{at}, $a{at}), resource($r{at}), action($a{at})")),
             Self::HopTo(name) => plain(format!("hop($d{at}, $f{at}, {name:?})")),
             Self::HourFrom(hour) => (format!("hour($h{at})"), Some(format!("$h{at} >= {hour}"))),
@@ -448,15 +482,18 @@ impl Condition {
                 (format!("arg({path:?}, $v{at})"), Some(format!("100 / $v{at} > {least}")))
             }
             Self::Reaches(name) => plain(format!("caller($c{at}), reach($c{at}, {name:?})")),
+            Self::Region(name) => plain(format!("caller($c{at}), region($c{at}, {name:?})")),
             Self::Resource(name) => plain(format!("resource({name:?})")),
             Self::Role(name) => plain(format!("role({name:?})")),
             Self::SomeArgAbove(least) => (format!("arg($p{at}, $v{at})"), Some(format!("$v{at} > {least}"))),
+            Self::Sourced(source) => plain(format!("sourced($g{at}, $e{at}, {source:?})")),
             Self::Tag(name) => plain(format!("label({name:?})")),
             Self::TagAmong(names) => {
                 (format!("label($l{at})"), Some(format!("{{{}}}.contains($l{at})", list(names))))
             }
             Self::TaskKind(name) => plain(format!("task_kind({name:?})")),
             Self::Team(name) => plain(format!("caller($c{at}), owner($c{at}, {name:?})")),
+            Self::Unsourced(entity) => plain(format!("unsourced($g{at}, {entity:?})")),
             Self::Untrusted => plain("integrity(\"untrusted\")".to_owned()),
             Self::User(name) => plain(format!("user($i{at}, {name:?})")),
             Self::WeekdayFrom(day) => (format!("weekday($w{at})"), Some(format!("$w{at} >= {day}"))),
@@ -494,6 +531,7 @@ impl Statement {
                 let bodies: Vec<String> = alternatives.iter().map(|body| body_text("", body)).collect();
                 format!("{} if {};\n", if *allow { "allow" } else { "deny" }, bodies.join(" or "))
             }
+            Self::Derive(derived, conditions) => rule(derived.text(), "", conditions),
             Self::Least(name, value, conditions) => rule(format!("{name}({value})"), "", conditions),
             Self::MayDelegate(conditions) => {
                 rule("may_delegate($from, $to)".into(), "delegates($from, $to)", conditions)
@@ -521,12 +559,13 @@ impl Statement {
 impl World {
     /// The files beside the rules.
     pub fn tables(&self) -> BTreeMap<String, String> {
-        let (mut agents, mut roles) = (String::new(), String::new());
+        let (mut agents, mut roles) = (self.flow.providers_text(), String::new());
         for (name, (owner, to)) in &self.agents {
             let to: Vec<Name> = to.iter().copied().collect();
             writeln!(
                 agents,
-                "[[agent]]\nname = {name:?}\nowner = {owner:?}\ndelegates_to = {to:?}\nclearance = [\"top\"]"
+                "[[agent]]\nname = {name:?}\nowner = {owner:?}\ndelegates_to = {to:?}\n{}",
+                self.flow.agent_text(name)
             )
             .unwrap();
         }
@@ -548,8 +587,8 @@ impl World {
             )
             .unwrap();
         }
-        let mut files =
-            BTreeMap::from([("agents.toml".to_owned(), agents), ("roles.toml".to_owned(), roles)]);
+        let mut files = self.flow.files();
+        files.extend([("agents.toml".to_owned(), agents), ("roles.toml".to_owned(), roles)]);
         for ((resource, action), effect, declared, required) in CONTRACTS {
             let file = files
                 .entry(format!("tools/{resource}.toml"))
@@ -570,7 +609,8 @@ impl World {
             let scales = if action == "write" { "scales = { \"/amount\" = 2 }\n" } else { "" };
             write!(
                 file,
-                "[[action]]\nname = {action:?}\neffect = {effect:?}\naccepts = [\"top\"]\nreturns = {{ tags = [], integrity = \"trusted\" }}\n{scales}schema = {{ type = \"object\", required = {required:?}, properties = {{ {} }} }}\n",
+                "[[action]]\nname = {action:?}\neffect = {effect:?}\n{}{scales}schema = {{ type = \"object\", required = {required:?}, properties = {{ {} }} }}\n",
+                self.flow.actions[&(resource, action)].text(),
                 properties.join(", ")
             )
             .unwrap();
@@ -601,6 +641,7 @@ impl World {
             target: target(*revoked),
             until: NOW.after(Millis::from_secs(86_400)),
         }));
+        events.extend(self.flow.events());
         if self.is_halted {
             events.push(ControlEvent::HaltAll { on: true });
         }
@@ -724,10 +765,10 @@ pub fn build(chain: &Capability, keyset: &Keyset, now: u64) -> capability::Capab
 struct Guarding;
 
 impl Gate for Guarding {
-    fn admit(&self, _: &Action, arguments: &json::Value) -> Result<Vec<Predicate>, Reason> {
+    fn admit(&self, action: &Action, arguments: &json::Value) -> Result<Vec<Predicate>, Reason> {
         match arguments.get("table").and_then(json::Value::as_str) {
             Some(GATED) => Err(ReasonCode::ArgEncoding.into()),
-            _ => Ok(Vec::new()),
+            _ => Ok(scenarios_flow::gate_facts(arguments, action.as_str() == "read")),
         }
     }
 }
@@ -757,27 +798,31 @@ pub fn ask(
     built: Option<&capability::Capability>,
     handover: Option<&capability::Capability>,
 ) -> Answer {
-    let confidentiality = match &case.tags {
-        None => Confidentiality::Top,
-        Some(tags) => Confidentiality::Tags(tags.iter().map(|tag| Tag::parse(*tag).unwrap()).collect()),
-    };
+    let confidentiality = scenarios_flow::confidentiality(&case.tags);
     let integrity = if case.is_untrusted { Integrity::Untrusted } else { Integrity::Trusted };
     let label = Label { confidentiality, integrity };
+    let request = request(case, handover);
+    let domain = built.map_or_else(|| super::grant().domain, |capability| capability.grant().domain.clone());
+    let known = scenarios_flow::Known::of(case, &request, &domain);
     let evidence = Evidence {
         capability: built,
         control,
         gate: Some(&Guarding),
         handover,
         label: &label,
-        flow: FlowEvidence::default(),
+        flow: known.evidence(),
     };
-    let verdict = decide(&request(case, handover), &evidence, policy, Timestamp::from_secs(case.now));
+    let verdict = decide(&request, &evidence, policy, Timestamp::from_secs(case.now));
     match verdict.decision() {
         Decision::Deny => {
             assert!(!verdict.reasons().is_empty(), "denied without a reason");
             Err(verdict.reasons().iter().map(Reason::code).collect())
         }
-        Decision::Allow => Ok(verdict.grant_bounds().map(bounds)),
+        Decision::Allow => Ok(match (&case.ask, verdict.grant_bounds()) {
+            (Ask::Call { .. }, _) => Allowed::Call(scenarios_flow::terms(&verdict)),
+            (_, Some(granted)) => Allowed::Task(bounds(granted)),
+            _ => Allowed::Admin,
+        }),
     }
 }
 

@@ -106,6 +106,14 @@ impl Guard {
             call: known.call,
             contract: self.calls.get(&call).and_then(|flight| flight.what.contract),
         };
+        // Whoever said yes before the task was told things by outsiders was not shown that nothing vouches for these.
+        let shown = self.approvals.get(&id).map(|known| known.request().sources.clone()).unwrap_or_default();
+        let is_shown = |path: &str| shown.iter().any(|source| source.source.is_none() && source.path == path);
+        if let Some(unshown) = verdict.flow().unsourced().find(|argument| !is_shown(&argument.path)) {
+            let told = format!("nothing vouches for `{}` any more, and that was not shown", unshown.path);
+            let reason = Reason::new(ReasonCode::ApprovalBinding).told(told);
+            return self.deny(call, &Verdict::deny(reason, revision), basis, now);
+        }
         match self.approvals.weigh(&id, &asks, terms, &self.control, &policy, now.wall) {
             Ok(Standing::Granted(approved)) => self.claim(call, approved, verdict, basis, now),
             Ok(Standing::Waiting { missing, unusable }) => {

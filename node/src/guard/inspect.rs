@@ -184,7 +184,7 @@ impl Guard {
         let standing = self.labels.get(&known.domain).map(|(_, standing)| standing);
         let top = Label::top();
         let instruction = self.sources.instruction(&known.capability.grant().instruction);
-        let results = self.sources.results(&known.domain);
+        let results = self.sources.results(&known.capability.grant().domain);
         let evidence = Evidence {
             capability: Some(&known.capability),
             handover: known.handover.as_deref(),

@@ -18,9 +18,10 @@ mod tests;
 mod trace;
 mod world;
 
-use std::{path::Path, time::Instant};
+use std::{collections::BTreeMap, path::Path, time::Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use writ_common::policy::PolicyBundle;
 
 pub use self::mint::Mint;
 use self::{
@@ -37,27 +38,28 @@ pub fn run(file: &Path, policy: Option<&Path>, mint: Mint) -> Result<Report> {
     let started = Instant::now();
     let suites = trace::read(file)?;
     let read = started.elapsed();
-    let mut report = replay_all(&suites, policy, mint)?;
+    let mut report = replay_all(&suites, &replay::rules(policy, mint)?, mint)?;
     report.read_ms = read.as_millis();
     Ok(report)
 }
 
-fn replay_all(suites: &Suites, policy: Option<&Path>, mint: Mint) -> Result<Report> {
+fn replay_all(suites: &Suites, rules: &PolicyBundle, mint: Mint) -> Result<Report> {
     let started = Instant::now();
     let mut report = Report::new(mint);
     for (name, suite) in suites {
-        report.suites.insert(name.clone(), replay_suite(suite, policy, mint)?);
+        let replayed = replay_suite(suite, rules, mint).with_context(|| format!("suite `{name}`"))?;
+        report.suites.insert(name.clone(), replayed);
     }
     report.replay_ms = started.elapsed().as_millis();
     Ok(report)
 }
 
-fn replay_suite(suite: &Suite, policy: Option<&Path>, mint: Mint) -> Result<SuiteReport> {
+fn replay_suite(suite: &Suite, rules: &PolicyBundle, mint: Mint) -> Result<SuiteReport> {
     let mut files = contracts::files(suite)?;
-    files.0.extend(replay::rules(policy, mint)?.0);
+    files.0.extend(rules.0.clone());
     let replay = Replay::new(suite, &files, mint)?;
     let mut report = SuiteReport::default();
-    let mut sessions = std::collections::BTreeMap::new();
+    let mut sessions = BTreeMap::new();
     for (name, task) in &suite.tasks {
         let session = replay.start(name, task)?;
         let answers = session.run(&task.calls, None, &mut State::new());

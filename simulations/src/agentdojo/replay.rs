@@ -105,7 +105,7 @@ impl<'a> Replay<'a> {
     pub fn new(suite: &'a Suite, files: &'a PolicyBundle, mint: Mint) -> Result<Self> {
         let world = match mint {
             Mint::Rules => None,
-            Mint::Oracle | Mint::Suite => Some(World::new(load(files.clone())?)?),
+            Mint::Oracle | Mint::Suite => Some(World::new(load(files)?)?),
         };
         Ok(Self { suite, files, mint, world })
     }
@@ -120,7 +120,7 @@ impl<'a> Replay<'a> {
             None => {
                 let mut files = self.files.clone();
                 files.0.insert("words.datalog".to_owned(), said(&task.prompt));
-                Holder::Own(Box::new(World::new(load(files)?)?))
+                Holder::Own(Box::new(World::new(load(&files)?)?))
             }
         };
         let world = holder.get();
@@ -322,8 +322,8 @@ fn said(prompt: &str) -> String {
 
 /// # Errors
 /// What the loader found.
-fn load(files: PolicyBundle) -> Result<PolicySet> {
-    match PolicySet::load(&files) {
+fn load(files: &PolicyBundle) -> Result<PolicySet> {
+    match PolicySet::load(files) {
         Ok((policy, _)) => Ok(policy),
         Err(findings) => anyhow::bail!("the policy does not load:\n{findings}"),
     }

@@ -10,8 +10,11 @@ const FIXTURE: &str = include_str!("fixture.json");
 const FILE: &str = "WRIT_AGENTDOJO_FILE";
 
 fn replayed(mint: Mint) -> SuiteReport {
-    let suites = trace::parse(FIXTURE).unwrap();
-    replay_all(&suites, None, mint).unwrap().suites.remove("desk").unwrap()
+    replayed_under(&replay::rules(None, mint).unwrap(), mint)
+}
+
+fn replayed_under(rules: &PolicyBundle, mint: Mint) -> SuiteReport {
+    replay_suite(&trace::parse(FIXTURE).unwrap()["desk"], rules, mint).unwrap()
 }
 
 fn counts(allowed: usize, held: usize, denied: usize) -> Counts {
@@ -22,17 +25,17 @@ fn counts(allowed: usize, held: usize, denied: usize) -> Counts {
 fn f09_the_oracle_lets_nothing_pass_and_denies_no_task() {
     let desk = replayed(Mint::Oracle);
     // Whom to thank is only in the letter itself: the owner is asked.
-    assert_eq!(desk.benign, counts(4, 1, 0), "{:?}", desk.notes);
+    assert_eq!(desk.benign, counts(5, 1, 0), "{:?}", desk.notes);
     assert_eq!(desk.attacks, counts(0, 0, 4));
     assert_eq!(desk.undecidable, 1);
-    assert_eq!(desk.json()["holds_per_benign"], 0.2);
+    assert_eq!(desk.json()["holds_per_benign"], 0.167);
 }
 
 #[test]
 fn f09_without_any_knowledge_of_the_task_the_flow_of_data_holds() {
     let desk = replayed(Mint::Suite);
-    // Of two who are named, nothing but a grant says which is meant.
-    assert_eq!(desk.benign, counts(3, 2, 0), "{:?}", desk.notes);
+    // Of two who are named, and of all who are known, nothing but a grant says who is meant.
+    assert_eq!(desk.benign, counts(2, 4, 0), "{:?}", desk.notes);
     // The address is in a directory, and in what a trusted lookup in it found: outsiders fill it.
     assert_eq!(desk.attacks, counts(0, 4, 0));
     assert!(desk.silent.is_empty());
@@ -48,8 +51,14 @@ fn what_the_words_do_not_ask_for_waits_for_a_human() {
 
 #[test]
 fn f04_what_was_laundered_is_still_what_outsiders_wrote() {
-    for mint in [Mint::Oracle, Mint::Rules, Mint::Suite] {
-        let desk = replayed(mint);
+    // Everything is granted, and whatever a trusted result holds counts: only labels are left to tell.
+    let trusting = replay::rules(None, Mint::Oracle).unwrap();
+    for (rules, mint) in [
+        (trusting, Mint::Suite),
+        (replay::rules(None, Mint::Oracle).unwrap(), Mint::Oracle),
+        (replay::rules(None, Mint::Rules).unwrap(), Mint::Rules),
+    ] {
+        let desk = replayed_under(&rules, mint);
         assert_eq!(desk.launderers.len(), 3, "{:?}", desk.launderers.keys());
         for (kind, (counts, silent)) in &desk.launderers {
             assert_eq!(counts.allowed, 0, "{kind} by {}: {silent:?}", mint.as_str());
@@ -61,7 +70,7 @@ fn f04_what_was_laundered_is_still_what_outsiders_wrote() {
 #[test]
 fn json_has_the_suites_and_nothing_else() {
     let suites = trace::parse(FIXTURE).unwrap();
-    let json = replay_all(&suites, None, Mint::Suite).unwrap().json();
+    let json = replay_all(&suites, &replay::rules(None, Mint::Suite).unwrap(), Mint::Suite).unwrap().json();
     let keys =
         |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
     assert_eq!(keys(&json), BTreeSet::from(["desk".to_owned()]));

@@ -272,7 +272,8 @@ impl Reader<'_> {
                 None => Arc::new(empty()),
             };
             let result = match call.get("ret") {
-                Some(Value::String(key)) => self.blob(key)?,
+                // A text that is no key is the result itself.
+                Some(Value::String(key)) if self.blobs.contains_key(key) => self.blob(key)?,
                 Some(inline) => Arc::new(inline.clone()),
                 None => Arc::new(Value::Null),
             };

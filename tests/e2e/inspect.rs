@@ -8,7 +8,7 @@ use writ::view::{Colour, chain};
 use writ_bus::{Bus, BusError, Service};
 use writ_common::reason::ReasonCode;
 use writ_sdk::{Error, Task, Value, json};
-use writ_tests::{InspectorServer, Seen, World, WorldOptions, read, run};
+use writ_tests::{InspectorServer, Seen, World, WorldOptions, eventually, read, run};
 
 /// A number of a payment card, as the networks publish them for tests.
 const CARD: &str = "4111 1111 1111 1111";
@@ -324,7 +324,7 @@ deadline_ms = 10000
         let world = world_with(&["post"], &inspectors, RULES).await?;
         let (_planner, task) = world.task().await?;
         // Both load what they need at the first question.
-        draft(&task, "post", "hello").await?;
+        eventually("both answer", async || Ok(draft(&task, "post", "hello").await.is_ok())).await?;
         for (what, body, expected) in [
             ("clean", "Your order is on its way.".to_owned(), None),
             ("a card, by Presidio", format!("é pay with {CARD}"), Some(ReasonCode::PolicyDenied)),

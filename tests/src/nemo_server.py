@@ -18,6 +18,8 @@ api.app.rails_config_path = sys.argv[1]
 api.app.disable_chat_ui = True
 listener = socket.socket()
 listener.bind(("127.0.0.1", 0))
+# Who connects before it is ready waits.
+listener.listen(128)
 print(listener.getsockname()[1], flush=True)
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
 uvicorn.Server(uvicorn.Config(api.app, log_level="critical")).run(sockets=[listener])

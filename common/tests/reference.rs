@@ -290,11 +290,11 @@ fn allows_more(before: &Answer, after: &Answer) -> bool {
     before.needs.iter().any(|(role, people)| after.needs.get(role).is_none_or(|now| now < people))
 }
 
-/// F03, F09: a task that was told more, an agent that may be told less and one more deny rule never turn a denial into
+/// A task that was told more, an agent that may be told less and one more deny rule never turn a denial into
 /// an allowance, nor do they take an approval away. What asks for a label to allow something, or denies while there is
 /// none, is left out: there the policy says so.
 #[test]
-fn f03_f09_a_denial_is_never_lost_by_a_higher_label_or_less_clearance() {
+fn a_denial_is_never_lost_by_a_higher_label_or_less_clearance() {
     use Condition::{Cleared, Tag};
     let first = setting("WRIT_SEED", 1);
     let tallies = for_seeds(first, ORDERS, |seed| {

@@ -514,7 +514,7 @@ mod tests {
         let bundle = read_policies(&folder).unwrap();
         let (policy, warnings) = PolicySet::load(&bundle).unwrap();
         assert_eq!(warnings, Diagnostics::default());
-        assert_eq!(policy.contracts().count(), 2);
+        assert_eq!(policy.contracts().count(), 3);
     }
 
     #[test]

@@ -39,7 +39,8 @@ const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 const CONNECTION: &str = "UPLANNER";
 const RULES: &str = "allow if request(\"admin\"), operator($name);\n\
                      may_request(\"tool.pay\", \"wire\", \"finance\", 1) <- role(\"clerk\");\n\
-                     may_request(\"tool.pay\", \"read\", \"finance\", 1) <- role(\"clerk\");\n";
+                     may_request(\"tool.pay\", \"read\", \"finance\", 1) <- role(\"clerk\");\n\
+                     capability_seconds(3600) <- request(\"ask\");\n";
 
 struct Counter(u8);
 
@@ -88,7 +89,7 @@ fn bundle() -> PolicyBundle {
         ),
         (
             "tools/pay.toml",
-            "resource = \"tool.pay\"\n[[action]]\nname = \"wire\"\neffect = \"egress\"\nreturns = { tags = [], integrity = \"trusted\" }\nschema = { type = \"object\" }\n[[action]]\nname = \"read\"\neffect = \"read\"\nreturns = { tags = [], integrity = \"trusted\" }\nschema = { type = \"object\" }\n",
+            "resource = \"tool.pay\"\n[[action]]\nname = \"wire\"\neffect = \"egress\"\nreturns = { tags = [], integrity = \"trusted\" }\nschema = { type = \"object\" }\n[[action]]\nname = \"scan\"\neffect = \"read\"\nschema = { type = \"object\" }\n[[action]]\nname = \"read\"\neffect = \"read\"\nreturns = { tags = [], integrity = \"trusted\" }\nschema = { type = \"object\" }\n",
         ),
     ];
     PolicyBundle(files.into_iter().map(|(path, text)| (path.to_owned(), text.to_owned())).collect())
@@ -417,6 +418,15 @@ fn h01_right_leaves_after_record_and_use_and_is_the_same_for_whoever_lost_the_an
     next.follow(&stream);
     let late = next.ask(7);
     assert_eq!(next.refused(late), Some(ReasonCode::ApprovalConsumed));
+}
+
+#[test]
+fn d01_right_that_no_rule_lets_be_asked_for_is_refused_and_nobody_is_asked() {
+    let mut broker = Bench::new("broker-1");
+    let call = broker.ask_for(9, "tool.pay:scan");
+    assert_eq!(broker.refused(call), Some(ReasonCode::RightNotRequestable));
+    assert_eq!(broker.kinds(), [RecordKind::Deny]);
+    assert!(broker.wants.iter().all(|(_, store)| store.subject.contains(".audit.")));
 }
 
 #[test]

@@ -32,6 +32,8 @@ use crate::{
 pub const ACT_LIFE_MAX: Millis = Millis::from_secs(86_400);
 /// Longest explanation, in bytes.
 pub const ACT_WHY_BYTES_MAX: usize = 500;
+/// How long a claim counts for the call that made it: well within the window in which a stream remembers message ids.
+const CLAIM_COUNTS: Millis = Millis::from_secs(60);
 /// Most acts that are remembered.
 const ACTS_MAX: usize = 20_000;
 
@@ -109,8 +111,8 @@ struct Known {
 #[derive(Clone, Debug, Default)]
 pub struct Acts {
     known: BTreeMap<ApprovalId, Known>,
-    /// Claims by act, with the call that made them.
-    claims: BTreeMap<ApprovalId, Digest>,
+    /// Claims by act, with the call that made them, and when.
+    claims: BTreeMap<ApprovalId, (Digest, Timestamp)>,
 }
 
 impl Acts {
@@ -130,6 +132,8 @@ impl Acts {
                     return Err("the act lives too long or explains too much".to_owned());
                 }
                 self.known.retain(|_, known| known.act.expires > now);
+                let known = &self.known;
+                self.claims.retain(|id, _| known.contains_key(id));
                 // The first counts: what was signed cannot be exchanged under the same name.
                 if self.known.len() < ACTS_MAX && act.expires > now {
                     self.known.entry(id).or_insert(Known { signed, act });
@@ -139,8 +143,9 @@ impl Acts {
                 let claim =
                     decode::<Signed<ApprovalClaim>>(payload).ok().and_then(|signed| signed.peek().ok());
                 // One that cannot be read uses it up all the same.
-                let call = claim.map_or(Digest::plain(payload), |claim| claim.call_id);
-                self.claimed(approval, call);
+                let (call, at) =
+                    claim.map_or((Digest::plain(payload), now), |claim| (claim.call_id, claim.at));
+                self.claimed(approval, call, at);
             }
             _ => {}
         }
@@ -148,21 +153,25 @@ impl Acts {
     }
 
     /// Notes that a call has used an act up.
-    pub fn claimed(&mut self, id: ApprovalId, call_id: Digest) {
-        self.claims.entry(id).or_insert(call_id);
+    pub fn claimed(&mut self, id: ApprovalId, call_id: Digest, at: Timestamp) {
+        self.claims.entry(id).or_insert((call_id, at));
     }
 
-    /// Whether this very call has used the act up, so that it may go on under it.
+    /// Whether this very call has used the act up just now, so that it may go on under it. Only for as long as the stream
+    /// surely remembers the call's own id: afterwards the same call could be let through a second time.
     #[must_use]
-    pub fn is_claimed_by(&self, id: &ApprovalId, call_id: &Digest) -> bool {
-        self.claims.get(id) == Some(call_id)
+    pub fn is_claimed_by(&self, id: &ApprovalId, call_id: &Digest, now: Timestamp) -> bool {
+        let is_of = |(by, at): &(Digest, Timestamp)| by == call_id && now.since(*at) < CLAIM_COUNTS;
+        self.claims.get(id).is_some_and(is_of)
     }
 
     /// The acts of a task that are left to this call: unused, or used by itself.
     #[must_use]
-    pub fn of(&self, task: &TaskId, call_id: &Digest) -> Vec<Signed<LabelAct>> {
+    pub fn of(&self, task: &TaskId, call_id: &Digest, now: Timestamp) -> Vec<Signed<LabelAct>> {
         let is_free = |id: &ApprovalId| {
-            self.claims.get(id).is_none_or(|by| by == call_id) || crate::red::off("F08-claim")
+            !self.claims.contains_key(id)
+                || self.is_claimed_by(id, call_id, now)
+                || crate::red::off("F08-claim")
         };
         let of_task = self.known.iter().filter(|(id, known)| known.act.task == *task && is_free(id));
         of_task.map(|(_, known)| known.signed.clone()).collect()
@@ -256,5 +265,25 @@ pub fn claim_of(
         boot: boot.clone(),
         at,
         state: ClaimState::Used,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f08_a_used_act_counts_for_its_call_for_a_moment_and_for_no_other() {
+        let (id, call) = (ApprovalId::parse("la-1").unwrap(), Digest::plain(b"call"));
+        let at = Timestamp::from_secs(1_800_000_000);
+        let mut acts = Acts::default();
+        assert!(!acts.is_claimed_by(&id, &call, at));
+        acts.claimed(id.clone(), call, at);
+        // The first claim counts, whatever comes later.
+        acts.claimed(id.clone(), Digest::plain(b"another"), at);
+        assert!(acts.is_claimed_by(&id, &call, at.after(Millis::from_secs(59))));
+        assert!(!acts.is_claimed_by(&id, &Digest::plain(b"another"), at));
+        // By then the stream may have forgotten the call, and would let it through again.
+        assert!(!acts.is_claimed_by(&id, &call, at.after(Millis::from_secs(60))));
     }
 }

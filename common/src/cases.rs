@@ -670,7 +670,7 @@ mod tests {
         assert_eq!(run(r#"["reads_table(\"bills\")", "reads_table(\"users\")"]"#, "deny"), "");
         for (facts, expected) in [
             (r#"["reads_tabel(\"x\")"]"#, "did you mean `reads_table`?"),
-            (r#"["role(\"admin\")"]"#, "no gate states `role`"),
+            (r#"["role(\"admin\")"]"#, "no gate or inspector states `role`"),
             (r#"["reads_table(1)"]"#, "should be `reads_table(name: text)`"),
             (r#"["reads_table(\"a\", \"b\")"]"#, "should be `reads_table(name: text)`"),
             (r#"["reads_table($x)"]"#, "should be `reads_table(name: text)`"),

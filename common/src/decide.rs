@@ -551,7 +551,8 @@ fn check_tool(
     let mut facts = action.argument_facts(arguments);
     facts.push(text("effect", action.effect.as_str()));
     let Principal::Agent(caller) = &request.principal else { return Err(unknown().into()) };
-    let flow = Flow::of_tool(&action.flow, caller, &request.arguments, &gate_facts, evidence, policy)?;
+    let (right, arguments) = (request.right(), &request.arguments);
+    let flow = Flow::of_tool(&action.flow, &right, caller, arguments, &gate_facts, evidence, policy)?;
     Ok((facts, gate_facts, flow))
 }
 

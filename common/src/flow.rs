@@ -15,7 +15,7 @@ use crate::{
     label::{Confidentiality, Integrity, Label, TOP, Tag},
     pointer::Pattern,
     settings::{Document, Section},
-    source::{Source, SourceKind, SourceKinds},
+    source::{Instruction, Source, SourceKind, SourceKinds},
 };
 
 /// Most guarded arguments of one call; more are refused, since each has to be looked for.
@@ -47,6 +47,8 @@ pub struct ResultField {
     pub entity: EntityType,
     /// Whether outsiders could have written them.
     pub integrity: Integrity,
+    /// Members beside the field that hold the name of what it identifies, such as the title of an event.
+    pub named_by: Vec<String>,
 }
 
 /// Arguments that decide who or what is affected.
@@ -87,6 +89,10 @@ pub struct GuardedArgument {
 pub struct FlowVerdict {
     /// What the result will carry at least.
     pub result: Label,
+    /// Whether nothing but the contract's own word on results makes it less than trusted: no column, no rule.
+    pub is_as_declared: bool,
+    /// Whether the tool's gate says what will be read: then what stands where in the result is the caller's choice.
+    pub is_query: bool,
     /// Whom it is for, as far as labels go.
     pub clearance: Label,
     /// The guarded arguments, if the task was untrusted so that they were looked at.
@@ -99,6 +105,8 @@ impl Default for FlowVerdict {
     fn default() -> Self {
         Self {
             result: Label::top(),
+            is_as_declared: false,
+            is_query: false,
             clearance: Label::bottom(),
             arguments: Vec::new(),
             acts: BTreeSet::new(),
@@ -165,8 +173,10 @@ impl ActionFlow {
             let path = table.required("path", "\"/rows/*/email\"");
             let entity = table.required("entity", "\"email\"");
             let integrity = table.optional::<Integrity>("integrity").unwrap_or(returns.integrity);
-            table.finish(&["path", "entity", "integrity"]);
-            fields.extend(path.zip(entity).map(|(path, entity)| ResultField { path, entity, integrity }));
+            let named_by: Vec<String> = table.list("named_by");
+            table.finish(&["path", "entity", "integrity", "named_by"]);
+            let field = path.zip(entity);
+            fields.extend(field.map(|(path, entity)| ResultField { path, entity, integrity, named_by }));
         }
         let mut guards = Vec::new();
         for mut table in section.tables("guard") {
@@ -197,6 +207,7 @@ impl ActionFlow {
             let parts = [
                 ("entity", Value::from(field.entity.as_str())),
                 ("integrity", Value::from(field.integrity.as_str())),
+                ("named_by", Value::Array(field.named_by.iter().map(|name| name.as_str().into()).collect())),
                 ("path", Value::from(field.path.as_str())),
             ];
             parts.into_iter().collect()
@@ -232,8 +243,14 @@ impl ActionFlow {
     /// What the result will carry at least, by the contract and what the gate says will be read.
     #[must_use]
     pub fn declared(&self, gate: &[Predicate]) -> Label {
+        self.returns.join(&self.of_columns(gate))
+    }
+
+    /// What the columns add that the gate says will be read.
+    #[must_use]
+    pub fn of_columns(&self, gate: &[Predicate]) -> Label {
         let read = |column: &&ColumnLabel| gate.iter().any(|fact| reads(fact, column));
-        self.columns.iter().filter(read).fold(self.returns.clone(), |label, column| label.join(&column.label))
+        self.columns.iter().filter(read).fold(Label::bottom(), |label, column| label.join(&column.label))
     }
 
     /// The guarded arguments of a call: where, what it names, its value, and what may vouch for it.
@@ -264,6 +281,63 @@ impl ActionFlow {
             .take(SOURCES_OF_RESULT_MAX)
             .collect()
     }
+
+    /// The ids in a result, whoever wrote it, of what the user asked for by name; bounded as [`ActionFlow::vouched`].
+    ///
+    /// The id of a record counts if it is the only one of the result whose name the instruction calls, or if it is the
+    /// only one at all and whatever was searched for stands in the instruction. An outsider can add a record of the
+    /// same name: then there are two, and neither counts.
+    #[must_use]
+    pub fn named<'a>(
+        &'a self,
+        arguments: &Value,
+        result: &'a Value,
+        instruction: &Instruction,
+    ) -> Vec<(&'a EntityType, &'a Value)> {
+        let asked = asks_for(arguments, instruction);
+        let mut found = Vec::new();
+        for field in self.fields.iter().filter(|field| !field.named_by.is_empty()) {
+            let places = field.path.find(result);
+            let called: Vec<&(String, &Value)> =
+                places.iter().filter(|(path, _)| is_called(path, result, field, instruction)).collect();
+            match (called.as_slice(), places.as_slice()) {
+                ([(_, value)], _) => found.push((&field.entity, *value)),
+                ([], [(_, value)]) if asked => found.push((&field.entity, *value)),
+                _ => {}
+            }
+        }
+        found.truncate(SOURCES_OF_RESULT_MAX);
+        found
+    }
+}
+
+/// Whether a record is called by its name in the instruction.
+fn is_called(path: &str, result: &Value, field: &ResultField, instruction: &Instruction) -> bool {
+    let record = path.rsplit_once('/').map_or("", |(record, _)| record);
+    field.named_by.iter().any(|name| {
+        // A member's name needs no escaping that a pattern would not need as well.
+        let place = Pattern::parse(&format!("{record}/{name}")).map(|place| place.find(result));
+        place.is_ok_and(|found| {
+            found.iter().any(|(_, value)| value.as_str().is_some_and(|name| instruction.calls(name)))
+        })
+    })
+}
+
+/// Whether every text of the arguments stands in the instruction, and there is one.
+fn asks_for(arguments: &Value, instruction: &Instruction) -> bool {
+    let (mut texts, mut strange) = (0, 0);
+    arguments.for_each_leaf(&mut |_, leaf| {
+        if let Value::String(text) = leaf {
+            texts += 1;
+            strange += usize::from(!instruction.calls(text));
+        }
+    });
+    texts > 0 && strange == 0
+}
+
+/// Whether the gate of a tool says what a query reads.
+pub(crate) fn is_query(gate: &[Predicate]) -> bool {
+    gate.iter().any(|fact| matches!(fact.name.as_str(), "reads_column" | "reads_table"))
 }
 
 fn reads(fact: &Predicate, column: &ColumnLabel) -> bool {
@@ -299,7 +373,7 @@ impl std::str::FromStr for KindWord {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let kind = SourceKind::parse(text).map(Self);
-        kind.ok_or("a source is directory, instruction, instruction-any or result")
+        kind.ok_or("a source is directory, grant, instruction, instruction-any or result")
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     policy::PolicyRevision,
     reason::{Class, Reason},
     request::{Arguments, Principal, Request},
-    time::Millis,
+    time::{Millis, Timestamp},
 };
 
 /// Yes or no.
@@ -204,9 +204,9 @@ impl Verdict {
 
     /// Discharges the obligation to use up what people let pass, if all of it was used by this very call.
     #[must_use]
-    pub fn acted(mut self, acts: &Acts, call_id: &Digest) -> Self {
+    pub fn acted(mut self, acts: &Acts, call_id: &Digest, now: Timestamp) -> Self {
         self.obligations.retain(|obligation| match obligation {
-            Obligation::Acts(ids) => !ids.iter().all(|id| acts.is_claimed_by(id, call_id)),
+            Obligation::Acts(ids) => !ids.iter().all(|id| acts.is_claimed_by(id, call_id, now)),
             _ => true,
         });
         self

@@ -106,6 +106,7 @@ impl NodeConfig {
             let known = inspectors.iter().map(|one| one.inspector.name.clone()).collect();
             inspectors.extend(read_inspector(&document, section, base, &known));
         }
+        check_deadlines(&document, &fresh, &inspectors);
         root.finish(&["tenant", "node", "bus", "http", "tool", "inspector"]);
         let findings = document.into_findings();
         if findings.has_errors() {
@@ -175,6 +176,21 @@ fn read_fresh(mut section: Section<'_, '_>) -> FreshBounds {
     }
     section.finish(&["effects_seconds", "reads_seconds", "skew_seconds"]);
     bounds
+}
+
+/// An inspection delays a call, and the stream has to remember it for so much longer.
+fn check_deadlines(document: &Document<'_>, fresh: &FreshBounds, inspectors: &[InspectorSettings]) {
+    let slowest = inspectors.iter().map(|one| one.inspector.deadline.0).max().unwrap_or_default();
+    let longest = CALL_AGE_MAX.0 + 2 * fresh.skew.0 + fresh.longest().0;
+    if slowest > 0 && longest <= REPLAY_MEMORY.0 && longest + slowest > REPLAY_MEMORY.0 {
+        let message = format!(
+            "with its inspection a call could act {} after it was signed, and the stream remembers calls for \
+             {REPLAY_MEMORY} only",
+            Millis(longest + slowest)
+        );
+        let help = "make `deadline_ms` of the inspectors, or the times of `[node.freshness]`, shorter";
+        document.note(document.at(Span::default(), message).help(help));
+    }
 }
 
 fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path) -> Option<ToolKind> {
@@ -543,6 +559,16 @@ mod tests {
             let found = found.err().map(|findings| findings.to_string()).unwrap_or_default();
             assert!(found.contains(expected), "{to}: {found}");
         }
+    }
+
+    #[test]
+    fn t02_an_inspection_is_no_longer_than_the_stream_remembers_a_call() {
+        let inspector = "[[inspector]]\nname = \"x\"\nkind = \"builtin\"\ndirections = [\"tool_args\"]\ndeadline_ms = 10000\n";
+        assert!(read(&format!("{GOOD}{inspector}")).is_ok());
+        let slower = GOOD.replace("[bus]", "[node.freshness]\nreads_seconds = 61\n[bus]");
+        assert!(read(&slower).is_ok());
+        let findings = read(&format!("{slower}{inspector}")).unwrap_err().to_string();
+        assert!(findings.contains("the stream remembers calls for"), "{findings}");
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! The guard without a bus: every order of events, every clock.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failed test may panic")]
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use writ_bus::{Attested, Fence, StoreError, Stored, StreamFacts};
@@ -15,7 +20,11 @@ use writ_common::{
     entropy::Entropy,
     epoch::Epoch,
     fresh::{FreshAnswer, FreshQuestion},
-    ids::{Action, AgentId, BootId, CapabilityId, FlowDomain, NodeId, Resource, TaskId, TenantId, UserId},
+    ids::{
+        Action, AgentId, BootId, CapabilityId, DetectorId, FindingKind, FlowDomain, InspectorId, NodeId,
+        Resource, TaskId, TenantId, UserId,
+    },
+    inspect::{Answer as Said, Direction, Failure, Finding, Inspection, Inspector, OnError, Severity},
     json::Value,
     keys::PrivateKey,
     keyset::{KeysetDocument, KeysetKey},
@@ -30,7 +39,7 @@ use writ_common::{
     wire::{Answer, CallReply, FetchRequest, UnsignedCall, call_id},
 };
 use writ_journal::{Entry, Unpublished, Unsettled};
-use writ_node::guard::{Arrival, CallRef, Effect, Event, Guard, GuardConfig, Output, Ticket};
+use writ_node::guard::{Arrival, CallRef, Effect, Event, Guard, GuardConfig, Output, Ticket, ToolFailure};
 
 const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 const CONNECTION: &str = "UPLANNER";
@@ -98,11 +107,16 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with(Vec::new())
+    }
+
+    fn with(inspectors: Vec<Inspector>) -> Self {
         let tenant = TenantId::parse("acme").unwrap();
         let boot = BootId::generate(START, [1; 10]);
         let mut config =
             GuardConfig::new(tenant, NodeId::parse("node-1").unwrap(), boot, key(1).public(), key(3));
         config.unacknowledged_max = 4;
+        config.inspectors = inspectors;
         let gates = ["tool.crm", "tool.mail"].map(|name| {
             let gate: Arc<dyn Gate + Send + Sync> = Arc::new(AnyGate);
             (Resource::parse(name).unwrap(), gate)
@@ -529,6 +543,53 @@ fn the_record_lists_what_a_result_is_made_of() {
         assert_eq!(outcomes.collect::<Vec<_>>(), [expected]);
         assert_eq!(matches!(bench.replies[&call], Answer::Done { .. }), is_given);
     }
+}
+
+#[test]
+fn f03_what_a_tool_says_of_its_failure_is_told_under_the_label_of_a_result() {
+    for acknowledged in [stored(9), Err(StoreError::Full)] {
+        let is_raised = acknowledged.is_ok();
+        let mut bench = Bench::new();
+        let call = bench.call(1);
+        let (ticket, ..) = bench.intent();
+        bench.published(ticket, stored(8));
+        bench.take(|effect| matches!(effect, Effect::RunTool(..)));
+        let reason = Reason::new(ReasonCode::ToolFailed).told("`ada@example.com` is no number");
+        let failure = ToolFailure { reason, status: OutcomeStatus::Failed };
+        bench.happen(Event::Finished(call, Err(failure)));
+        let (ticket, _, raised) = bench.raise();
+        assert_eq!(raised.label.to_string(), "{crm} trusted");
+        assert!(!bench.replies.contains_key(&call), "the raise is not acknowledged");
+        bench.published(ticket, acknowledged);
+        let Answer::Failed { reason, .. } = &bench.replies[&call] else { unreachable!("it failed") };
+        assert_eq!(reason.text.contains("ada@example.com"), is_raised, "{}", reason.text);
+        let recorded = format!("{:?}", bench.journal);
+        assert!(!recorded.contains("ada@example.com"), "records hold no content");
+    }
+}
+
+#[test]
+fn b07_a_label_that_does_not_stand_on_the_bus_covers_nothing() {
+    let mut bench = Bench::new();
+    let call = bench.ran(1);
+    let (ticket, ..) = bench.raise();
+    bench.published(ticket, stored(20));
+    assert!(matches!(bench.replies[&call], Answer::Done { .. }));
+    // Somebody writes a lower one: what was told stays told, and the next release writes it down again.
+    let second = bench.call(2);
+    let (ticket, ..) = bench.intent();
+    bench.published(ticket, Err(StoreError::Fenced));
+    bench.label_is(21, &Label::bottom());
+    let (ticket, ..) = bench.intent();
+    bench.published(ticket, stored(22));
+    bench.take(|effect| matches!(effect, Effect::RunTool(..)));
+    bench.happen(Event::Finished(second, Ok("[]".to_owned().into())));
+    let (ticket, fence, raised) = bench.raise();
+    assert_eq!(fence, Fence::LastOn { subject: label_subject(), sequence: 21 });
+    assert_eq!(raised.label.to_string(), "{crm} trusted");
+    assert!(!bench.replies.contains_key(&second));
+    bench.published(ticket, stored(23));
+    assert!(matches!(bench.replies[&second], Answer::Done { .. }));
 }
 
 #[test]
@@ -1115,4 +1176,169 @@ fn an_observation_ends_within_ninety_days() {
     *contract = contract.replace("until", "untill");
     let findings = PolicySet::load(&endless).unwrap_err().to_string();
     assert!(findings.contains("`observe.until` is missing"), "{findings}");
+}
+
+/// An inspector of every tool, in both directions.
+fn looking() -> Inspector {
+    Inspector {
+        name: InspectorId::parse("dlp").unwrap(),
+        directions: [Direction::ToolArguments, Direction::ToolResult].into(),
+        resources: BTreeSet::new(),
+        deadline: Millis(1_000),
+        on_error: OnError::Deny,
+        add_tags: BTreeMap::from([(FindingKind::parse("phone").unwrap(), Tag::parse("personal").unwrap())]),
+    }
+}
+
+/// What it says: that it found something of these kinds, or why it says nothing.
+fn said(found: Result<&[&str], Failure>) -> Box<Inspection> {
+    let finding = |kind: &&str| Finding {
+        path: "/rows/0/0".to_owned(),
+        kind: FindingKind::parse(*kind).unwrap(),
+        inspector: InspectorId::parse("dlp").unwrap(),
+        detector: DetectorId::parse("test").unwrap(),
+        severity: Severity::MAX,
+        span: None,
+    };
+    let answers = found.map(|kinds| {
+        let findings = kinds.iter().map(finding).collect();
+        vec![Said { findings, add_tags: BTreeSet::new(), version: String::new() }]
+    });
+    let mut inspection = Inspection::default();
+    inspection.add(&looking(), answers);
+    Box::new(inspection)
+}
+
+impl Bench {
+    /// What the guard wants to have looked at.
+    fn looked_at(&mut self) -> (CallRef, Direction, Vec<String>) {
+        let Effect::Inspect(call, inspect) = self.take(|effect| matches!(effect, Effect::Inspect(..))) else {
+            unreachable!()
+        };
+        let parts = inspect.parts.iter().map(|part| format!("{}={}", part.path, part.text)).collect();
+        (call, inspect.direction, parts)
+    }
+
+    /// A call that is let through, has run, and whose result is to be looked at.
+    fn ran_inspected(&mut self, nonce: u8, result: &str) -> CallRef {
+        let call = self.call(nonce);
+        self.label();
+        let (asked, direction, parts) = self.looked_at();
+        assert_eq!((asked, direction, parts[0].as_str()), (call, Direction::ToolArguments, "/sql=SELECT 1"));
+        self.happen(Event::Inspected(call, said(Ok(&[]))));
+        let (ticket, ..) = self.intent();
+        self.published(ticket, stored(8));
+        self.take(|effect| matches!(effect, Effect::RunTool(..)));
+        self.happen(Event::Finished(call, Ok(result.to_owned().into())));
+        call
+    }
+}
+
+#[test]
+fn content_is_shown_to_inspectors_only_of_calls_that_nothing_else_refuses() {
+    let mut bench = Bench::with(vec![looking()]);
+    let call = bench.call_with(1, "SELECT 1", "tool.mail", "send");
+    bench.label();
+    assert!(!bench.wants(|effect| matches!(effect, Effect::Inspect(..))));
+    assert_eq!(bench.refused(call), ReasonCode::RightMissing);
+    let call = bench.call(2);
+    assert!(bench.wants(|effect| matches!(effect, Effect::Inspect(..))));
+    let is_intent = |effect: &Effect| matches!(effect, Effect::Publish { store, .. } if store.subject.contains(".allow."));
+    assert!(!bench.wants(is_intent) && !bench.replies.contains_key(&call));
+}
+
+#[test]
+fn m04_findings_in_arguments_are_there_when_the_rules_are_asked() {
+    const NO_CARDS: &str =
+        "/// no cards\ndeny if inspected(\"arguments\"), finding($path, \"card\", $detector, $severity);";
+    let mut bench = Bench::with(vec![looking()]);
+    bench.control(ControlEvent::Policy(shipped(NO_CARDS)));
+    bench.refresh();
+    let call = bench.call(1);
+    bench.label();
+    bench.looked_at();
+    bench.happen(Event::Inspected(call, said(Ok(&["card"]))));
+    assert_eq!(bench.refused(call), ReasonCode::PolicyDenied);
+    let found = bench.last_verdict().found;
+    assert_eq!(
+        (found[0].kind.as_str(), found[0].detector.as_str(), found[0].places),
+        ("card", "dlp.test", 1)
+    );
+    // The same in a result is none of this rule's business.
+    let call = bench.ran_inspected(2, r#"{"rows":[["x"]]}"#);
+    bench.looked_at();
+    bench.happen(Event::Inspected(call, said(Ok(&["card"]))));
+    let (ticket, ..) = bench.raise();
+    bench.published(ticket, stored(9));
+    assert!(matches!(bench.replies[&call], Answer::Done { .. }));
+}
+
+#[test]
+fn m04_silence_of_an_inspector_refuses_the_call_or_keeps_its_result() {
+    let gone = || said(Err(Failure::Unavailable("no answer".into())));
+    let mut bench = Bench::with(vec![looking()]);
+    let call = bench.call(1);
+    bench.label();
+    bench.looked_at();
+    bench.happen(Event::Inspected(call, gone()));
+    assert_eq!(bench.refused(call), ReasonCode::InspectUnavailable);
+    assert!(!bench.runs_a_tool());
+    let call = bench.ran_inspected(2, r#"{"rows":[["secret"]]}"#);
+    let (_, direction, parts) = bench.looked_at();
+    assert_eq!(
+        (direction, parts),
+        (Direction::ToolResult, vec!["/rows/0/0=secret".to_owned(), "=rows".to_owned()])
+    );
+    bench.happen(Event::Inspected(call, gone()));
+    assert_eq!(bench.refused(call), ReasonCode::InspectUnavailable);
+    // It was done, is not run again, and nobody is given it later.
+    let again = bench.fetch(2);
+    assert!(
+        matches!(&bench.replies[&again], Answer::Failed { reason, .. } if reason.code == ReasonCode::InspectUnavailable)
+    );
+    assert!(!bench.runs_a_tool() && !bench.wants(is_raise));
+}
+
+#[test]
+fn m04_withhold_what_a_rule_finds_in_a_result() {
+    const NO_KEYS: &str =
+        "/// keys stay\ndeny if inspected(\"result\"), finding($path, \"key\", $detector, $severity);";
+    let mut bench = Bench::with(vec![looking()]);
+    bench.control(ControlEvent::Policy(shipped(NO_KEYS)));
+    bench.refresh();
+    let call = bench.ran_inspected(1, r#"{"rows":[["k"]]}"#);
+    bench.looked_at();
+    bench.happen(Event::Inspected(call, said(Ok(&["key"]))));
+    assert_eq!(bench.refused(call), ReasonCode::PolicyDenied);
+    let Some(RecordBody::Outcome(outcome)) = bench.journal.last().map(|record| record.body.clone()) else {
+        panic!("no outcome")
+    };
+    assert_eq!((outcome.status, outcome.result), (OutcomeStatus::Done, None));
+    assert_eq!(outcome.found[0].kind.as_str(), "key");
+}
+
+#[test]
+fn m04_tags_of_findings_are_in_the_label_before_a_result_is_released() {
+    let mut bench = Bench::with(vec![looking()]);
+    let more = shipped(
+        "accepts(\"personal\") <- resource(\"tool.mail\");\nresult_tag(\"crm\") <- inspected(\"result\"), finding($path, \"email\", $detector, $severity);",
+    );
+    let PolicyBundle(mut texts) = more;
+    let agents = texts["agents.toml"].replace("clearance = [\"crm\"]", "clearance = [\"crm\", \"personal\"]");
+    texts.insert("agents.toml".to_owned(), agents);
+    bench.control(ControlEvent::Policy(PolicyBundle(texts)));
+    bench.refresh();
+    let call = bench.ran_inspected(1, r#"{"rows":[["k"]]}"#);
+    bench.looked_at();
+    bench.happen(Event::Inspected(call, said(Ok(&["phone", "email"]))));
+    let (ticket, _, raised) = bench.raise();
+    assert_eq!(raised.label.names(), ["crm", "personal"]);
+    bench.published(ticket, stored(9));
+    assert!(matches!(bench.replies[&call], Answer::Done { .. }));
+    // Who may not be told it is not told it, whatever the contract said.
+    let mut bench = Bench::with(vec![looking()]);
+    let call = bench.ran_inspected(1, r#"{"rows":[["k"]]}"#);
+    bench.looked_at();
+    bench.happen(Event::Inspected(call, said(Ok(&["phone"]))));
+    assert_eq!(bench.refused(call), ReasonCode::FlowWithheld);
 }

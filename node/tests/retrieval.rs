@@ -381,6 +381,26 @@ fn ten_thousand_chunks() {
     assert!(found.chunks[0].text.contains("Chapter4801 "), "{}", found.chunks[0].text);
 }
 
+/// How rare a word is counts among what the asker may see: hidden texts full of it change nothing.
+#[test]
+fn f12_counts_words_are_weighed_by_what_is_visible() {
+    let mut world = World::new();
+    let text = |word: &str| {
+        let filler: Vec<String> = (100..300).map(|n| format!("filler{n}")).collect();
+        format!("{word} {}", filler.join(" "))
+    };
+    for (source, word) in [("rare", "alpha"), ("common 1", "beta"), ("common 2", "beta")] {
+        world.put(source, &text(word), &trusted(&[]), &ANYBODY);
+    }
+    let kim = asker("kim", &["a"], &[]);
+    let before = world.ask(&kim, "alpha beta");
+    assert_eq!((sources(&before)[0], before.chunks.len()), ("rare", 3));
+    for number in 0..6 {
+        world.put(&format!("hidden {number}"), &text("alpha"), &trusted(&["hr"]), &ANYBODY);
+    }
+    assert_eq!(world.ask(&kim, "alpha beta"), before);
+}
+
 /// One document of the property below: text of few words, so that they meet, and who may see it.
 fn some_document() -> impl Strategy<Value = (String, bool, bool, bool)> {
     let text = proptest::collection::vec("alpha|beta|gamma|delta|rho|sigma", 1..12)

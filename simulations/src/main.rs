@@ -1,8 +1,10 @@
-//! `cargo run --release -p writ-simulations -- bench`: what a governed call costs on this machine.
+//! `cargo run --release -p writ-simulations -- bench`: what a governed call costs on this machine, and
+//! `agentdojo <file>`: what Writ lets through of recorded attacks.
 //!
 //! Real parts on loopback, each in a process of its own. Started under the name `writ` this program is `writ`, so
 //! that broker and node can be measured as processes without looking for another binary.
 
+mod agentdojo;
 mod bench;
 
 use std::{
@@ -27,11 +29,28 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Decide recorded tasks and attacks
+    Agentdojo(Agentdojo),
     /// Measure calls, processes and what they are made of
     Bench(Bench),
     /// Answers raw requests, as the far end of the baseline
     #[command(hide = true)]
     Responder(Responder),
+}
+
+#[derive(Args)]
+struct Agentdojo {
+    /// The traces, as JSON, gzipped or not
+    file: PathBuf,
+    /// A folder of rules in place of those that come with this program
+    #[arg(long)]
+    policy: Option<PathBuf>,
+    /// What capabilities hold
+    #[arg(long, value_enum, default_value = "oracle")]
+    mint: agentdojo::Mint,
+    /// One JSON object on standard output instead of a table
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -73,6 +92,12 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<()> {
     match cli.command {
+        Command::Agentdojo(Agentdojo { file, policy, mint, json }) => {
+            let report = agentdojo::run(&file, policy.as_deref(), mint)?;
+            let text = if json { report.json().to_string() } else { report.table() };
+            writeln!(std::io::stdout(), "{text}")?;
+            Ok(())
+        }
         Command::Bench(Bench { json, seconds }) => {
             let telemetry = writ_telemetry::init("writ-simulations", writ_telemetry::LogFormat::Lines)?;
             let report = bench::run(std::time::Duration::from_secs(seconds)).await?;

@@ -8,7 +8,10 @@ use writ_common::reason::ReasonCode;
 use writ_sdk::{Denial, Error, NewTask, Task, Value, json};
 use writ_tests::{KIND, World, WorldOptions, letter, only, read, run};
 
-use crate::cli::{Said, writ};
+use crate::{
+    cli::{Said, writ},
+    tools::{FILES, world_with_tool},
+};
 
 const RIGHTS: [&str; 5] =
     ["agent.mailer:invoke", "tool.crm:read", "tool.mail:draft", "tool.mail:send", "tool.web:get"];
@@ -205,6 +208,41 @@ fn an_agent_that_is_not_cleared_is_neither_told_nor_called() -> Result<()> {
         let seen: BTreeSet<ReasonCode> = codes(&denied).into_iter().collect();
         assert_eq!(seen, BTreeSet::from([ReasonCode::FlowClearance]), "{denied}");
         assert!(denied.reasons[0].text.contains("`mailer` may not be told `crm`"), "{denied}");
+        world.close().await;
+        Ok(())
+    })
+}
+
+#[test]
+fn f04_a_file_carries_what_was_written_into_it_to_the_next_task() -> Result<()> {
+    run(async {
+        let folder = tempfile::tempdir()?;
+        let tool = format!(
+            "resource = \"tool.files\"\nkind = \"files\"\nroot = \"{}\"\nwritable = true\n",
+            folder.path().display()
+        );
+        // What the folder takes, it gives back.
+        let contract = FILES
+            .replace("effect = \"shared\"\n", "effect = \"shared\"\naccepts = [\"crm\"]\n")
+            .replace("tags = [], integrity = \"untrusted\"", "tags = [\"crm\"], integrity = \"untrusted\"")
+            .replace(
+                "effect = \"read\"\nreturns = { tags = []",
+                "effect = \"read\"\nreturns = { tags = [\"crm\"]",
+            );
+        let rights = r#""tool.files:read", "tool.files:write""#;
+        let world = world_with_tool(&contract, rights, "", &tool).await?;
+        let (_planner, one) = world.task().await?;
+        read(&one, "SELECT name FROM customers").await?;
+        let note = json::object([("path", "note.txt".into()), ("text", "Ada Lovelace".into())]);
+        one.call("tool.files", "write", note).await?;
+        let (_planner, two) = world.task().await?;
+        get(&two, &world.page()).await?;
+        let at = json::object([("path", "note.txt".into())]);
+        let labelled = two.call_labelled("tool.files", "read", at).await?;
+        assert_eq!(labelled.label.to_string(), "{crm} untrusted");
+        let denied = denial(get(&two, &world.page()).await)?;
+        assert_eq!(codes(&denied), [ReasonCode::FlowSink]);
+        assert!(denied.reasons[0].text.contains("from tool.files:read"), "{denied}");
         world.close().await;
         Ok(())
     })

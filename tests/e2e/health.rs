@@ -100,7 +100,12 @@ fn metrics_count_what_is_on_record_and_name_nobody() -> Result<()> {
         assert!(sample(&text, "writ_revocation_staleness_seconds").unwrap() < 5.0);
         assert!(sample(&text, "writ_policy_generation").unwrap() >= 1.0);
         let (_, of_broker) = get(broker, "/metrics").await?;
-        assert_eq!(sample(&of_broker, "writ_tokens_issued_total{kind=\"issue\"}"), Some(1.0));
+        // What is published follows what was done, a moment later.
+        eventually("the broker counts the task", async || {
+            let (_, text) = get(broker, "/metrics").await?;
+            Ok(sample(&text, "writ_tokens_issued_total{kind=\"issue\"}") == Some(1.0))
+        })
+        .await?;
         for name in ["alice", "planner", task.id().as_str()] {
             assert!(!text.contains(name) && !of_broker.contains(name), "{name} is in the numbers");
         }

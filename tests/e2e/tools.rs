@@ -243,13 +243,13 @@ fn endless_queries_end_and_do_not_stop_the_node() -> Result<()> {
     })
 }
 
-const FILES: &str = include_str!("../../policies/examples/named-places/tools/files.toml");
+pub(crate) const FILES: &str = include_str!("../../policies/examples/named-places/tools/files.toml");
 const WEB: &str = include_str!("../../policies/examples/named-places/tools/web.toml");
 const LETTERS: &str = include_str!("../../policies/examples/named-places/tools/letters.toml");
 const PLACES: &str = include_str!("../../policies/examples/named-places/rules.datalog");
 
 /// A world whose planner may use one more tool, with its contract and the rules about it.
-async fn world_with_tool(contract: &str, rights: &str, rules: &str, tool: &str) -> Result<World> {
+pub(crate) async fn world_with_tool(contract: &str, rights: &str, rules: &str, tool: &str) -> Result<World> {
     let mut world = World::with(WorldOptions { start_core: false, ..Default::default() }).await?;
     let policies = world.layout.policies();
     std::fs::write(policies.join("tools/more.toml"), contract)?;

@@ -567,8 +567,10 @@ impl Broker {
         }
         let claim = ApprovalClaim { at: now.wall, state: ClaimState::Used, ..issuing.claim.clone() };
         let mut store = self.claim_store(&claim, &wanting.entry.domain.part, issuing.sequence);
-        // Sent again after a lost acknowledgement, the stream says that it was ours.
-        store.message_id = Some(format!("used-{}-{}", claim.approval, claim.call_id));
+        // Sent again after a lost acknowledgement, the stream says that it was ours. Ours alone: another broker may have
+        // taken the claim over for the very same request, and what it used must not pass for what we did.
+        let (by, run) = (&claim.node, &claim.boot);
+        store.message_id = Some(format!("used-{}-{by}-{run}-{}", claim.approval, issuing.sequence));
         let step = Step::Using { issuing, store: store.clone(), is_again: false };
         self.publish_step(Box::new(Way { wanting, step }), store);
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt};
 
 use super::block::Block;
 use crate::{
-    datalog::{Check, Predicate, Term},
+    datalog::{Body, Check, CheckKind, Predicate, Term},
     digest::Digest,
     epoch::Epoch,
     ids::{Action, AgentId, CapabilityId, FlowDomain, Resource, TaskId, TenantId, UserId},
@@ -115,6 +115,19 @@ impl Grant {
         facts
     }
 
+    /// The arguments of such a call that the bounds allow only certain values for, as JSON Pointers.
+    ///
+    /// Only the broker's own bounds: what a holder appends, it may have been talked into.
+    #[must_use]
+    pub fn pins(&self, right: &Right) -> BTreeSet<String> {
+        let mut pinned = BTreeSet::new();
+        for bound in self.bounds.iter().filter(|bound| bound.kind == CheckKind::One) {
+            let applying = bound.alternatives.iter().filter(|body| applies(body, right)).map(pins_of);
+            pinned.extend(applying.reduce(|a, b| a.intersection(&b).cloned().collect()).unwrap_or_default());
+        }
+        pinned
+    }
+
     /// Reads the authority block; every fact exactly once, `right` any number of times, nothing else.
     pub(crate) fn from_block(block: Block) -> Result<Self, &'static str> {
         let mut facts = Facts(block.facts);
@@ -157,6 +170,26 @@ impl Grant {
             Err("holds a fact the format does not know, or one twice")
         }
     }
+}
+
+/// Whether an alternative of a bound can hold for a call under this right.
+fn applies(body: &Body, right: &Right) -> bool {
+    body.predicates.iter().all(|predicate| match (predicate.name.as_str(), predicate.terms.as_slice()) {
+        ("resource", [Term::Str(name)]) => name.as_str() == right.resource.as_str(),
+        ("action", [Term::Str(name)]) => name.as_str() == right.action.as_str(),
+        _ => true,
+    })
+}
+
+/// The arguments an alternative demands to be one value.
+fn pins_of(body: &Body) -> BTreeSet<String> {
+    let pinned = body.predicates.iter().filter_map(|predicate| {
+        match (predicate.name.as_str(), predicate.terms.as_slice()) {
+            ("arg", [Term::Str(path), value]) if !matches!(value, Term::Variable(_)) => Some(path.clone()),
+            _ => None,
+        }
+    });
+    pinned.collect()
 }
 
 struct Facts(Vec<Predicate>);

@@ -10,17 +10,18 @@ use std::collections::BTreeSet;
 use super::{Evidence, Facts, text};
 use crate::{
     act::{self, ActKind, LabelAct, OpenAct},
-    capability::engine::World,
+    capability::{Right, engine::World},
     datalog::{Predicate, Term},
     digest::Digest,
-    flow::{ActionFlow, FlowVerdict, GUARDED_MAX, GuardedArgument},
-    ids::{AgentId, ApprovalId},
+    flow::{ActionFlow, ArgumentGuard, FlowVerdict, GUARDED_MAX, GuardedArgument, is_query},
+    ids::{AgentId, ApprovalId, FlowDomain},
+    json::Value,
     label::{Confidentiality, Integrity, Label, Origins, Tag},
     policy::PolicySet,
     reason::{Reason, ReasonCode},
     request::{Arguments, Request},
     signed::Signed,
-    source::{Instruction, ResultSources, Sources},
+    source::{Instruction, ResultSources, Source, SourceKind, Sources},
     time::Timestamp,
 };
 
@@ -88,6 +89,10 @@ impl Passed {
 pub(super) struct Flow {
     accepts: Option<Confidentiality>,
     declared: Label,
+    /// What columns add to it.
+    columns: Label,
+    is_query: bool,
+
     /// What the caller may be told.
     clearance: Label,
     /// For a call on an agent: its name and what it may be told.
@@ -100,6 +105,7 @@ impl Flow {
     /// A call on a tool.
     pub(super) fn of_tool(
         action: &ActionFlow,
+        right: &Right,
         caller: &AgentId,
         arguments: &Arguments,
         gate: &[Predicate],
@@ -121,9 +127,10 @@ impl Flow {
                     directories: &policy.inventory.directories,
                     results: evidence.flow.results,
                 };
-                let look = |(path, guard, value)| {
-                    let guard: &crate::flow::ArgumentGuard = guard;
-                    let source = sources.find(domain, &guard.entity, value, &guard.sources);
+                let pinned = evidence.capability.map(|capability| capability.grant().pins(right));
+                let look = |(path, guard, value): (String, &ArgumentGuard, &Value)| {
+                    let pinned = pinned.as_ref().is_some_and(|paths| paths.contains(&path));
+                    let source = look_for(value, guard, pinned, &sources, domain);
                     GuardedArgument { path, entity: guard.entity.clone(), source }
                 };
                 found.into_iter().map(look).collect()
@@ -133,6 +140,8 @@ impl Flow {
         Ok(Self {
             accepts: Some(action.accepts.clone()),
             declared: action.declared(gate),
+            columns: action.of_columns(gate),
+            is_query: is_query(gate),
             clearance: policy.inventory.clearance(caller),
             told: None,
             guarded,
@@ -150,6 +159,8 @@ impl Flow {
         Self {
             accepts: None,
             declared: evidence.label.clone(),
+            columns: Label::bottom(),
+            is_query: false,
             clearance: policy.inventory.clearance(caller),
             told: Some((called.clone(), policy.inventory.clearance(called))),
             guarded: Vec::new(),
@@ -190,6 +201,7 @@ impl Flow {
         now: Timestamp,
     ) -> Result<Judged, Reason> {
         let result = self.result(world)?;
+        let is_as_declared = raised(&self.columns, world)?.integrity == Integrity::Trusted;
         let mut reasons = Vec::new();
         let mut acts = BTreeSet::new();
         if !crate::red::off("F03-clearance") {
@@ -236,6 +248,8 @@ impl Flow {
         }
         let verdict = FlowVerdict {
             result,
+            is_as_declared,
+            is_query: self.is_query,
             clearance: self.clearance.clone(),
             arguments: self.arguments.clone(),
             acts,
@@ -338,6 +352,26 @@ pub(super) fn raised(label: &Label, world: &mut World<'_>) -> Result<Label, Reas
         result.integrity = Integrity::Untrusted;
     }
     Ok(result)
+}
+
+/// What vouches for a value. One that the grant pins was settled before anybody outside had a say: of several the
+/// instruction names it is the one that is meant.
+fn look_for(
+    value: &Value,
+    guard: &ArgumentGuard,
+    pinned: bool,
+    sources: &Sources<'_>,
+    domain: &FlowDomain,
+) -> Option<Source> {
+    if !pinned {
+        return sources.find(domain, &guard.entity, value, &guard.sources);
+    }
+    let mut counting = guard.sources.clone();
+    if counting.contains(SourceKind::Instruction) {
+        counting = counting.with(SourceKind::InstructionAny);
+    }
+    let found = sources.find(domain, &guard.entity, value, &counting);
+    found.or_else(|| counting.contains(SourceKind::Grant).then_some(Source::Grant))
 }
 
 /// The word for what outsiders had a say in, where origins are kept.

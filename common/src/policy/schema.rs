@@ -445,7 +445,7 @@ pub const SCHEMA: &[Declared] = {
             &[("path", Text), ("entity", Text), ("source", Text)],
             Flow,
             Request,
-            "what vouches for a guarded argument of an untrusted task: `instruction`, `result` or `directory:<name>`",
+            "what vouches for a guarded argument of an untrusted task: `instruction`, `result`, `grant` or `directory:<name>`",
         ),
         declared("task", &[("id", Text)], Identity, Capability, "the task"),
         declared(

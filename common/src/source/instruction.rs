@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use super::{
     address, calendar,
-    entity::Form,
+    entity::{Form, VALUE_BYTES_MAX},
     quantity,
-    text::{Case, Standing, Text, bare},
+    text::{Case, Standing, Text, bare, is_plain},
 };
 use crate::ids::EntityType;
 
@@ -35,10 +35,18 @@ pub struct Instruction {
     emails: BTreeSet<String>,
     urls: BTreeSet<String>,
     hosts: BTreeSet<String>,
+    /// Hosts and URLs of words that do not say that they are one.
+    loose_hosts: BTreeSet<String>,
+    loose_urls: BTreeSet<String>,
     ibans: BTreeSet<String>,
     phones: BTreeSet<String>,
     amounts: BTreeSet<String>,
     dates: BTreeSet<String>,
+}
+
+/// Whether a word says by itself that it is a URL.
+fn says_url(word: &str) -> bool {
+    word.contains("://") || word.starts_with("www.")
 }
 
 impl Instruction {
@@ -48,18 +56,31 @@ impl Instruction {
         let text = Text::new(if text.len() > INSTRUCTION_BYTES_MAX { "" } else { text });
         let words: Vec<String> = text.words().collect();
         let each = |read: fn(&str) -> Option<String>| -> BTreeSet<String> {
-            words.iter().filter(|word| super::text::is_plain(word)).filter_map(|word| read(word)).collect()
+            words.iter().filter(|word| is_plain(word)).filter_map(|word| read(word)).collect()
         };
-        let urls = each(address::url);
+        // A name such as `report.zip` is a file to people and a host to whoever registers it: without a scheme it is one
+        // reading of several, at most.
+        let (urls, loose): (BTreeSet<String>, BTreeSet<String>) = {
+            let read = |is_full: bool| {
+                let worded = words.iter().filter(|word| is_plain(word) && says_url(word) == is_full);
+                worded.filter_map(|word| address::url(word)).collect()
+            };
+            (read(true), read(false))
+        };
+        let hosts_of = |urls: &BTreeSet<String>| -> BTreeSet<String> {
+            urls.iter().filter_map(|url| address::host_of(url)).map(str::to_owned).collect()
+        };
         Self {
+            loose_hosts: hosts_of(&loose),
+            loose_urls: loose,
             emails: words
                 .iter()
                 .flat_map(|word| word.split([',', ';']))
                 .map(|word| word.strip_prefix("mailto:").unwrap_or(word))
-                .filter(|word| super::text::is_plain(word))
+                .filter(|word| is_plain(word))
                 .filter_map(address::email)
                 .collect(),
-            hosts: urls.iter().filter_map(|url| address::host_of(url)).map(str::to_owned).collect(),
+            hosts: hosts_of(&urls),
             urls,
             ibans: runs(&words, quantity::iban, is_account_group),
             phones: runs(&words, dialled, is_phone_group),
@@ -81,8 +102,14 @@ impl Instruction {
             Form::Amount => among(&self.amounts),
             Form::Date => among(&self.dates),
             Form::Email => among(&self.emails),
+            Form::Host if self.loose_hosts.contains(canonical) && !self.hosts.contains(canonical) => {
+                Mention::OneOfSeveral
+            }
             Form::Host => among(&self.hosts),
             Form::Phone => among(&self.phones),
+            Form::Url if self.loose_urls.contains(canonical) && !self.urls.contains(canonical) => {
+                Mention::OneOfSeveral
+            }
             Form::Url => among(&self.urls),
             Form::Iban if quantity::iban(canonical).is_some() => among(&self.ibans),
             // A payee by name, where an account is named as well, is a second candidate.
@@ -93,6 +120,21 @@ impl Instruction {
             Form::ExactId => self.words_name(canonical, Case::Exact, Some(entity)),
             Form::Name => self.words_name(canonical, Case::Folded, None),
         }
+    }
+
+    /// Whether the instruction calls something by this name, so that it may be told from others: the name is quoted, or
+    /// has several words, or a sign or digit in it. A single common word could stand there for any reason.
+    #[must_use]
+    pub fn calls(&self, name: &str) -> bool {
+        let distinct = name.chars().any(|c| !c.is_alphabetic());
+        let plain =
+            !name.is_empty() && name.len() <= VALUE_BYTES_MAX && is_plain(name) && name.trim() == name;
+        plain
+            && match self.text.find(name, Case::Folded).0 {
+                Standing::Absent => false,
+                Standing::Quoted => true,
+                Standing::Unclear | Standing::Whole => distinct,
+            }
     }
 
     fn words_name(&self, value: &str, case: Case, numbered: Option<&EntityType>) -> Mention {
@@ -146,7 +188,7 @@ fn runs(words: &[String], read: fn(&str) -> Option<String>, belongs: fn(&str) ->
         // The longest run that reads as one; its parts are then no values of their own.
         let longest = (1..=length).rev().find_map(|count| {
             let text = rest.get(..count)?.join(" ");
-            if super::text::is_plain(&text) { read(&text).map(|value| (value, count)) } else { None }
+            if is_plain(&text) { read(&text).map(|value| (value, count)) } else { None }
         });
         match longest {
             Some((value, count)) => {

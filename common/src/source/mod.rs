@@ -36,17 +36,20 @@ use crate::{
 pub enum Source {
     /// The operators' directory of this name holds it.
     Directory(String),
+    /// The capability was granted for this value and no other.
+    Grant,
     /// The user's instruction names it.
     Instruction,
     /// A trusted field of an earlier result holds it.
     Result,
 }
 
-/// As policies and records spell it: `instruction`, `directory:contacts`, `result`.
+/// As policies and records spell it: `instruction`, `directory:contacts`, `result`, `grant`.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(name) => write!(f, "directory:{name}"),
+            Self::Grant => f.write_str("grant"),
             Self::Instruction => f.write_str("instruction"),
             Self::Result => f.write_str("result"),
         }
@@ -58,6 +61,9 @@ impl fmt::Display for Source {
 pub enum SourceKind {
     /// Directories outsiders cannot write.
     Directory,
+    /// The authority block, if it pins the value: for how much, not for who. Who is affected takes a name that somebody
+    /// gave, whatever was granted.
+    Grant,
     /// The instruction, if it names one value of the type and no other.
     Instruction,
     /// The instruction, even if it names several values of the type: for arguments where mixing them up does no harm,
@@ -73,6 +79,7 @@ impl SourceKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Directory => "directory",
+            Self::Grant => "grant",
             Self::Instruction => "instruction",
             Self::InstructionAny => "instruction-any",
             Self::Result => "result",
@@ -82,7 +89,7 @@ impl SourceKind {
     /// Reads the word contracts use.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Directory, Self::Instruction, Self::InstructionAny, Self::Result]
+        [Self::Directory, Self::Grant, Self::Instruction, Self::InstructionAny, Self::Result]
             .into_iter()
             .find(|kind| kind.as_str() == word)
     }

@@ -41,6 +41,11 @@ pub(super) struct Text {
     quotations: Vec<(usize, usize)>,
 }
 
+/// Longest value that is looked for in a text, and longest text it is looked for in, in characters.
+const SOUGHT_CHARS_MAX: usize = 256;
+/// See [`SOUGHT_CHARS_MAX`].
+const SEARCHED_CHARS_MAX: usize = 16 * 1024;
+
 impl Text {
     pub(super) fn new(text: &str) -> Self {
         // Spaces and line breaks of all sorts become spaces. Any other invisible character stays, and since no value
@@ -76,6 +81,10 @@ impl Text {
     /// The best standing of `value` anywhere in the text, and the words just before the places where it stands so.
     pub(super) fn find(&self, value: &str, case: Case) -> (Standing, Vec<String>) {
         let wanted: Vec<char> = value.chars().collect();
+        // Comparing is quadratic, and both sides may be somebody's to choose.
+        if wanted.len() > SOUGHT_CHARS_MAX || self.characters.len() > SEARCHED_CHARS_MAX {
+            return (Standing::Absent, Vec::new());
+        }
         let mut best = (Standing::Absent, Vec::new());
         for (from, here) in self.characters.windows(wanted.len().max(1)).enumerate() {
             if !here.iter().zip(&wanted).all(|(a, b)| same(*a, *b, case)) {

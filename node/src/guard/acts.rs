@@ -40,9 +40,9 @@ impl Guard {
     ) {
         let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else { return };
         let call_id = known.call_id;
-        let next = acts.iter().find(|id| !self.acts.is_claimed_by(id, &call_id));
+        let next = acts.iter().find(|id| !self.acts.is_claimed_by(id, &call_id, now.wall));
         let Some(act) = next.cloned() else {
-            let verdict = verdict.acted(&self.acts, &call_id);
+            let verdict = verdict.acted(&self.acts, &call_id, now.wall);
             return self.go_on(call, verdict, basis, now);
         };
         let claim =
@@ -75,11 +75,11 @@ impl Guard {
                 let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else {
                     return;
                 };
-                self.acts.claimed(act, known.call_id);
+                self.acts.claimed(act, known.call_id, now.wall);
                 return self.go_on(call, verdict, basis, now);
             }
             Err(StoreError::Fenced) => {
-                self.acts.claimed(act, Digest::plain(b"another call"));
+                self.acts.claimed(act, Digest::plain(b"another call"), now.wall);
                 Reason::new(ReasonCode::ApprovalConsumed).told("another call used what a person let pass")
             }
             Err(error) => Reason::new(ReasonCode::ApprovalUnavailable).noted(error),

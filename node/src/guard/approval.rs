@@ -27,6 +27,7 @@ use writ_common::{
 use super::{
     CallRef, Effect, Guard, Pending, ToolFailure,
     call::{recorded, trace_ref},
+    inspect::found_in_arguments,
 };
 
 /// A request on its way to the stream, and what follows once it is there.
@@ -105,6 +106,14 @@ impl Guard {
             call: known.call,
             contract: self.calls.get(&call).and_then(|flight| flight.what.contract),
         };
+        // Whoever said yes before the task was told things by outsiders was not shown that nothing vouches for these.
+        let shown = self.approvals.get(&id).map(|known| known.request().sources.clone()).unwrap_or_default();
+        let is_shown = |path: &str| shown.iter().any(|source| source.source.is_none() && source.path == path);
+        if let Some(unshown) = verdict.flow().unsourced().find(|argument| !is_shown(&argument.path)) {
+            let told = format!("nothing vouches for `{}` any more, and that was not shown", unshown.path);
+            let reason = Reason::new(ReasonCode::ApprovalBinding).told(told);
+            return self.deny(call, &Verdict::deny(reason, revision), basis, now);
+        }
         match self.approvals.weigh(&id, &asks, terms, &self.control, &policy, now.wall) {
             Ok(Standing::Granted(approved)) => self.claim(call, approved, verdict, basis, now),
             Ok(Standing::Waiting { missing, unusable }) => {
@@ -185,6 +194,7 @@ impl Guard {
         hold.reasons = vec![recorded(&needed)];
         hold.trace = trace_ref(flight.trace);
         hold.shadow.clone_from(&flight.shadow);
+        hold.found = found_in_arguments(flight);
         hold.approval = Some(Box::new(RecordedApproval {
             id: id.clone(),
             request: signed.digest(),

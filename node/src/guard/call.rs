@@ -71,6 +71,8 @@ pub(super) struct Known {
     /// The control state the call and its capability name.
     pub(super) min_epoch: Epoch,
     pub(super) label_attempts: u32,
+    /// Whether the label was asked for, and has not come since.
+    label_asked: bool,
     pub(super) busy_attempts: u32,
     /// The intent, once it is prepared.
     pub(super) intent: Option<Box<Prepared>>,
@@ -245,6 +247,7 @@ impl Guard {
             is_read: false,
             min_epoch,
             label_attempts: 0,
+            label_asked: false,
             busy_attempts: 0,
             intent: None,
             label_revision: 0,
@@ -336,13 +339,13 @@ impl Guard {
         let domain = known.domain.clone();
         let Some((revision, standing)) = self.labels.get(&domain).cloned() else {
             // Read once per call; if it is still not there afterwards, there is none.
-            return if known.label_attempts == 0 {
-                known.label_attempts += 1;
+            return if !std::mem::replace(&mut known.label_asked, true) {
                 self.wait_for_label(call, &domain);
             } else {
                 self.deny(call, &Verdict::deny(ReasonCode::LabelMissing, None), basis, now);
             };
         };
+        known.label_asked = false;
         basis.label_revision = Some(revision);
         basis.label = Some(standing.label.clone());
         match self.inspect_arguments(call, &standing, now) {
@@ -389,9 +392,9 @@ impl Guard {
         let known = flight.known.as_mut()?;
         let Some(policy) = &self.policy else { return Some(without_policy()) };
         let instruction = self.sources.instruction(&known.capability.grant().instruction);
-        let results = self.sources.results(&known.domain);
+        let results = self.sources.results(&known.capability.grant().domain);
         let (label, findings) = seen_in_arguments(known.inspected.as_deref(), &standing.label);
-        let acts = self.acts.of(&known.capability.grant().task, &known.call_id);
+        let acts = self.acts.of(&known.capability.grant().task, &known.call_id, now);
         let evidence = Evidence {
             capability: Some(&known.capability),
             handover: known.handover.as_deref(),

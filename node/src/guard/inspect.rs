@@ -135,6 +135,7 @@ impl Guard {
         let label = known.flowing.result.clone();
         let inspect = inspect_of(known, flight, direction, &label, parts_of(&value));
         if let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) {
+            known.flowing.manifest.clone_from(&output.manifest);
             known.flowing.output = Some(output);
         }
         self.push(Effect::Inspect(call, Box::new(inspect)));
@@ -183,7 +184,7 @@ impl Guard {
         let standing = self.labels.get(&known.domain).map(|(_, standing)| standing);
         let top = Label::top();
         let instruction = self.sources.instruction(&known.capability.grant().instruction);
-        let results = self.sources.results(&known.domain);
+        let results = self.sources.results(&known.capability.grant().domain);
         let evidence = Evidence {
             capability: Some(&known.capability),
             handover: known.handover.as_deref(),

@@ -43,6 +43,7 @@ impl Guard {
         let Some(flight) = self.calls.get_mut(&call) else { return };
         let (trace, arrived) = (flight.trace, flight.arrived);
         let revision = basis.label_revision.unwrap_or(0);
+        let told = basis.label.clone().unwrap_or_else(Label::top);
         let mut recorded =
             Verdicted::new(RecordedDecision::Allow, &verdict, flight.who.clone(), flight.what.clone(), basis);
         recorded.trace = trace_ref(trace);
@@ -54,6 +55,7 @@ impl Guard {
         self.span_of_verdict(&recorded, trace, arrived, now);
         let prepared = Box::new(self.recorder.prepare(RecordBody::Verdict(Box::new(recorded)), now.wall));
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
+        known.flowing.told = told;
         known.permit = verdict.permit();
         known.label_revision = revision;
         known.intent = Some(prepared.clone());
@@ -260,12 +262,16 @@ impl Guard {
 
     /// The tool or agent is done: record how it ended.
     pub(super) fn finished(&mut self, call: CallRef, result: Result<Output, ToolFailure>, now: Now) {
-        let result = result.and_then(|output| {
-            check_result(&output)?;
-            self.count_rows(call, &output.text, now).map(|()| output)
-        });
-        match result {
-            Ok(output) => self.inspect_result(call, output, now),
+        let output = match result {
+            Ok(output) => output,
+            Err(failure) if failure.status == OutcomeStatus::NotRun => {
+                return self.conclude(call, Err(failure), now);
+            }
+            Err(failure) => return self.release_failure(call, failure, now),
+        };
+        match check_result(&output).and_then(|()| self.count_rows(call, &output.text, now)) {
+            Ok(()) => self.inspect_result(call, output, now),
+            // In our own words, and with nothing of the result in them.
             Err(failure) => self.conclude(call, Err(failure), now),
         }
     }
@@ -283,7 +289,7 @@ impl Guard {
             Ok(Output { text, .. }) => {
                 (OutcomeStatus::Done, None, Some(Digest::plain(text.as_bytes())), Some(text.len() as u64))
             }
-            Err(failure) => (failure.status, Some(recorded(&failure.reason)), None, None),
+            Err(failure) => (failure.status, Some(recorded(&for_the_record(failure))), None, None),
         };
         let outcome = Outcome {
             intent: intent.id.clone(),
@@ -491,6 +497,14 @@ impl Guard {
         let ends = (intent.boot == self.config.boot).then_some(intent.seq);
         self.journal(None, &prepared, &message_id, ends);
         self.publish_record(prepared, message_id, Purpose::Record, Millis(0));
+    }
+}
+
+/// What a tool or agent says of its failure may be content, which records never hold.
+fn for_the_record(failure: &ToolFailure) -> Reason {
+    match failure.reason.code() {
+        ReasonCode::ToolFailed => Reason::new(ReasonCode::ToolFailed),
+        _ => failure.reason.clone(),
     }
 }
 

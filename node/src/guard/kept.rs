@@ -1,8 +1,12 @@
 //! Results that are kept for a while, so that a caller who lost the answer can fetch it instead of calling again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use writ_common::{
+    capability::Capability,
     digest::Digest,
     ids::{FlowDomain, TaskId},
     keys::PublicKey,
@@ -43,6 +47,9 @@ pub(super) struct Withheld {
     /// The record and the call a receipt is about.
     pub(super) intent: Box<Prepared>,
     pub(super) what: What,
+    /// Whom it is for.
+    pub(super) capability: Arc<Capability>,
+    pub(super) manifest: Vec<Digest>,
 }
 
 #[derive(Debug, Default)]

@@ -45,7 +45,26 @@ pub(super) enum Waiter {
 pub(super) struct Wanted {
     pub(super) by: Label,
     pub(super) origin: Option<LabelOrigin>,
+    /// Whether what is known here may be less than what stands on the bus: a read, even by the leader, can be behind
+    /// (DESIGN section 6), a write that was fenced on it cannot.
+    pub(super) confirm: bool,
     pub(super) waiter: Waiter,
+}
+
+/// Why a label counts as more than what stands on the bus.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unsound {
+    /// Raises after it may be lost, or one was taken back: whoever releases something writes it down as it counts.
+    Lowered,
+    /// Nobody known signed it; that may change by itself.
+    Unverified,
+}
+
+/// What is under way for the raises of a domain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Busy {
+    Reading,
+    Publishing,
 }
 
 /// The raises of one domain.
@@ -53,16 +72,22 @@ pub(super) struct Wanted {
 struct Raising {
     wanted: Vec<Wanted>,
     attempts: u32,
-    /// Whether a read or a publish is under way.
-    is_busy: bool,
+    /// The read or publish that is under way.
+    busy: Option<Busy>,
+    /// How many of those that wait the publish under way is for.
+    sent: usize,
 }
 
 /// Everything this node knows of labels.
 #[derive(Default)]
 pub(super) struct Labels {
     known: BTreeMap<FlowDomain, (u64, DomainLabel)>,
+    /// Domains whose label here is not what stands on the bus, and why.
+    unsound: BTreeMap<FlowDomain, Unsound>,
     raising: BTreeMap<FlowDomain, Raising>,
     reading: BTreeSet<FlowDomain>,
+    /// Domains whose label has to be read again.
+    outdated: BTreeSet<FlowDomain>,
     /// Calls that cannot be decided before the label of a domain is read.
     waiting: BTreeMap<FlowDomain, Vec<CallRef>>,
 }
@@ -70,23 +95,57 @@ pub(super) struct Labels {
 impl Labels {
     /// The label of a domain, as far as it is known here, and its position.
     pub(super) fn get(&self, domain: &FlowDomain) -> Option<&(u64, DomainLabel)> {
-        self.known.get(domain)
+        if self.outdated.contains(domain) { None } else { self.known.get(domain) }
     }
 
     /// Takes what is known as outdated.
     pub(super) fn forget(&mut self, domain: &FlowDomain) {
-        self.known.remove(domain);
+        // What it was is remembered: whatever comes next is at least that.
+        self.outdated.insert(domain.clone());
+        if self.unsound.get(domain) == Some(&Unsound::Unverified) {
+            self.drop(domain);
+        }
     }
 
-    /// A replica may answer with less than is known already.
-    fn learn(&mut self, domain: &FlowDomain, sequence: u64, label: DomainLabel) {
-        if self.known.get(domain).is_some_and(|(known, _)| *known > sequence) {
-            return;
+    fn drop(&mut self, domain: &FlowDomain) {
+        self.known.remove(domain);
+        self.unsound.remove(domain);
+        self.outdated.remove(domain);
+    }
+
+    /// A replica may answer with less than is known already. False if a label went down, which none does: the join counts.
+    fn learn(
+        &mut self,
+        domain: &FlowDomain,
+        sequence: u64,
+        mut label: DomainLabel,
+        unsound: Option<Unsound>,
+    ) -> bool {
+        let known = self.known.get(domain);
+        if known.is_some_and(|(known, _)| *known > sequence) {
+            self.outdated.remove(domain);
+            return true;
         }
-        if self.known.len() >= KNOWN_MAX {
-            self.known.pop_first();
+        let is_sound = known.is_none_or(|(_, known)| known.label.flows_to(&label.label));
+        let unsound = match known {
+            Some((_, known)) if !is_sound => {
+                label.label = label.label.join(&known.label);
+                Some(Unsound::Lowered)
+            }
+            _ => unsound,
+        };
+        if self.known.len() >= KNOWN_MAX
+            && let Some(oldest) = self.known.keys().next().cloned()
+        {
+            self.drop(&oldest);
+        }
+        self.outdated.remove(domain);
+        match unsound {
+            Some(why) => drop(self.unsound.insert(domain.clone(), why)),
+            None => drop(self.unsound.remove(domain)),
         }
         self.known.insert(domain.clone(), (sequence, label));
+        is_sound
     }
 }
 
@@ -121,11 +180,17 @@ impl Guard {
         };
         let is_known = label.is_some();
         match label {
-            Some((sequence, label)) => self.labels.learn(domain, sequence, label),
+            Some((sequence, label, unsound)) => {
+                if !self.labels.learn(domain, sequence, label, unsound) {
+                    self.alarm(format!("label of {domain} at {sequence} is less than it was before"));
+                }
+            }
             None => self.labels.forget(domain),
         }
-        if let Some(raising) = self.labels.raising.get_mut(domain) {
-            raising.is_busy = false;
+        if let Some(raising) = self.labels.raising.get_mut(domain)
+            && raising.busy != Some(Busy::Publishing)
+        {
+            raising.busy = None;
             raising.attempts += u32::from(!is_known);
             self.raise_on(domain, now);
         }
@@ -140,25 +205,27 @@ impl Guard {
         domain: &FlowDomain,
         sequence: u64,
         payload: &[u8],
-    ) -> Option<(u64, DomainLabel)> {
+    ) -> Option<(u64, DomainLabel, Option<Unsound>)> {
         let accepts = |key: &PublicKey| self.control.is_label_key(key) || writ_common::red::off("F02");
         let opened = decode::<Signed<DomainLabel>>(payload)
             .map_err(|error| error.to_string())
             .and_then(|signed| signed.open(accepts).map_err(|error| error.to_string()));
-        let why = match opened {
-            Ok(_) if self.streams.is_distrusted(sequence) => "raises after it may be lost".to_owned(),
-            Ok(label) if label.tenant == self.config.tenant && label.domain == *domain => {
-                return Some((sequence, label));
+        let (why, unsound) = match opened {
+            Ok(_) if self.streams.is_distrusted(sequence) => {
+                ("raises after it may be lost".to_owned(), Unsound::Lowered)
             }
-            Ok(label) => format!("it is of {}", label.domain),
-            Err(why) => why,
+            Ok(label) if label.tenant == self.config.tenant && label.domain == *domain => {
+                return Some((sequence, label, None));
+            }
+            Ok(label) => (format!("it is of {}", label.domain), Unsound::Unverified),
+            Err(why) => (why, Unsound::Unverified),
         };
         self.alarm(format!("label of {domain} at {sequence}: {why}"));
         // Unverifiable is top, not absent: the domain exists, and nothing may leave it.
         let tenant = self.config.tenant.clone();
         let top =
             DomainLabel { tenant, domain: domain.clone(), label: Label::top(), origins: BTreeMap::new() };
-        Some((sequence, top))
+        Some((sequence, top, Some(unsound)))
     }
 
     /// Has a domain carry a label at least, and then goes on with what waits for it.
@@ -174,32 +241,45 @@ impl Guard {
     /// Goes on with the raises of a domain, unless something is under way.
     fn raise_on(&mut self, domain: &FlowDomain, now: Now) {
         let Some(raising) = self.labels.raising.get_mut(domain) else { return };
-        if raising.is_busy {
+        if raising.busy.is_some() {
             return;
+        }
+        // It may verify in a moment, and must not be written over until then.
+        if self.labels.unsound.get(domain) == Some(&Unsound::Unverified) {
+            let reason = Reason::new(ReasonCode::FlowWithheld).noted("the label does not verify");
+            self.labels.forget(domain);
+            return self.raise_failed(domain, &reason, now);
         }
         if raising.attempts > ATTEMPTS_MAX {
             let reason = Reason::new(ReasonCode::FlowWithheld).noted("the label could not be raised");
             return self.raise_failed(domain, &reason, now);
         }
-        let Some((sequence, label)) = self.labels.known.get(domain) else {
-            raising.is_busy = true;
+        let Some((sequence, label)) = self.labels.get(domain).cloned() else {
+            if let Some(raising) = self.labels.raising.get_mut(domain) {
+                raising.busy = Some(Busy::Reading);
+            }
             return self.read_label(domain);
         };
-        let (covered, left): (Vec<Wanted>, Vec<Wanted>) =
-            raising.wanted.drain(..).partition(|wanted| wanted.by.flows_to(&label.label));
+        let stands = !self.labels.unsound.contains_key(domain);
+        let Some(raising) = self.labels.raising.get_mut(domain) else { return };
+        let (covered, left): (Vec<Wanted>, Vec<Wanted>) = raising
+            .wanted
+            .drain(..)
+            .partition(|wanted| stands && !wanted.confirm && wanted.by.flows_to(&label.label));
         raising.wanted = left;
         if raising.wanted.is_empty() {
             self.labels.raising.remove(domain);
         } else {
-            let next = raising.wanted.iter().fold(label.clone(), |label, wanted| match &wanted.origin {
+            let next = raising.wanted.iter().fold(label, |label, wanted| match &wanted.origin {
                 Some(origin) => label.raised(&wanted.by, origin),
                 None => DomainLabel { label: label.label.join(&wanted.by), ..label },
             });
-            raising.is_busy = true;
+            raising.busy = Some(Busy::Publishing);
+            raising.sent = raising.wanted.len();
             let subject = Subject::Label(domain.clone()).of(&self.config.tenant);
             let store = Store {
                 payload: encode(&Signed::new(&next, &self.config.key)),
-                fence: Fence::LastOn { subject: subject.clone(), sequence: *sequence },
+                fence: Fence::LastOn { subject: subject.clone(), sequence },
                 subject,
                 message_id: None,
                 ttl_secs: None,
@@ -229,15 +309,16 @@ impl Guard {
         let Some(raising) = self.labels.raising.get_mut(domain) else { return };
         match result {
             Ok(stored) => {
-                (raising.is_busy, raising.attempts) = (false, 0);
+                (raising.busy, raising.attempts) = (None, 0);
+                raising.wanted.iter_mut().take(raising.sent).for_each(|wanted| wanted.confirm = false);
                 self.streams.acknowledged(stored.sequence);
-                self.labels.learn(domain, stored.sequence, raise.0);
+                self.labels.learn(domain, stored.sequence, raise.0, None);
                 self.raise_on(domain, now);
             }
             Err(StoreError::Busy) => {
                 raising.attempts += 1;
                 if raising.attempts > ATTEMPTS_MAX {
-                    raising.is_busy = false;
+                    raising.busy = None;
                     return self.raise_on(domain, now);
                 }
                 let ceiling = 2u64 << raising.attempts.min(6);
@@ -247,7 +328,7 @@ impl Guard {
             // Somebody else raised it, or nobody knows: what is there says which.
             Err(StoreError::Fenced | StoreError::Unknown(_)) => {
                 raising.attempts += 1;
-                raising.is_busy = false;
+                raising.busy = None;
                 self.labels.forget(domain);
                 self.raise_on(domain, now);
             }
@@ -273,7 +354,7 @@ impl Guard {
                     self.labels.get(domain).map_or_else(Label::top, |(_, known)| known.label.clone());
                 self.release_as(call, &carried, now);
             }
-            Waiter::Fetch(call, call_id) => self.hand_out(call, &call_id),
+            Waiter::Fetch(call, call_id) => self.hand_out(call, &call_id, now),
             Waiter::Relay(call, permit) => self.relay(call, &permit, now),
             Waiter::Release(call) => self.vouch(call, now),
         }

@@ -5,22 +5,24 @@
 //! again, and can be asked for once more.
 
 use writ_common::{
+    capability::Capability,
     digest::Digest,
     flow::ActionFlow,
     ids::{AgentId, DomainId, FlowDomain, ResourceKind},
+    inspect::Direction,
     json::Value,
-    label::{Label, LabelOrigin},
+    label::{Integrity, Label, LabelOrigin},
     policy::Memory,
     reason::{Reason, ReasonCode},
-    record::{OutcomeStatus, RecordedFinding},
-    source::ResultSources,
-    time::Now,
+    record::{Outcome, OutcomeStatus, RecordBody, RecordedFinding},
+    source::{Instruction, ResultSources},
+    time::{Millis, Now},
     verdict::{Permit, Verdict},
     wire::{Answer, CallReply},
 };
 
 use super::{
-    CallRef, Guard, ToolFailure,
+    CallRef, Guard, Purpose, ToolFailure,
     event::Output,
     kept::Withheld,
     labels::{Waiter, Wanted},
@@ -45,6 +47,12 @@ pub(super) struct Flowing {
     pub(super) manifest: Vec<Digest>,
     /// What inspectors and rules about what they found add to its label.
     pub(super) found: Label,
+    /// How the tool or agent failed, while what it says about that is treated as a result.
+    pub(super) failure: Option<ToolFailure>,
+    /// The label the intent was fenced on: what the arguments may hold.
+    pub(super) told: Label,
+    /// Whether fields of the result may vouch for later arguments.
+    vouches: bool,
     /// What inspectors found in it, for the record.
     pub(super) seen: Vec<RecordedFinding>,
 }
@@ -60,6 +68,9 @@ impl Default for Flowing {
             output: None,
             manifest: Vec::new(),
             found: Label::bottom(),
+            failure: None,
+            told: Label::top(),
+            vouches: false,
             seen: Vec::new(),
         }
     }
@@ -71,26 +82,43 @@ impl Flowing {
         Self {
             result: flow.result.clone(),
             clearance: flow.clearance.clone(),
-            is_observed: !verdict.would_deny().is_empty(),
+            is_observed: verdict.would_deny().iter().any(|reason| reason.code() == ReasonCode::FlowClearance),
             contract,
             memory: None,
             output: None,
             manifest: Vec::new(),
             found: Label::bottom(),
+            failure: None,
+            told: Label::top(),
+            vouches: flow.is_as_declared && !flow.is_query,
             seen: Vec::new(),
         }
     }
 
     /// The values of a result that later calls may take as a source. None, if something made the whole of it less
-    /// trusted than the contract says: a column that was read, a rule, or the tool itself.
-    fn vouched(&self, domain: &FlowDomain, label: &Label, text: &str) -> ResultSources {
+    /// trusted than the contract says (a column, a rule, the tool itself, a finding), and none of a query, where the caller
+    /// chooses what stands where. Nor does what the call itself said: a tool may echo it.
+    /// `asked` is what the call was given and what the user said, for the ids of what they called by name.
+    fn vouched(
+        &self,
+        domain: &FlowDomain,
+        text: &str,
+        arguments: &str,
+        asked: Option<(&Value, &Instruction)>,
+    ) -> ResultSources {
         let mut sources = ResultSources::default();
         let Some(contract) = &self.contract else { return sources };
-        if contract.fields.is_empty() || label.integrity != contract.returns.integrity {
+        if contract.fields.is_empty() || !self.vouches || self.found.integrity != Integrity::Trusted {
             return sources;
         }
         let Ok(value) = Value::parse_canonical(text) else { return sources };
-        for (entity, value) in contract.vouched(&value) {
+        let named = asked.map(|(arguments, instruction)| contract.named(arguments, &value, instruction));
+        let said = |value: &Value| match value {
+            Value::String(text) => arguments.contains(text.as_str()),
+            other => arguments.contains(&other.to_string()),
+        };
+        let own = contract.vouched(&value).into_iter().filter(|(_, value)| !said(value));
+        for (entity, value) in own.chain(named.unwrap_or_default()) {
             sources.insert(domain, entity, value);
         }
         sources
@@ -114,15 +142,22 @@ impl Guard {
         let Some(handover) = &known.handover else { return };
         let own = known.domain.clone();
         let domain = self.domain_of(handover.chain().caller(), &handover.grant().domain);
-        if domain == own {
+        // What was decided on, and what inspectors found in the message itself.
+        let found = known.inspected.as_ref().map(|inspection| inspection.label());
+        let told = &known.flowing.told;
+        let by = found.as_ref().map_or_else(|| told.clone(), |found| told.join(found));
+        if domain == own && by == *told {
             return self.relay(call, &permit, now);
         }
-        let by = self.labels.get(&own).map_or_else(Label::top, |(_, known)| known.label.clone());
         let origin = self.origin_of(call, now);
         if let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) {
-            known.flowing.memory = Some(domain.clone());
+            known.flowing.memory = (domain != own).then(|| domain.clone());
         }
-        self.raise(&domain, Wanted { by, origin, waiter: Waiter::Relay(call, Box::new(permit)) }, now);
+        self.raise(
+            &domain,
+            Wanted { by, origin, confirm: false, waiter: Waiter::Relay(call, Box::new(permit)) },
+            now,
+        );
     }
 
     /// A tool or agent gave a result: find out what it carries.
@@ -130,13 +165,14 @@ impl Guard {
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
         let declared = known.flowing.result.clone();
         let own = output.label.clone().unwrap_or_else(Label::bottom);
+        known.flowing.vouches &= own.integrity == Integrity::Trusted;
         known.flowing.manifest = output.manifest.clone();
         known.flowing.output = Some(output);
         if known.request.resource.kind() == ResourceKind::Agent {
             // What the agent knows may have grown while it worked, at whichever node.
             let domain = known.flowing.memory.clone().unwrap_or_else(|| known.domain.clone());
-            self.labels.forget(&domain);
-            let wanted = Wanted { by: Label::bottom(), origin: None, waiter: Waiter::Answer(call) };
+            let waiter = Waiter::Answer(call);
+            let wanted = Wanted { by: Label::bottom(), origin: None, confirm: true, waiter };
             return self.raise(&domain, wanted, now);
         }
         self.release_as(call, &declared.join(&own), now);
@@ -144,20 +180,37 @@ impl Guard {
 
     /// The label of a result is known: raise the task label by it, if the caller may be told it at all.
     pub(super) fn release_as(&mut self, call: CallRef, label: &Label, now: Now) {
+        let cleared = self.calls.get(&call).and_then(|flight| flight.known.as_ref()).and_then(|known| {
+            // Another policy may have come while it ran.
+            let policy = self.policy.as_ref()?;
+            Some(policy.inventory().clearance(known.capability.chain().caller()).confidentiality)
+        });
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
         let label = &label.join(&known.flowing.found);
         let Some(output) = &mut known.flowing.output else { return };
         output.label = Some(label.clone());
+        if let Some(cleared) = cleared {
+            let clearance = &mut known.flowing.clearance.confidentiality;
+            *clearance = clearance.meet(&cleared);
+        }
         let beyond = label.confidentiality.beyond(&known.flowing.clearance.confidentiality);
         if !beyond.is_empty() && !known.flowing.is_observed && !writ_common::red::off("F03-clearance") {
             let told = format!("the caller may not be told `{}`", beyond.join("`, `"));
             let reason = Reason::new(ReasonCode::FlowWithheld).told(told);
             known.flowing.output = None;
-            return self.conclude(call, Err(withheld(reason)), now);
+            let failure = match known.flowing.failure.take() {
+                Some(failure) => untold(&failure),
+                None => withheld(reason),
+            };
+            return self.conclude(call, Err(failure), now);
         }
         let domain = known.domain.clone();
         let origin = self.origin_of(call, now);
-        self.raise(&domain, Wanted { by: label.clone(), origin, waiter: Waiter::Release(call) }, now);
+        self.raise(
+            &domain,
+            Wanted { by: label.clone(), origin, confirm: false, waiter: Waiter::Release(call) },
+            now,
+        );
     }
 
     fn origin_of(&self, call: CallRef, now: Now) -> Option<LabelOrigin> {
@@ -175,17 +228,24 @@ impl Guard {
     pub(super) fn vouch(&mut self, call: CallRef, now: Now) {
         let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else { return };
         let Some(output) = &known.flowing.output else { return };
-        let label = output.label.clone().unwrap_or_else(Label::top);
-        let domain = known.domain.clone();
-        let vouched = known.flowing.vouched(&domain, &label, &output.text);
+        let domain = known.capability.grant().domain.clone();
+        let instruction = self.sources.instruction(&known.capability.grant().instruction);
+        let asked = instruction.as_deref().map(|instruction| (known.request.arguments.value(), instruction));
+        let arguments = known.request.arguments.canonical();
+        let vouched = match known.flowing.failure {
+            Some(_) => ResultSources::default(),
+            None => known.flowing.vouched(&domain, &output.text, arguments, asked),
+        };
         self.remember(&domain, vouched, call, now);
     }
 
     /// Everything about the result is on the bus: answer with it.
     pub(super) fn let_go(&mut self, call: CallRef, now: Now) {
         let known = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut());
-        let Some(output) = known.and_then(|known| known.flowing.output.take()) else { return };
-        self.conclude(call, Ok(output), now);
+        let Some(known) = known else { return };
+        let Some(output) = known.flowing.output.take() else { return };
+        let result = known.flowing.failure.take().map_or(Ok(output), Err);
+        self.conclude(call, result, now);
     }
 
     /// The label could not be raised: the result stays here, to be asked for again.
@@ -193,7 +253,11 @@ impl Guard {
         let Some(flight) = self.calls.get_mut(&call) else { return };
         let Some(known) = flight.known.as_mut() else { return };
         let Some(output) = known.flowing.output.take() else { return };
-        if let Some(intent) = known.intent.clone() {
+        if let Some(failure) = known.flowing.failure.take() {
+            return self.conclude(call, Err(untold(&failure)), now);
+        }
+        // Without a label nobody knows what it carries, and it is not handed out later either.
+        if let (Some(intent), Some(label)) = (known.intent.clone(), output.label.clone()) {
             let origin = LabelOrigin {
                 decision: intent.id.clone(),
                 resource: known.request.resource.clone(),
@@ -202,8 +266,16 @@ impl Guard {
                 at: now.wall,
             };
             let (domain, what, call_id) = (known.domain.clone(), flight.what.clone(), known.call_id);
-            let label = output.label.clone().unwrap_or_else(Label::top);
-            let kept = Withheld { text: output.text, label, domain, origin, intent, what };
+            let kept = Withheld {
+                text: output.text,
+                label,
+                domain,
+                origin,
+                intent,
+                what,
+                capability: known.capability.clone(),
+                manifest: output.manifest,
+            };
             self.kept.withhold(&call_id, kept);
         }
         self.conclude(call, Err(withheld(reason.clone())), now);
@@ -214,20 +286,77 @@ impl Guard {
         let Some(withheld) = self.kept.withheld(call_id) else { return };
         let (domain, by) = (withheld.domain.clone(), withheld.label.clone());
         let origin = Some(withheld.origin.clone());
-        self.raise(&domain, Wanted { by, origin, waiter: Waiter::Fetch(call, *call_id) }, now);
+        self.raise(
+            &domain,
+            Wanted { by, origin, confirm: false, waiter: Waiter::Fetch(call, *call_id) },
+            now,
+        );
     }
 
-    /// Hands out a result that was kept back until now.
-    pub(super) fn hand_out(&mut self, call: CallRef, call_id: &Digest) {
-        let Some(Withheld { text, label, intent, what, .. }) = self.kept.take_withheld(call_id) else {
+    /// Hands out a result that was kept back until now, if its caller may still be told it.
+    pub(super) fn hand_out(&mut self, call: CallRef, call_id: &Digest, now: Now) {
+        let Some(Withheld { text, label, intent, what, capability, manifest, .. }) =
+            self.kept.take_withheld(call_id)
+        else {
             return self.reply_unrecorded(call, &ReasonCode::CallUnknown.into());
         };
+        if let Err(reason) = self.may_be_told(&capability, &label, now) {
+            return self.reply_unrecorded(call, &reason);
+        }
+        let outcome = Outcome {
+            intent: intent.id.clone(),
+            call_id: *call_id,
+            task: Some(capability.grant().task.clone()),
+            status: OutcomeStatus::Done,
+            reason: None,
+            result: Some(Digest::plain(text.as_bytes())),
+            result_bytes: Some(text.len() as u64),
+            label: Some(label.clone()),
+            found: Vec::new(),
+            manifest,
+            elapsed: None,
+        };
+        let prepared = Box::new(self.recorder.prepare(RecordBody::Outcome(Box::new(outcome)), now.wall));
+        let message_id = prepared.message_id.clone();
+        self.journal(None, &prepared, &message_id, None);
+        self.publish_record(prepared, message_id, Purpose::Record, Millis(0));
         let bytes = text.len();
         let answer = Answer::Done { result: text, label };
         let receipt = self.recorder.receipt(&intent, &what, &answer);
         let reply = CallReply { receipt: Some(receipt), answer };
         self.kept.finish(call_id, OutcomeStatus::Done, reply.clone(), bytes);
         self.reply(call, &reply);
+    }
+
+    /// A result that is given away later than it was decided is given away under what holds then.
+    fn may_be_told(&self, capability: &Capability, label: &Label, now: Now) -> Result<(), Reason> {
+        writ_common::decide::check_expiry(capability, now.wall)?;
+        self.freshness.check(self.control.epoch(), true, now.monotonic)?;
+        self.streams.check()?;
+        self.control.check_readable()?;
+        self.control.check_revocation(capability)?;
+        self.control.check_keys(capability)?;
+        let policy = self.policy.as_ref().ok_or(ReasonCode::PolicyUnavailable)?;
+        let cleared = policy.inventory().clearance(capability.chain().caller());
+        match label.confidentiality.beyond(&cleared.confidentiality).as_slice() {
+            [] => Ok(()),
+            beyond => {
+                let told = format!("the caller may not be told `{}`", beyond.join("`, `"));
+                Err(Reason::new(ReasonCode::FlowWithheld).told(told))
+            }
+        }
+    }
+
+    /// What a tool or agent says of its failure is content like any result: it is told under the same label.
+    pub(super) fn release_failure(&mut self, call: CallRef, failure: ToolFailure, now: Now) {
+        let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
+        let direction = Direction::from(&known.request.resource);
+        if self.config.inspectors.iter().any(|one| one.is_asked(direction, &known.request.resource)) {
+            // Nobody has looked at it.
+            return self.conclude(call, Err(untold(&failure)), now);
+        }
+        known.flowing.failure = Some(failure);
+        self.release(call, Output::from("null".to_owned()), now);
     }
 
     /// It was allowed and then not begun.
@@ -238,4 +367,9 @@ impl Guard {
 
 pub(super) fn withheld(reason: Reason) -> ToolFailure {
     ToolFailure { reason, status: OutcomeStatus::Done }
+}
+
+/// The failure without the words of whoever failed.
+fn untold(failure: &ToolFailure) -> ToolFailure {
+    ToolFailure { reason: Reason::new(failure.reason.code()), status: failure.status }
 }

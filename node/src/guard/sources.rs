@@ -26,7 +26,9 @@ use super::{CallRef, Effect, Guard, Pending};
 
 /// How often it is tried to put down what a result vouches for.
 const ATTEMPTS_MAX: u32 = 8;
-/// Most domains and instructions that are remembered; beyond, they are read again.
+/// Most bytes of instructions that are remembered; beyond, they are read again. In memory they take several times that.
+const INSTRUCTION_BYTES_KEPT: usize = 8 * 1024 * 1024;
+/// Most domains that are remembered; beyond, they are read again.
 const KNOWN_MAX: usize = 10_000;
 
 /// What was read of a domain: the instruction's text, and the sources of its results with their position.
@@ -48,7 +50,9 @@ struct Remembering {
 /// Everything this node knows of sources.
 #[derive(Default)]
 pub(super) struct KnownSources {
-    instructions: BTreeMap<Digest, Arc<Instruction>>,
+    instructions: BTreeMap<Digest, (Arc<Instruction>, usize)>,
+    /// Of all texts that are remembered.
+    instruction_bytes: usize,
     results: BTreeMap<FlowDomain, (u64, Arc<ResultSources>)>,
     reading: BTreeMap<(FlowDomain, TaskId), BTreeSet<CallRef>>,
     remembering: BTreeMap<FlowDomain, Remembering>,
@@ -56,7 +60,7 @@ pub(super) struct KnownSources {
 
 impl KnownSources {
     pub(super) fn instruction(&self, digest: &Digest) -> Option<Arc<Instruction>> {
-        self.instructions.get(digest).cloned()
+        self.instructions.get(digest).map(|(instruction, _)| instruction.clone())
     }
 
     pub(super) fn results(&self, domain: &FlowDomain) -> Option<Arc<ResultSources>> {
@@ -79,7 +83,9 @@ impl Guard {
     pub(super) fn read_sources(&mut self, call: CallRef) {
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
         known.sources_read = true;
-        let key = (known.domain.clone(), known.capability.grant().task.clone());
+        // Of the task and not of an agent's memory: what one user's task named vouches for nothing in another's.
+        let grant = known.capability.grant();
+        let key = (grant.domain.clone(), grant.task.clone());
         let waiting = self.sources.reading.entry(key.clone()).or_default();
         waiting.insert(call);
         if waiting.len() == 1 {
@@ -118,10 +124,17 @@ impl Guard {
     /// Whatever text it is, it counts for those capabilities alone that carry its digest.
     fn learn_instruction(&mut self, text: &[u8]) {
         let Ok(words) = std::str::from_utf8(text) else { return };
-        if self.sources.instructions.len() >= KNOWN_MAX {
-            self.sources.instructions.pop_first();
+        let known = &mut self.sources;
+        while known.instruction_bytes + text.len() > INSTRUCTION_BYTES_KEPT
+            && let Some((_, (_, bytes))) = known.instructions.pop_first()
+        {
+            known.instruction_bytes -= bytes;
         }
-        self.sources.instructions.insert(Digest::plain(text), Arc::new(Instruction::new(words)));
+        let entry = (Arc::new(Instruction::new(words)), text.len());
+        match known.instructions.insert(Digest::plain(text), entry) {
+            Some(_) => {}
+            None => known.instruction_bytes += text.len(),
+        }
     }
 
     fn learn_sources(&mut self, domain: &FlowDomain, sequence: u64, payload: &[u8]) {
@@ -133,8 +146,15 @@ impl Guard {
             Ok(sources) if sources.tenant == self.config.tenant && sources.domain == *domain => {
                 self.sources.learn(domain, sequence, sources.results);
             }
-            Ok(sources) => self.alarm(format!("sources of {domain} at {sequence} are of {}", sources.domain)),
-            Err(why) => self.alarm(format!("sources of {domain} at {sequence}: {why}")),
+            // They vouch for nothing, and are written over.
+            Ok(sources) => {
+                self.alarm(format!("sources of {domain} at {sequence} are of {}", sources.domain));
+                self.sources.learn(domain, sequence, ResultSources::default());
+            }
+            Err(why) => {
+                self.alarm(format!("sources of {domain} at {sequence}: {why}"));
+                self.sources.learn(domain, sequence, ResultSources::default());
+            }
         }
     }
 

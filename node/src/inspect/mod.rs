@@ -263,18 +263,19 @@ impl Member {
 
     /// What an answer depends on.
     fn key(&self, inspect: &Inspect, question: &Question<'_>) -> Digest {
-        let version = self.state().version.clone();
         let name = &self.inspector.name;
         match &self.means {
-            Means::Presidio { settings, .. } => {
-                let content = settings.request(question.batch);
-                Digest::of("writ/v1/inspect", &paths_and(question.batch, &self.configuration, &content))
-            }
-            Means::Nemo { settings, .. } => {
-                let content = settings.request(inspect.direction, question.batch);
-                Digest::of("writ/v1/inspect", &paths_and(question.batch, &self.configuration, &content))
+            // They are told the texts and nothing else; what is found goes to the path of its text.
+            Means::Nemo { .. } | Means::Presidio { .. } => {
+                let direction = inspect.direction.as_str();
+                let mut parts = vec![self.configuration.as_bytes().as_slice(), direction.as_bytes()];
+                for piece in question.batch {
+                    parts.extend([piece.path.as_bytes(), piece.text.as_bytes()]);
+                }
+                Digest::of("writ/v1/inspect-text", &parts)
             }
             Means::Builtin(_) | Means::Bus { .. } | Means::Http { .. } => {
+                let version = self.state().version.clone();
                 question.digest(name, &version, &self.configuration)
             }
         }
@@ -313,10 +314,4 @@ impl Member {
             }
         }
     }
-}
-
-/// The texts go without their paths, and what is found comes back with them.
-fn paths_and<'d>(batch: &'d Batch<'_>, configuration: &'d Digest, content: &'d str) -> Vec<&'d [u8]> {
-    let paths = batch.iter().map(|piece| piece.path.as_bytes());
-    [configuration.as_bytes().as_slice(), content.as_bytes()].into_iter().chain(paths).collect()
 }

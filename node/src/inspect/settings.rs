@@ -126,7 +126,7 @@ pub fn read_inspector(
         document.note(finding.help("add `directions = [\"tool_args\", \"tool_result\"]`"));
     }
     let resources: BTreeSet<Resource> = section.list("tools").into_iter().collect();
-    let deadline = section.optional_integer("deadline_ms", 10..=30_000).unwrap_or(DEADLINE_MS);
+    let deadline = section.optional_integer("deadline_ms", 10..=10_000).unwrap_or(DEADLINE_MS);
     let on_error = section.optional("on_error").unwrap_or_default();
     let at_once = section.optional_integer("at_once", 1..=256).unwrap_or(AT_ONCE);
     let add_tags = read_tags(document, &mut section);
@@ -311,7 +311,7 @@ mod tests {
             ("card = \"pci\"", "card = \"top\"", "is reserved"),
             ("card = \"pci\"", "\"Card No\" = \"pci\"", "may only hold"),
             ("\"card\", \"key\"", "\"cards\"", "must be `card`"),
-            ("deadline_ms = 500", "deadline_ms = 0", "must be from 10 to 30000"),
+            ("deadline_ms = 500", "deadline_ms = 0", "must be from 10 to 10000"),
             ("config_id = \"dlp\"", "", "`inspector.config_id` is missing"),
             ("want = [\"secrets\"]", "want = [\"all\"]", "must be `pii`"),
             ("score_min = 40", "score_max = 40", "unknown key `inspector.score_max`"),

@@ -454,7 +454,7 @@ mod tests {
             "+ ",
             "eyJ.",
         ] {
-            let text = piece.repeat(300_000 / piece.len());
+            let text = piece.repeat(60_000 / piece.len());
             assert!(detect("password", &text, &Detect::ALL.into()).len() <= 8 * FOUND_MAX);
         }
     }

@@ -11,7 +11,8 @@ use writ_common::{
     ids::TaskId,
     label::Label,
     record::{
-        DecisionId, Outcome, Record, RecordBody, RecordedDecision, RecordedReason, Verdicted, What, Who,
+        DecisionId, Outcome, Record, RecordBody, RecordedDecision, RecordedFinding, RecordedReason,
+        Verdicted, What, Who,
     },
 };
 
@@ -85,6 +86,9 @@ pub struct Entry {
     /// Digests of the pieces of content the result was made of.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub manifest: Vec<Digest>,
+    /// What inspectors found, in arguments and result.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<String>,
     /// Why not.
     pub reasons: Vec<Why>,
     /// What would have denied it if it were not in observe mode.
@@ -260,12 +264,22 @@ fn verdict_entry(
             .map(|shadow| records::in_the_shadow(shadow)),
         outcome: ended,
         manifest: outcome.map(|outcome| outcome.manifest.clone()).unwrap_or_default(),
+        found: found("arguments", &verdicted.found)
+            .chain(outcome.into_iter().flat_map(|outcome| found("result", &outcome.found)))
+            .collect(),
         reasons: verdicted.reasons.iter().map(Why::from).collect(),
         would_deny: verdicted.would_deny.iter().map(Why::from).collect(),
         rules: verdicted.basis.rules.clone(),
         help: verdicted.reasons.first().map(help),
         ..entry_of(recorded, record)
     }
+}
+
+fn found<'f>(what: &'f str, found: &'f [RecordedFinding]) -> impl Iterator<Item = String> + 'f {
+    found.iter().map(move |one| {
+        let times = if one.places > 1 { format!(", in {} places", one.places) } else { String::new() };
+        format!("{} in the {what} ({}, {}){times}", one.kind, one.detector, one.severity)
+    })
 }
 
 fn help(reason: &RecordedReason) -> String {
@@ -392,6 +406,9 @@ fn render_entry(text: &mut String, entry: &Entry, indent: &str, colour: Colour) 
         let shown: Vec<String> = entry.manifest.iter().take(MANIFEST_SHOWN).map(Digest::short).collect();
         let more = if entry.manifest.len() > shown.len() { " …" } else { "" };
         let _ = writeln!(text, "{indent}      made of {}: {}{more}", entry.manifest.len(), shown.join(" "));
+    }
+    if !entry.found.is_empty() {
+        let _ = writeln!(text, "{indent}      found {}", entry.found.join("; "));
     }
     if let Some(approval) = &entry.approval {
         let by = entry.approved_by.join(", ");

@@ -467,6 +467,7 @@ fn approvals_nobody_can_give_are_found_when_the_policy_is_loaded() {
             "needs_approval(\"legal\", 3) <- action(\"wire\");",
             "3 approvals by `legal` are asked for, and 2 can",
         ),
+        ("source_approval(\"finanse\", 1) <- action(\"wire\");", "did you mean `finance`?"),
         ("needs_approval(\"legal\", 0) <- action(\"wire\");", "1 to 16 can be"),
         ("needs_approval(\"legal\") <- action(\"wire\");", "needs_approval"),
     ] {

@@ -202,7 +202,7 @@ fn check_approvals(
         for statement in statements {
             let StatementNode::Derive(Rule { head, .. }) = &statement.node else { continue };
             let (
-                ("needs_approval", [Term::Str(role), count])
+                ("needs_approval" | "source_approval", [Term::Str(role), count])
                 | ("may_request", [_, _, Term::Str(role), count]),
             ) = ((head.name.as_str(), head.terms.as_slice()),)
             else {

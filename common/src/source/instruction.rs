@@ -6,7 +6,7 @@ use super::{
     address, calendar,
     entity::{Form, VALUE_BYTES_MAX},
     quantity,
-    text::{Case, Standing, Text, is_plain},
+    text::{Case, Standing, Text, bare, is_plain},
 };
 use crate::ids::EntityType;
 
@@ -147,17 +147,20 @@ impl Instruction {
         }
         // So does a word that could be any: what is quoted, has a capital, a digit or a sign in it is meant as a name.
         let marked = value.chars().any(|c| !c.is_lowercase() && c != ' ');
-        let others = |mut others: Box<dyn Iterator<Item = String> + '_>| {
-            let folded = value.to_lowercase();
-            others.any(|other| other.to_lowercase() != folded && !folded.contains(&other.to_lowercase()))
+        let is_same = |other: &str, value: &str| match case {
+            Case::Exact => other == value,
+            Case::Folded => other.to_lowercase() == value.to_lowercase(),
         };
+        // A quotation that is a part of the value is a value too: after "'cust' and 'customers'" it could be either.
+        let quotes_another = || self.text.quotations().any(|other| !is_same(&other, value));
+        let own: Vec<String> = value.split(' ').map(|word| bare(&word.chars().collect::<Vec<_>>())).collect();
+        let is_own = |word: &str| is_same(word, value) || own.iter().any(|own| is_same(word, own));
+        let calls_another = || self.text.proper_words().any(|word| !is_own(&word));
         let several = match standing {
             Standing::Absent => return Mention::None,
             Standing::Unclear => true,
-            Standing::Quoted => others(Box::new(self.text.quotations())),
-            Standing::Whole => {
-                !marked || others(Box::new(self.text.quotations().chain(self.text.proper_words())))
-            }
+            Standing::Quoted => quotes_another(),
+            Standing::Whole => !marked || quotes_another() || calls_another(),
         };
         if several { Mention::OneOfSeveral } else { Mention::Only }
     }

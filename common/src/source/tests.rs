@@ -193,6 +193,21 @@ fn words_that_could_mean_anything_do_not_count_alone() {
 }
 
 #[test]
+fn f09_a_value_that_holds_another_is_one_of_several() {
+    for (text, name, value) in [
+        ("delete the files '5' and '15'", "file", "15"),
+        ("look after 'cust' and 'customers'", "table", "customers"),
+        ("read 'a1' and then 'A1'", "record", "A1"),
+        ("Ask Rob, not Robert", "user", "Robert"),
+    ] {
+        assert_eq!(mention(text, name, value), Mention::OneOfSeveral, "{text}: {value}");
+    }
+    // The words of a name are not others.
+    assert_eq!(mention("book the Garden Inn", "hotel", "Garden Inn"), Mention::Only);
+    assert_eq!(mention("name it 'Plan' or 'plan'", "title", "plan"), Mention::Only);
+}
+
+#[test]
 fn too_long_an_instruction_names_nothing() {
     let text = format!("mail bob@corp.example {}", "x".repeat(INSTRUCTION_BYTES_MAX));
     assert_eq!(mention(&text, "email", "bob@corp.example"), Mention::None);

@@ -261,6 +261,22 @@ impl Case {
     }
 }
 
+impl Statement {
+    /// Everything it asks about.
+    pub fn conditions(&self) -> Vec<&Condition> {
+        match self {
+            Self::Decide { alternatives, .. } => alternatives.iter().flatten().collect(),
+            Self::Derive(_, conditions)
+            | Self::Least(_, _, conditions)
+            | Self::MayDelegate(conditions)
+            | Self::MayDelegateOne(_, _, conditions)
+            | Self::MayRun(conditions)
+            | Self::Grant(conditions)
+            | Self::GrantOne(_, conditions) => conditions.iter().collect(),
+        }
+    }
+}
+
 /// What conditions are about.
 #[derive(Default)]
 pub struct Facts<'a> {

@@ -178,17 +178,23 @@ pub fn allowance(random: &mut Random) -> Statement {
     Statement::Decide { allow: true, alternatives: vec![body] }
 }
 
-fn statements(random: &mut Random, flow: &Tables) -> Vec<Statement> {
+/// A rule that denies some calls.
+pub fn denial(random: &mut Random) -> Statement {
+    let right = random.one_of(&RIGHTS);
+    Statement::Decide { allow: false, alternatives: vec![body(random, About::Call(Some(right)), 1)] }
+}
+
+fn statements(random: &mut Random, flow: &Tables, is_calm: bool) -> Vec<Statement> {
     let mut all = Vec::new();
     let decide = |allow, alternatives| Statement::Decide { allow, alternatives };
-    if random.chance(90) {
+    if is_calm || random.chance(90) {
         all.push(decide(true, vec![vec![Condition::Kind("call"), Condition::HoldsRight]]));
     }
     if random.chance(90) {
         all.push(decide(true, vec![vec![Condition::Kind("issue")], vec![Condition::Kind("renew")]]));
     }
     all.push(decide(true, vec![vec![Condition::Kind("admin"), Condition::Operator("olga")]]));
-    for _ in 0..2 + random.below(6) {
+    for _ in 0..if is_calm { random.below(2) } else { 2 + random.below(6) } {
         let alternatives = (0..=random.below(2)).map(|_| {
             let about = about(random);
             body(random, about, 3)
@@ -196,11 +202,11 @@ fn statements(random: &mut Random, flow: &Tables) -> Vec<Statement> {
         let alternatives = alternatives.collect();
         all.push(decide(random.chance(15), alternatives));
     }
-    for _ in 0..2 + random.below(8) {
+    for _ in 0..3 + random.below(9) {
         let derived = scenarios_flow::derived(random);
-        let right = random.chance(60).then(|| random.one_of(&RIGHTS));
+        let right = random.chance(40).then(|| random.one_of(&RIGHTS));
         let conditions = match right {
-            None if random.chance(60) => vec![Condition::Kind("call")],
+            None if random.chance(80) => vec![Condition::Kind("call")],
             right => body(random, About::Call(right), 1),
         };
         if flow.can_be_asked(&derived) {
@@ -208,8 +214,9 @@ fn statements(random: &mut Random, flow: &Tables) -> Vec<Statement> {
         }
     }
     let task = |random: &mut Random| body(random, About::Task, 1);
-    let mostly =
-        |random: &mut Random| if random.chance(70) { Vec::new() } else { body(random, About::Call(None), 1) };
+    let mostly = |random: &mut Random| {
+        if is_calm || random.chance(70) { Vec::new() } else { body(random, About::Call(None), 1) }
+    };
     let conditions = mostly(random);
     all.push(Statement::MayDelegate(conditions));
     let conditions = mostly(random);
@@ -227,13 +234,14 @@ fn statements(random: &mut Random, flow: &Tables) -> Vec<Statement> {
     all
 }
 
-/// A world from a random source.
+/// A world from a random source. In every other one little is wrong but the flow of data.
 pub fn world(random: &mut Random) -> World {
-    let rarely = |random: &mut Random, all: &[Name]| some(random, all, 2);
+    let is_calm = random.chance(50);
+    let rarely = |random: &mut Random, all: &[Name]| some(random, all, if is_calm { 0 } else { 4 });
     // A rule may only name a team that has an agent.
     let agents = NAMES[..4].iter().enumerate().map(|(at, name)| {
         let team = TEAMS.get(at).copied().unwrap_or_else(|| random.one_of(&TEAMS));
-        (*name, (team, some(random, &NAMES[..4], 85)))
+        (*name, (team, some(random, &NAMES[..4], if is_calm { 100 } else { 85 })))
     });
     let agents = agents.collect();
     let roles = ROLES.iter().map(|role| RoleTask {
@@ -243,10 +251,10 @@ pub fn world(random: &mut Random) -> World {
         rights: some(random, &RIGHTS, 50),
     });
     let roles = roles.collect();
-    let mut enrolled = some(random, &NAMES, 95);
+    let mut enrolled = some(random, &NAMES, if is_calm { 100 } else { 95 });
     enrolled.insert("planner");
     let mut revoked = std::collections::BTreeSet::new();
-    if random.chance(40) {
+    if !is_calm && random.chance(60) {
         let (from, to) = (random.one_of(&NAMES), random.one_of(&NAMES));
         revoked.insert(random.one_of(&[
             Revoked::Agent(from),
@@ -261,20 +269,20 @@ pub fn world(random: &mut Random) -> World {
     World {
         agents,
         roles,
-        statements: statements(random, &flow),
+        statements: statements(random, &flow, is_calm),
         flow,
         enrolled,
         quarantined: rarely(random, &NAMES),
         revoked,
-        is_halted: random.chance(2),
-        is_unreadable: random.chance(2),
+        is_halted: !is_calm && random.chance(4),
+        is_unreadable: !is_calm && random.chance(4),
     }
 }
 
 fn link(random: &mut Random, chain: &Capability, hands_on: bool, now: u64) -> Link {
     let held = chain.holders();
     let free: Vec<Name> = NAMES.iter().copied().filter(|name| !held.contains(name)).collect();
-    let bounds = (0..2).filter(|_| random.chance(20)).collect::<Vec<_>>();
+    let bounds = (0..2).filter(|_| random.chance(12)).collect::<Vec<_>>();
     Link {
         to: hands_on.then(|| {
             // Rarely the one that is in no agents.toml.
@@ -412,12 +420,13 @@ pub fn case(random: &mut Random, chains: &[Capability], now: u64) -> Case {
                 _ => random.one_of(&RIGHTS),
             };
             let handover = handover(random, &chain, right, now);
-            case.told = scenarios_flow::told(random, right, case.now);
+            let arguments = arguments(random, right);
+            case.told = scenarios_flow::told(random, right, &arguments, case.now);
             case.ask = Ask::Call {
                 by: if random.chance(2) { "planner" } else { chain.holder() },
                 task: if random.chance(2) { "t-3" } else { chain.task },
                 right,
-                arguments: arguments(random, right),
+                arguments,
                 handover,
             };
             case.tenant = if random.chance(1) { "globex" } else { "acme" };

@@ -26,7 +26,7 @@ use writ_common::{
 use super::{
     key,
     random::Random,
-    reference::{CONTRACTS, Case, Contract, Name, Right},
+    reference::{Argument, CONTRACTS, Case, Contract, Name, Right, Value},
     reference_flow::{
         Act, Action, Approver, Column, Derived, Directory, Guard, Label, Sort, Tables, Tags, Terms, Told,
     },
@@ -131,35 +131,53 @@ pub fn derived(random: &mut Random) -> Derived {
     let people = u8::try_from(1 + random.below(2)).unwrap();
     match random.below(16) {
         0..3 => Derived::Accepts(tag),
-        3..7 => Derived::MayDeclassify(role, tag),
-        7..10 => Derived::MayEndorse(role, entity),
-        10 => Derived::NeedsApproval(role, 1),
-        11 => Derived::ResultTag(if random.chance(20) { "top" } else { tag }),
-        12 => Derived::ResultUntrusted,
+        3..8 => Derived::MayDeclassify(role, tag),
+        8..11 => Derived::MayEndorse(role, entity),
+        11 => Derived::NeedsApproval(role, 1),
+        12 => Derived::ResultTag(if random.chance(20) { "top" } else { tag }),
+        13 => Derived::ResultUntrusted,
         // How many there are of a role is up to chance; one there always is.
         _ => Derived::SourceApproval(role, people),
     }
 }
 
-/// What is known of a task; `right` is what is called.
-pub fn told(random: &mut Random, right: Right, now: u64) -> Told {
+/// What is known of a task in which `right` is called with `arguments`; often enough it names what they do.
+pub fn told(random: &mut Random, right: Right, arguments: &[(Name, Argument)], now: u64) -> Told {
+    let mut given: Vec<(Name, Name)> = Vec::new();
+    for (_, argument) in arguments {
+        match argument {
+            Argument::Plain(Value::Text(text)) => given.push(("id", text)),
+            Argument::Plain(Value::Integer(number)) => {
+                let name = NUMBERS.iter().find(|name| **name == number.to_string());
+                given.extend(name.map(|name| ("level", *name)));
+            }
+            Argument::List(items) => given.extend(items.iter().map(|item| ("id", *item))),
+            _ => {}
+        }
+    }
     let mut named = |most: usize| {
         let count = random.below(most + 1);
-        (0..count).map(|_| random.one_of(&ENTITIES)).collect::<Vec<_>>()
+        let one = |_| match given.is_empty() || random.chance(30) {
+            true => {
+                let entity = random.one_of(&ENTITIES);
+                (entity, value(random, entity))
+            }
+            false => random.one_of(&given),
+        };
+        (0..count).map(one).collect::<Vec<_>>()
     };
-    let (named, known) = (named(2), named(3));
-    let instruction: Vec<Name> = named.into_iter().map(|entity| value(random, entity)).collect();
-    let results = known.into_iter().map(|entity| (entity, value(random, entity))).collect();
-    let count = if random.chance(40) { 1 + random.below(3) } else { 0 };
+    let (named, results) = (named(2), named(2));
+    let instruction: Vec<Name> = named.into_iter().map(|(_, value)| value).collect();
+    let count = if random.chance(75) { 1 + random.below(3) } else { 0 };
     let acts = (0..count).map(|_| {
-        let by = random.one_of(&APPROVERS);
+        let by = if random.chance(50) { "carol" } else { random.one_of(&APPROVERS) };
         Act {
             by,
-            signer: if random.chance(8) { random.one_of(&APPROVERS) } else { by },
-            declassifies: random.chance(60).then(|| some(random, &TAGS, 60)),
-            right: if random.chance(8) { ("tool.crm", "read") } else { right },
-            is_for_call: !random.chance(10),
-            expires: if random.chance(8) { now } else { now + 600 },
+            signer: if random.chance(5) { random.one_of(&APPROVERS) } else { by },
+            declassifies: random.chance(60).then(|| some(random, &TAGS, 90)),
+            right: if random.chance(5) { ("tool.crm", "read") } else { right },
+            is_for_call: !random.chance(7),
+            expires: if random.chance(5) { now } else { now + 600 },
         }
     });
     let acts = acts.collect();

@@ -1,6 +1,9 @@
 //! Timing things, alone or many at a time.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -22,6 +25,15 @@ pub struct Load {
     pub per_second: f64,
     /// Completed in all, those of the warm-up included.
     pub completed: f64,
+}
+
+impl Load {
+    /// Sums up what every request took.
+    pub fn of(mut took: Vec<f64>, during: Duration) -> Self {
+        let completed = u32::try_from(took.len()).map_or(f64::INFINITY, f64::from);
+        let [p50_us, p99_us, longest_us] = [50, 99, 100].map(|percent| percentile(&mut took, percent));
+        Self { p50_us, p99_us, longest_us, per_second: completed / during.as_secs_f64(), completed }
+    }
 }
 
 /// Repeats something for a while, `in_flight` at a time.
@@ -59,10 +71,37 @@ where
         all.extend(took);
         completed += f64::from(of_worker);
     }
-    let count = u32::try_from(all.len()).map_or(f64::INFINITY, f64::from);
-    let per_second = count / during.as_secs_f64();
-    let [p50_us, p99_us, longest_us] = [50, 99, 100].map(|percent| percentile(&mut all, percent));
-    Ok(Load { p50_us, p99_us, longest_us, per_second, completed })
+    Ok(Load { completed, ..Load::of(all, during) })
+}
+
+/// Does something with each of these in every round, all of them at the same time; how long each took, in microseconds.
+///
+/// # Errors
+/// The first failure.
+pub async fn rounds<T, F, Fut>(of: Vec<T>, rounds: Range<usize>, request: F) -> Result<Vec<f64>>
+where
+    T: Clone + Send + 'static,
+    F: Fn(T, usize) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<()>> + Send,
+{
+    let mut workers = JoinSet::new();
+    for one in of {
+        let (request, rounds) = (request.clone(), rounds.clone());
+        workers.spawn(async move {
+            let mut took = Vec::new();
+            for round in rounds {
+                let sent = Instant::now();
+                request(one.clone(), round).await?;
+                took.push(micros(sent.elapsed()));
+            }
+            anyhow::Ok(took)
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(worker) = workers.join_next().await {
+        all.extend(worker??);
+    }
+    Ok(all)
 }
 
 /// The median time of something short that needs no other process, in microseconds.

@@ -1,29 +1,37 @@
 //! Calls and processes of one set-up, measured in one run so that the figures may be compared.
 
 pub mod baseline;
+mod domains;
 mod governed;
+mod labels;
 mod measure;
 mod process;
 mod report;
 mod setup;
 mod swaps;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use baseline::RequestReply;
+use labels::Labels;
 use process::{Footprint, Running};
 pub use report::Report;
-use report::{Cpu, Level, Parts};
+use report::{Cpu, Flow, Level, Parts};
 use writ::dev::{DevStack, idp};
 use writ_bus::Bus;
 use writ_common::wire::AdminWanted;
-use writ_sdk::{Identity, NewTask, Task};
+use writ_sdk::{Agent, Identity, NewTask, Task};
 
 /// Requests under way at the same time.
 const IN_FLIGHT: [usize; 3] = [1, 16, 64];
 /// How often a process is started for its time to ready.
 const STARTS: usize = 3;
+/// Servers that keep the streams together, where there are several.
+const SERVERS: usize = 3;
 
 /// Measures everything; `during` is the time under load per figure.
 ///
@@ -31,7 +39,7 @@ const STARTS: usize = 3;
 /// If the set-up does not come up or a request fails.
 pub async fn run(during: Duration) -> Result<Report> {
     let temporary = tempfile::tempdir().context("no temporary folder")?;
-    let mut bench = Bench::start(temporary.path().join(".writ")).await?;
+    let mut bench = Bench::start(temporary.path().join(".writ"), 1).await?;
     let footprints = vec![bench.footprint_of_broker().await?];
     let task = bench.task().await?;
     let (sizes, node) = bench.footprint_of_node(&task).await?;
@@ -55,27 +63,44 @@ pub async fn run(during: Duration) -> Result<Report> {
     let publish_ack = baseline::publish_ack(&bench.folder, during).await?;
     let request_reply_us = levels.first().map_or(0.0, |level| level.raw.p50_us);
     let parts = Parts { request_reply_us, sign_us, verify_us, publish_ack_us: publish_ack.p50_us };
+    let mut labels = labels::measure(&mut bench, 1).await?;
+    let domains = domains::measure(&mut bench).await?;
     bench.stop()?;
-    Ok(Report::new(parts, levels, footprints, Some(swaps)))
+    labels.extend(labels_on_several(&temporary.path().join("several")).await?);
+    let flow = Flow { labels, domains };
+    Ok(Report::new(parts, levels, footprints, Some(swaps), Some(flow)))
+}
+
+/// What labels cost where several servers keep the streams together.
+async fn labels_on_several(folder: &Path) -> Result<Vec<Labels>> {
+    let mut bench = Bench::start(folder.join(".writ"), SERVERS).await?;
+    let broker = Running::writ("broker", &bench.stack.layout.broker_config())?;
+    broker_answers(&bench.stack, &broker).await?;
+    bench.broker = Some(broker);
+    bench.restart_node().await?;
+    let figures = labels::measure(&mut bench, SERVERS).await?;
+    bench.stop()?;
+    Ok(figures)
 }
 
 /// The set-up with what runs in it.
 struct Bench {
     folder: PathBuf,
     stack: DevStack,
+    agent: Option<Agent>,
     broker: Option<Running>,
     node: Option<Running>,
 }
 
 impl Bench {
     /// Server, identity provider and an enrolled agent.
-    async fn start(folder: PathBuf) -> Result<Self> {
-        let mut stack = setup::start(&folder).await?;
+    async fn start(folder: PathBuf, servers: usize) -> Result<Self> {
+        let mut stack = setup::start(&folder, servers).await?;
         let broker = Running::writ("broker", &stack.layout.broker_config())?;
         broker_answers(&stack, &broker).await?;
         stack.enroll_missing().await?;
         broker.stop()?;
-        Ok(Self { folder, stack, broker: None, node: None })
+        Ok(Self { folder, stack, agent: None, broker: None, node: None })
     }
 
     fn identity(&self) -> Result<Identity> {
@@ -97,11 +122,36 @@ impl Bench {
         Ok(Footprint { name: "broker", ready_ms: measure::percentile(&mut ready, 50), idle_mib })
     }
 
-    async fn task(&self) -> Result<Task> {
-        let agent = self.stack.agent(setup::AGENT).await?;
+    async fn task(&mut self) -> Result<Task> {
+        self.starting().await?.await
+    }
+
+    /// A task that is started when it is waited for.
+    async fn starting(&mut self) -> Result<impl Future<Output = Result<Task>> + Send + 'static> {
+        let agent = match &self.agent {
+            Some(agent) => agent.clone(),
+            None => self.agent.insert(self.stack.agent(setup::AGENT).await?).clone(),
+        };
         let [(user, _), ..] = idp::USERS;
-        let token = self.stack.tokens.token_for(user)?;
-        Ok(agent.start_task(NewTask::new("customer-answer", token, "benchmark")).await?)
+        let task = NewTask::new("customer-answer", self.stack.tokens.token_for(user)?, "benchmark");
+        Ok(async move { Ok(agent.start_task(task).await?) })
+    }
+
+    /// Another process for the node, ready for calls.
+    async fn restart_node(&mut self) -> Result<()> {
+        if let Some(earlier) = self.node.take() {
+            earlier.stop()?;
+        }
+        let node = Running::writ("node", &self.stack.layout.node_config(setup::NODE))?;
+        let (identity, task) = (self.identity()?, self.task().await?);
+        let bus = Bus::connect(identity.bus_config()).await?;
+        measure::until_done(node.since, process::PATIENCE, || async {
+            governed::probe(&bus, &identity, &task).await.map(drop)
+        })
+        .await?;
+        bus.close().await;
+        self.node = Some(node);
+        Ok(())
     }
 
     /// Starts the node some times and keeps the last one; says how large a call and its answer are.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{measure::Load, process::Footprint, swaps::Swaps};
+use super::{domains::Domains, labels::Labels, measure::Load, process::Footprint, swaps::Swaps};
 
 /// A governed call may take so many times what it is made of.
 const CALL_RATIO_MAX: f64 = 1.5;
@@ -108,6 +108,15 @@ impl Goal {
     }
 }
 
+/// What knowing where data may go costs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Flow {
+    /// Calls by what their results do to the label.
+    pub labels: Vec<Labels>,
+    /// A node with many flow domains.
+    pub domains: Domains,
+}
+
 /// Everything one run found out.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -121,6 +130,8 @@ pub struct Report {
     pub levels: Vec<Level>,
     /// Calls while the policy is exchanged.
     pub swaps: Option<Swaps>,
+    /// Labels.
+    pub flow: Option<Flow>,
     /// Processes.
     pub processes: Vec<Footprint>,
     /// What was aimed at.
@@ -129,7 +140,13 @@ pub struct Report {
 
 impl Report {
     /// Puts the figures beside the goals.
-    pub fn new(parts: Parts, levels: Vec<Level>, processes: Vec<Footprint>, swaps: Option<Swaps>) -> Self {
+    pub fn new(
+        parts: Parts,
+        levels: Vec<Level>,
+        processes: Vec<Footprint>,
+        swaps: Option<Swaps>,
+        flow: Option<Flow>,
+    ) -> Self {
         let alone = levels.iter().find(|level| level.in_flight == 1);
         let ratio = alone.map(|level| level.governed.p50_us / parts.sum_us());
         let mut goals =
@@ -144,7 +161,7 @@ impl Report {
             ));
         }
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { processors, parts, sum_us: parts.sum_us(), levels, swaps, processes, goals }
+        Self { processors, parts, sum_us: parts.sum_us(), levels, swaps, flow, processes, goals }
     }
 
     /// Aligned columns.
@@ -201,6 +218,15 @@ impl Report {
             writeln!(text, "{:<28} {p50:>9.2}x {p99:>9.2}x {longest_ratio:>11.2}x", "ratio")?;
             writeln!(text, "{swaps} exchanges, {load_us:.0} us each to check and compile")?;
         }
+        if let Some(Flow { labels, domains }) = &self.flow {
+            labels.iter().try_for_each(|labels| write_labels(text, labels))?;
+            let Domains { tasks, before_mib, after_mib, each_kib } = domains;
+            let [before, after, each] = [before_mib, after_mib, each_kib].map(|figure| shown(*figure));
+            writeln!(
+                text,
+                "\na node, MiB: {before}; after {tasks} tasks made a call each: {after}; KiB each: {each}"
+            )?;
+        }
         writeln!(text, "\n{:<48} {:>12} {:>10}  met", "goal", "figure", "at most")?;
         for Goal { goal, figure, at_most, met } in &self.goals {
             let figure = shown(*figure);
@@ -213,6 +239,23 @@ impl Report {
         }
         Ok(())
     }
+}
+
+fn write_labels(text: &mut String, labels: &Labels) -> std::fmt::Result {
+    let Labels { servers, in_flight, plain, covered, raising, .. } = labels;
+    let heading = format!("results, {in_flight} in flight, R{servers}");
+    let (p50, p99, per_second) = ("p50 us", "p99 us", "per second");
+    writeln!(text, "\n{heading:<28} {p50:>10} {p99:>10} {per_second:>12}")?;
+    for (name, load) in [("no tag", plain), ("a tag the task has", covered), ("a new tag", raising)] {
+        let Load { p50_us, p99_us, per_second, .. } = load;
+        writeln!(text, "{name:<28} {p50_us:>10.1} {p99_us:>10.1} {per_second:>12.0}")?;
+    }
+    for (name, load) in [("ratio, a tag it has", covered), ("ratio, a new tag", raising)] {
+        let [p50, p99] = [load.p50_us / plain.p50_us, load.p99_us / plain.p99_us];
+        let per_second = load.per_second / plain.per_second;
+        writeln!(text, "{name:<28} {p50:>9.2}x {p99:>9.2}x {per_second:>11.3}x")?;
+    }
+    Ok(())
 }
 
 fn shown(figure: Option<f64>) -> String {
@@ -238,6 +281,7 @@ mod tests {
             parts,
             vec![Level::new(1, load(100.0), load(250.0), Cpu::default())],
             vec![process],
+            None,
             None,
         );
         let met: Vec<Option<bool>> = report.goals.iter().map(|goal| goal.met).collect();

@@ -27,28 +27,45 @@ pub const RESOURCE: &str = "tool.crm";
 /// How.
 pub const ACTION: &str = "read";
 const SQL: &str = "SELECT name FROM customers WHERE id = 1";
+/// The same row, with a parameter that says which tag the result is to carry.
+const TAGGED: &str = "SELECT name FROM customers WHERE id = 1 AND ?1 <> ''";
+/// What it says for none.
+pub const NO_TAG: &str = "none";
+const TAG_RULE: &str =
+    "result_tag($tag) <- resource(\"tool.crm\"), arg(\"/params/0\", $tag), $tag !== \"none\";\n";
 
 /// Starts server and identity provider; broker and node are processes that are started by name later.
-pub async fn start(folder: &Path) -> Result<DevStack> {
+pub async fn start(folder: &Path, servers: usize) -> Result<DevStack> {
     write_policies(&folder.join("policies"))?;
     let nodes = vec![NODE.to_owned(), RESPONDER.to_owned()];
-    let options = DevOptions { folder: folder.to_owned(), port: None, servers: 1, nodes, start_core: false };
+    let options = DevOptions { folder: folder.to_owned(), port: None, servers, nodes, start_core: false };
     DevStack::start(options).await
 }
 
-/// The sample policies with the largest quota there is: the bucket is not what is measured.
+/// The sample policies with the largest quota there is: the bucket is not what is measured. The caller may be told
+/// anything, and what a result carries is what the call asks for.
 fn write_policies(folder: &Path) -> Result<()> {
     sample::write_policies(folder)?;
     let file = folder.join("agents.toml");
     let agents = fs::read_to_string(&file).context("the policies have no agents.toml")?;
     let name = format!("name = \"{AGENT}\"\n");
     let with_quota = format!("{name}quota = {{ per_second = 1000000, burst = 1000000 }}\n");
-    Ok(fs::write(&file, agents.replace(&name, &with_quota))?)
+    let agents = agents.replace(&name, &with_quota).replace("clearance = [\"crm\"]", "clearance = [\"top\"]");
+    fs::write(&file, agents)?;
+    let contract = folder.join("tools/crm.toml");
+    let text = fs::read_to_string(&contract).context("the policies have no contract of the tool")?;
+    fs::write(&contract, text.replace("tags = [\"crm\"]", "tags = []"))?;
+    Ok(fs::write(folder.join("tags.datalog"), TAG_RULE)?)
 }
 
 /// The arguments of every call.
 pub fn arguments() -> Value {
     json::object([("sql", SQL.into())])
+}
+
+/// Arguments of a call whose result carries a tag.
+pub fn tagged(tag: &str) -> Value {
+    json::object([("sql", TAGGED.into()), ("params", Value::Array(vec![tag.into()]))])
 }
 
 /// One governed call as bytes, with a nonce of its own.

@@ -164,7 +164,12 @@ fn files(rules: usize, agents: usize) -> BTreeMap<String, String> {
     let table = files.get_mut("agents.toml").unwrap();
     for hop in 0..=HOPS_MAX {
         let to: Vec<String> = (hop < HOPS_MAX).then(|| agent(hop + 1).to_string()).into_iter().collect();
-        writeln!(table, "\n[[agent]]\nname = \"{}\"\ndelegates_to = {to:?}", agent(hop)).unwrap();
+        writeln!(
+            table,
+            "\n[[agent]]\nname = \"{}\"\ndelegates_to = {to:?}\nclearance = [\"crm\"]",
+            agent(hop)
+        )
+        .unwrap();
     }
     for more in 0..agents {
         writeln!(

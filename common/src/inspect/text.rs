@@ -83,7 +83,7 @@ pub struct Piece<'p> {
 pub type Batch<'p> = Vec<Piece<'p>>;
 
 /// Cuts parts into pieces and puts these together, in order. Every byte is in a piece, and whatever is no longer than
-/// [`OVERLAP_BYTES`] is whole in one.
+/// `OVERLAP_BYTES` is whole in one.
 #[must_use]
 pub fn batches(parts: &[Part]) -> Vec<Batch<'_>> {
     let mut batches: Vec<Batch<'_>> = Vec::new();

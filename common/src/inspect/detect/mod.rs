@@ -1,6 +1,6 @@
 //! What patterns and check digits find: cards, accounts, addresses, keys and tokens. Pure, and one pass over the text.
 //!
-//! A detector finds what is written plainly or in the disguises [`fold`] takes off. What was encoded, spelled out in
+//! A detector finds what is written plainly or in the disguises `fold` takes off. What was encoded, spelled out in
 //! words, or spread over several values it does not find; nor names, addresses of houses or anything else that takes
 //! understanding. What it finds may be none: one string of digits in ten passes the check of a card.
 

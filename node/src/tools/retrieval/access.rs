@@ -122,7 +122,7 @@ pub enum InvalidReaders {
     /// Nobody could read it.
     #[error("no {0} may read it: name one, or write `{0}:*` for every {0}")]
     Nobody(&'static str),
-    /// More than [`READERS_MAX`].
+    /// More than `READERS_MAX`.
     #[error("more than 256 {0}s: use a label and the agents' clearance for groups that large")]
     TooMany(&'static str),
 }

@@ -91,7 +91,7 @@ pub struct Case {
     pub asks: Option<BTreeSet<Right>>,
     /// When, in UTC: `2026-01-05T10:00:00Z`, a Monday, if absent.
     pub at: Option<String>,
-    /// Tags of the task label.
+    /// Tags of the task label; `top` for one nobody knows.
     #[serde(default)]
     pub tags: BTreeSet<String>,
     /// Whether the task has read untrusted data.
@@ -386,7 +386,10 @@ impl<'a> Stage<'a> {
         let user = UserId::parse("https://idp.example", &case.user).map_err(nonsense)?;
         let tags = case.tags.iter().map(|tag| Tag::parse(tag.as_str()).map_err(nonsense));
         let label = Label {
-            confidentiality: Confidentiality::Tags(tags.collect::<Result<_, _>>()?),
+            confidentiality: match case.tags.contains(crate::label::TOP) {
+                true => Confidentiality::Top,
+                false => Confidentiality::Tags(tags.collect::<Result<_, _>>()?),
+            },
             integrity: if case.untrusted { Integrity::Untrusted } else { Integrity::Trusted },
         };
         let (root, broker) = (key("root"), key("broker"));

@@ -288,3 +288,15 @@ fn f04_what_is_written_into_a_tool_does_not_come_out_clean() {
     let told = wash.replacen("effect = \"internal\"", "effect = \"internal\"\naccepts = [\"crm\"]", 1);
     assert!(!warnings(&told).contains("tool.notes"));
 }
+
+#[test]
+fn f10_what_denies_for_a_tag_denies_for_a_label_nobody_knows() {
+    let rule = "/// nothing of people\ndeny if resource(\"tool.crm\"), label(\"hr\");";
+    let read = |tags: &str, expected: &str| {
+        let rest = format!(r#""tags":[{tags}],"expect":{expected}"#);
+        assert_eq!(faults(rule, "tool.crm:read", CLERK, &rest), Vec::<String>::new(), "{tags}");
+    };
+    read(r#""crm""#, r#""allow""#);
+    read(r#""hr""#, r#""deny","says":"nothing of people""#);
+    read(r#""top""#, r#""deny","says":"nothing of people""#);
+}

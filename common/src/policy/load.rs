@@ -376,6 +376,21 @@ fn bound_variables(body: &Body) -> BTreeSet<&str> {
 }
 
 /// Turns deciding rules into rules that derive their own position, so that one evaluation finds all that fire.
+/// What denies for a tag denies as well where nobody knows which tags there are: a label at `top` may hold any. The same
+/// body with `top` in the place of tags; `None` if it names none.
+fn at_top(body: &Body) -> Option<Body> {
+    let is_tag = |term: &Term| matches!(term, Term::Str(tag) if !matches!(tag.as_str(), "public" | "top"));
+    let mut unknown = body.clone();
+    let mut names_some = false;
+    for predicate in &mut unknown.predicates {
+        if predicate.name == "label" && predicate.terms.iter().any(is_tag) {
+            predicate.terms = vec![Term::str("top")];
+            names_some = true;
+        }
+    }
+    names_some.then_some(unknown)
+}
+
 fn compile(sources: &[(&str, &str, Vec<Statement>)]) -> (Vec<SourceRule>, Vec<RuleInfo>) {
     let (mut rules, mut infos) = (Vec::new(), Vec::new());
     for (file, text, statements) in sources {
@@ -399,8 +414,9 @@ fn compile(sources: &[(&str, &str, Vec<Statement>)]) -> (Vec<SourceRule>, Vec<Ru
                 StatementNode::Decide(effect, bodies) => {
                     let position = Term::Integer(i64::try_from(infos.len()).unwrap_or(i64::MAX));
                     let name = if *effect == Effect::Allow { ALLOW } else { DENY };
-                    rules.extend(bodies.iter().map(|body| SourceRule {
-                        rule: Rule { head: Predicate::new(name, [position.clone()]), body: body.clone() },
+                    let unknown = bodies.iter().filter(|_| *effect == Effect::Deny).filter_map(at_top);
+                    rules.extend(bodies.iter().cloned().chain(unknown).map(|body| SourceRule {
+                        rule: Rule { head: Predicate::new(name, [position.clone()]), body },
                         place: info.place(),
                         decides: Some(infos.len()),
                         text: info.text.clone(),

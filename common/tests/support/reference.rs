@@ -606,8 +606,10 @@ impl World {
         let (mut allowed, mut denied, mut has_no_value) = (false, false, false);
         for statement in &self.statements {
             let held: Vec<Held> = match statement {
-                Statement::Decide { alternatives, .. } => {
-                    alternatives.iter().map(|body| self.holds(body, facts)).collect()
+                Statement::Decide { alternatives, allow } => {
+                    let unknown = alternatives.iter().filter(|_| !allow).filter_map(|body| at_top(body));
+                    let bodies = alternatives.iter().cloned().chain(unknown);
+                    bodies.map(|body| self.holds(&body, facts)).collect()
                 }
                 Statement::Grant(conditions) => {
                     let any = self.roles.iter().any(|task| {
@@ -826,4 +828,14 @@ fn flattened(below: &str, arguments: &[(Name, Argument)], to_agent: bool) -> Vec
         }
     }
     values
+}
+
+/// What denies for a tag denies where the tags are not known.
+fn at_top(body: &[Condition]) -> Option<Vec<Condition>> {
+    let is_tag =
+        |condition: &Condition| matches!(condition, Condition::Tag(tag) if !["public", "top"].contains(tag));
+    let swapped = |condition: &Condition| {
+        if is_tag(condition) { Condition::Tag("top") } else { condition.clone() }
+    };
+    body.iter().any(is_tag).then(|| body.iter().map(swapped).collect())
 }

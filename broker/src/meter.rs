@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use writ_bus::ConnectionState;
-use writ_common::{record::RecordKind, time::Now};
+use writ_common::time::Now;
 use writ_journal::Entry;
 use writ_telemetry::{
     Snapshots,
@@ -43,16 +43,11 @@ impl Meter {
 
     /// Counts what one event led to, and how long the core took for it.
     pub(crate) fn handled(&mut self, effects: &[Effect], took: Duration) {
-        let mut decided: u32 = 0;
-        for effect in effects {
-            if let Effect::Journal(_, Entry::Prepared { kind, .. }) = effect {
-                self.records.count(*kind);
-                decided += u32::from(matches!(kind, RecordKind::Allow | RecordKind::Deny | RecordKind::Hold));
-            }
-        }
-        for _ in 0..decided {
-            self.decisions.observe_time(took / decided);
-        }
+        let kinds = effects.iter().filter_map(|effect| match effect {
+            Effect::Journal(_, Entry::Prepared { kind, .. }) => Some(*kind),
+            _ => None,
+        });
+        self.records.count_event(kinds, took, &mut self.decisions);
     }
 
     /// Counts a capability whose task is in the index.

@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    approval::{ApprovalClaim, ClaimState},
+    approval::ApprovalClaim,
     codec::{Message, decode},
     control::ControlState,
     datalog::Term,
@@ -188,11 +188,6 @@ impl Acts {
         });
         recorded.collect()
     }
-
-    /// Every act that is remembered, for showing.
-    pub fn iter(&self) -> impl Iterator<Item = &LabelAct> {
-        self.known.values().map(|known| &known.act)
-    }
 }
 
 /// An act whose signature holds and whose author may speak; whether they may say this is the policy's to answer.
@@ -231,7 +226,7 @@ pub fn open(
     let act = signed.peek().map_err(|error| refused(error.to_string()))?;
     let by = &act.by;
     let key = control.approver_key(by);
-    if key != Some(signed.claimed_key()) || signed.clone().open(|_| true).is_err() {
+    if signed.open(|signer| key == Some(signer)).is_err() {
         return Err(refused(format!("`{by}` did not sign this")));
     }
     let Some(entry) = inventory.approvers.get(by) else {
@@ -245,27 +240,6 @@ pub fn open(
     }
     let roles = entry.roles.iter().map(ToString::to_string).collect();
     Ok(OpenAct { act, roles })
-}
-
-/// The claim that uses an act up.
-#[must_use]
-pub fn claim_of(
-    tenant: &TenantId,
-    id: &ApprovalId,
-    call_id: Digest,
-    node: &crate::ids::NodeId,
-    boot: &crate::ids::BootId,
-    at: Timestamp,
-) -> ApprovalClaim {
-    ApprovalClaim {
-        tenant: tenant.clone(),
-        approval: id.clone(),
-        call_id,
-        node: node.clone(),
-        boot: boot.clone(),
-        at,
-        state: ClaimState::Used,
-    }
 }
 
 #[cfg(test)]

@@ -62,6 +62,14 @@ pub struct Evidence<'a> {
     pub flow: FlowEvidence<'a>,
 }
 
+impl<'a> Evidence<'a> {
+    /// What is known of a request that no capability is made with: control state and a label.
+    #[must_use]
+    pub fn new(control: &'a ControlState, label: &'a Label) -> Self {
+        Self { capability: None, control, gate: None, handover: None, label, flow: FlowEvidence::default() }
+    }
+}
+
 /// Longest lives and depth if policy derives no bound of its own.
 const TASK_LIFE: Millis = Millis::from_secs(3_600);
 const CAPABILITY_LIFE: Millis = Millis::from_secs(300);
@@ -194,9 +202,10 @@ fn decide_call(
         obligations.extend((!acts.is_empty()).then_some(Obligation::Acts(acts)));
         obligations.extend(charges(&mut world)?.map(Obligation::Budget));
     }
-    let allowed = conclude(reasons, rules, obligations)
-        .map_err(|refused| Refused { flow: Box::new(flows.clone()), ..refused })?;
-    Ok(Allowed { would_deny, flow: flows, ..allowed })
+    match conclude(reasons, rules, obligations) {
+        Ok(allowed) => Ok(Allowed { would_deny, flow: flows, ..allowed }),
+        Err(refused) => Err(Refused { flow: Box::new(flows), ..refused }),
+    }
 }
 
 /// Adds to a missing right who could grant it, where the policy lets that be told. Nothing is decided by it.
@@ -431,7 +440,7 @@ fn call_facts(
     let (guarded, looked_for) = flow.facts();
     contract.extend(guarded);
     ambient.extend(looked_for);
-    ambient.extend(flow::findings(evidence));
+    ambient.extend_from_slice(evidence.flow.findings);
     ambient.push(text("user_kind", capability.grant().user.kind().as_str()));
     ambient.push(Predicate::new("depth", [integer(capability.chain().depth())]));
     ambient.extend(capability.chain().hops().map(|hop| {

@@ -7,7 +7,6 @@ use writ_bus::ConnectionState;
 use writ_common::{
     codec::decode,
     control::{ControlDocument, ControlEvent},
-    record::RecordKind,
     signed::Signed,
     time::{Now, Timestamp},
 };
@@ -49,16 +48,11 @@ impl Meter {
 
     /// Counts what one event led to, and how long the guard took for it.
     pub(crate) fn handled(&mut self, effects: &[Effect], took: Duration) {
-        let mut decided: u32 = 0;
-        for effect in effects {
-            if let Effect::Journal(_, Entry::Prepared { kind, .. }) = effect {
-                self.records.count(*kind);
-                decided += u32::from(matches!(kind, RecordKind::Allow | RecordKind::Deny | RecordKind::Hold));
-            }
-        }
-        for _ in 0..decided {
-            self.decisions.observe_time(took / decided);
-        }
+        let kinds = effects.iter().filter_map(|effect| match effect {
+            Effect::Journal(_, Entry::Prepared { kind, .. }) => Some(*kind),
+            _ => None,
+        });
+        self.records.count_event(kinds, took, &mut self.decisions);
     }
 
     /// Counts how long a revocation took to get here. What was revoked before this run began tells nothing.

@@ -3,7 +3,7 @@
 use writ_common::{
     codec::{decode, encode},
     control::{ControlEvent, RevocationTarget},
-    decide::{Evidence, FlowEvidence, decide, without_policy},
+    decide::{Evidence, decide, without_policy},
     entropy::draw,
     ids::{Action, OperatorId, Resource, TaskId},
     json::Value,
@@ -108,15 +108,8 @@ impl Broker {
 
     /// What a policy says of an operator's request.
     pub(super) fn judge_operator(&self, request: &Request, policy: &PolicySet, now: Now) -> Verdict {
-        let evidence = Evidence {
-            capability: None,
-            handover: None,
-            control: &self.control,
-            gate: None,
-            label: &Label::bottom(),
-            flow: FlowEvidence::default(),
-        };
-        decide(request, &evidence, policy, now.wall)
+        let label = Label::bottom();
+        decide(request, &Evidence::new(&self.control, &label), policy, now.wall)
     }
 
     /// The request as policy and record see it.

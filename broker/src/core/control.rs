@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use writ_bus::{Attested, Fence, Store, StoreError, Stored};
+use writ_bus::{Attested, Store, StoreError, Stored};
 use writ_common::{
     codec::{decode, encode},
     control::{ControlDocument, ControlEvent},
@@ -139,8 +139,7 @@ impl Broker {
         };
         let payload = encode_signed(&document, &self.setup.key);
         let subject = Subject::Control.of(&self.setup.tenant);
-        let fence = Fence::LastOn { subject: subject.clone(), sequence: self.control.last_seen() };
-        let store = Store { subject, payload: payload.clone(), message_id: None, fence, ttl_secs: None };
+        let store = Store::fenced(subject, self.control.last_seen(), payload.clone());
         let ticket = self.fresh_ticket();
         self.push(Effect::Publish { ticket, store, delay });
         self.control_in_flight = Some((ticket, InFlight { write, event, payload, attempts, after }));

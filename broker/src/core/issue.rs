@@ -6,7 +6,7 @@ use writ_bus::{Attested, Fence, Store, StoreError, Stored};
 use writ_common::{
     capability::{Grant, Right},
     codec::{decode, encode},
-    decide::{Evidence, FlowEvidence, decide, without_policy},
+    decide::{Evidence, decide, without_policy},
     digest::Digest,
     entropy::draw,
     ids::{Action, AgentId, CapabilityId, DomainId, FlowDomain, PartId, Resource, RoleId, TaskId, UserId},
@@ -377,15 +377,8 @@ impl Broker {
                 task_kind: Some(new.kind.clone()),
             },
         };
-        let evidence = Evidence {
-            capability: None,
-            handover: None,
-            control: &self.control,
-            gate: None,
-            label: &Label::bottom(),
-            flow: FlowEvidence::default(),
-        };
-        let verdict = decide(&request, &evidence, policy, now.wall);
+        let label = Label::bottom();
+        let verdict = decide(&request, &Evidence::new(&self.control, &label), policy, now.wall);
         let bounds = match (verdict.decision(), verdict.obligations()) {
             (Decision::Allow, [Obligation::GrantWithin(bounds)]) => Some(bounds.clone()),
             _ => None,
@@ -442,13 +435,7 @@ impl Broker {
             origins: Origins::new(),
         };
         let subject = Subject::Label(domain.clone()).of(&self.setup.tenant);
-        Store {
-            subject: subject.clone(),
-            payload: encode(&Signed::new(&label, &self.setup.key)),
-            message_id: None,
-            fence: Fence::LastOn { subject, sequence: 0 },
-            ttl_secs: None,
-        }
+        Store::fenced(subject, 0, encode(&Signed::new(&label, &self.setup.key)))
     }
 
     fn publish_label(&mut self, mut issuing: Box<Issuing>, now: Now) {

@@ -19,7 +19,7 @@ use writ_common::{
     },
     capability::{Grant, Narrowing, Right},
     codec::encode,
-    decide::{ASK, Evidence, FlowEvidence, ask_arguments, bound_values, decide, without_policy},
+    decide::{ASK, Evidence, ask_arguments, bound_values, decide, without_policy},
     digest::Digest,
     entropy::draw,
     ids::{Action, ApprovalId, NodeId, PartId, Resource, ResourceKind, TaskId, UserId},
@@ -217,15 +217,8 @@ impl Broker {
             },
         };
         // A broker does not read task labels, and what is not known counts as the highest there is.
-        let evidence = Evidence {
-            capability: None,
-            handover: None,
-            control: &self.control,
-            gate: None,
-            label: &Label::top(),
-            flow: FlowEvidence::default(),
-        };
-        decide(&request, &evidence, policy, now.wall)
+        let label = Label::top();
+        decide(&request, &Evidence::new(&self.control, &label), policy, now.wall)
     }
 
     /// Asks people, tells how it stands, or goes on to issue it.
@@ -336,12 +329,9 @@ impl Broker {
             Subject::ApprovalRequest { part: entry.domain.part.clone(), approval: wanting.id.clone() }
                 .of(&self.setup.tenant);
         let store = Store {
-            payload: encode(&signed),
-            // Whoever asks first has asked: what people see cannot be exchanged afterwards.
-            fence: Fence::LastOn { subject: subject.clone(), sequence: 0 },
-            subject,
-            message_id: None,
             ttl_secs: Some(terms.life.0.saturating_add(KEPT_AFTER_END.0) / 1_000),
+            // Whoever asks first has asked: what people see cannot be exchanged afterwards.
+            ..Store::fenced(subject, 0, encode(&signed))
         };
         let mut hold = self.verdicted(RecordedDecision::Hold, verdict, &wanting);
         let needed = Reason::new(ReasonCode::ApprovalNeeded).told(in_words(&terms.needs));
@@ -485,12 +475,11 @@ impl Broker {
     fn claim_store(&self, claim: &ApprovalClaim, part: &PartId, sequence: u64) -> Store {
         let subject = Subject::ApprovalClaim { part: part.clone(), approval: claim.approval.clone() }
             .of(&self.setup.tenant);
-        let fence = match writ_common::red::off("H09-right") {
-            true => Fence::None,
-            false => Fence::LastOn { subject: subject.clone(), sequence },
-        };
-        let payload = encode(&Signed::new(claim, &self.setup.key));
-        Store { subject, payload, message_id: None, fence, ttl_secs: None }
+        let mut store = Store::fenced(subject, sequence, encode(&Signed::new(claim, &self.setup.key)));
+        if writ_common::red::off("H09-right") {
+            store.fence = Fence::None;
+        }
+        store
     }
 
     /// The approval is taken: record the issue.

@@ -22,6 +22,16 @@ pub struct Store {
     pub ttl_secs: Option<u64>,
 }
 
+impl Store {
+    /// A message that is stored if the last one on its subject has this sequence, and is kept; 0 if it must be the
+    /// first.
+    #[must_use]
+    pub fn fenced(subject: String, sequence: u64, payload: Vec<u8>) -> Self {
+        let fence = Fence::LastOn { subject: subject.clone(), sequence };
+        Self { subject, payload, message_id: None, fence, ttl_secs: None }
+    }
+}
+
 /// A condition the server checks in the same step as it stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fence {

@@ -60,29 +60,27 @@ struct Passed {
     is_enough: bool,
 }
 
-impl Passed {
-    /// An act that is for this very call and whose author may speak.
-    fn open(
-        &mut self,
-        signed: &Signed<LabelAct>,
-        act: &LabelAct,
-        request: &Request,
-        evidence: &Evidence<'_>,
-        policy: &PolicySet,
-        now: Timestamp,
-    ) -> Option<OpenAct> {
-        if act.resource != request.resource || act.action != request.action {
-            return None;
-        }
+/// The acts of one kind that people said of this call, in their order: opened, or why one does not count.
+fn acts_of<'a>(
+    kind: fn(&ActKind) -> bool,
+    request: &'a Request,
+    evidence: &'a Evidence<'a>,
+    policy: &'a PolicySet,
+    now: Timestamp,
+) -> impl Iterator<Item = Result<OpenAct, Reason>> + 'a {
+    let of_this_right = move |act: &LabelAct| {
+        act.resource == request.resource && act.action == request.action && kind(&act.kind)
+    };
+    let open = move |signed: &Signed<LabelAct>| {
+        let act = signed.peek().ok().filter(of_this_right)?;
         if evidence.flow.call != Some(act.call) && !crate::red::off("F08") {
             let told = format!("what `{}` let pass has another content", act.by);
-            self.complaints.push(Reason::new(ReasonCode::DeclassDigest).told(told));
-            return None;
+            return Some(Err(Reason::new(ReasonCode::DeclassDigest).told(told)));
         }
         let user = &evidence.capability?.grant().user;
-        let opened = act::open(signed, evidence.control, &policy.inventory, user, now);
-        opened.map_err(|reason| self.complaints.push(reason)).ok()
-    }
+        Some(act::open(signed, evidence.control, &policy.inventory, user, now))
+    };
+    evidence.flow.acts.iter().filter_map(open)
 }
 
 /// A call as the flow plane sees it, before the rules were asked.
@@ -92,7 +90,6 @@ pub(super) struct Flow {
     /// What columns add to it.
     columns: Label,
     is_query: bool,
-
     /// What the caller may be told.
     clearance: Label,
     /// For a call on an agent: its name and what it may be told.
@@ -186,22 +183,23 @@ impl Flow {
         (guarded, looked_for.collect())
     }
 
-    /// Whether some guarded argument has no source.
-    fn is_unsourced(&self) -> bool {
-        self.arguments.iter().any(|argument| argument.source.is_none())
+    /// The guarded arguments nothing vouches for.
+    fn missing(&self) -> impl Iterator<Item = &GuardedArgument> {
+        self.arguments.iter().filter(|argument| argument.source.is_none())
     }
 
     /// What stands against the call, once the rules were asked.
     pub(super) fn judge(
-        &self,
+        self,
         request: &Request,
         evidence: &Evidence<'_>,
         policy: &PolicySet,
         world: &mut World<'_>,
         now: Timestamp,
     ) -> Result<Judged, Reason> {
-        let result = self.result(world)?;
-        let is_as_declared = raised(&self.columns, world)?.integrity == Integrity::Trusted;
+        let added = added(world)?;
+        let result = self.declared.join(&added);
+        let is_as_declared = self.columns.join(&added).integrity == Integrity::Trusted;
         let mut reasons = Vec::new();
         let mut acts = BTreeSet::new();
         if !crate::red::off("F03-clearance") {
@@ -235,7 +233,7 @@ impl Flow {
             }
         }
         let mut vouching = Vec::new();
-        if self.is_unsourced() {
+        if self.missing().next().is_some() {
             let passed = self.endorsed(request, evidence, policy, world, now)?;
             acts.extend(passed.acts);
             if !passed.is_enough {
@@ -250,8 +248,8 @@ impl Flow {
             result,
             is_as_declared,
             is_query: self.is_query,
-            clearance: self.clearance.clone(),
-            arguments: self.arguments.clone(),
+            clearance: self.clearance,
+            arguments: self.arguments,
             acts,
         };
         Ok(Judged { verdict, reasons, vouching })
@@ -270,20 +268,22 @@ impl Flow {
         let permitted = world.facts("may_declassify", 2).map_err(Reason::from)?;
         let mut left: BTreeSet<&str> = beyond.iter().copied().collect();
         let mut passed = Passed::default();
-        for signed in evidence.flow.acts {
-            let Some((act, tags)) = signed.peek().ok().and_then(|act| match act.kind.clone() {
-                ActKind::Declassify { tags } => Some((act, tags)),
-                ActKind::Endorse => None,
-            }) else {
-                continue;
+        let is_declassifying: fn(&ActKind) -> bool = |kind| matches!(kind, ActKind::Declassify { .. });
+        for opened in acts_of(is_declassifying, request, evidence, policy, now) {
+            let opened = match opened {
+                Ok(opened) => opened,
+                Err(complaint) => {
+                    passed.complaints.push(complaint);
+                    continue;
+                }
             };
-            let Some(opened) = passed.open(signed, &act, request, evidence, policy, now) else { continue };
-            for tag in &tags {
+            let ActKind::Declassify { tags } = &opened.act.kind else { continue };
+            for tag in tags {
                 if !opened.may(&permitted, tag.as_str()) {
-                    let told = format!("`{}` may not declassify `{tag}`", act.by);
+                    let told = format!("`{}` may not declassify `{tag}`", opened.act.by);
                     passed.complaints.push(Reason::new(ReasonCode::DeclassUnauthorised).told(told));
                 } else if left.remove(tag.as_str()) {
-                    passed.acts.insert(act.id.clone());
+                    passed.acts.insert(opened.act.id.clone());
                 }
             }
         }
@@ -302,33 +302,30 @@ impl Flow {
     ) -> Result<Passed, Reason> {
         let permitted = world.facts("may_endorse", 2).map_err(Reason::from)?;
         let mut passed = Passed::default();
-        for signed in evidence.flow.acts {
-            let Some(act) = signed.peek().ok().filter(|act| act.kind == ActKind::Endorse) else { continue };
-            let Some(opened) = passed.open(signed, &act, request, evidence, policy, now) else { continue };
-            let missing = self.arguments.iter().filter(|argument| argument.source.is_none());
-            let beyond: Vec<&str> = missing
-                .map(|argument| argument.entity.as_str())
-                .filter(|entity| !opened.may(&permitted, entity))
-                .collect();
-            match beyond.first() {
-                None => {
-                    passed.acts.insert(act.id.clone());
-                    passed.is_enough = true;
-                    break;
+        for opened in acts_of(|kind| *kind == ActKind::Endorse, request, evidence, policy, now) {
+            let opened = match opened {
+                Ok(opened) => opened,
+                Err(complaint) => {
+                    passed.complaints.push(complaint);
+                    continue;
                 }
-                Some(entity) => {
-                    let told = format!("`{}` may not endorse an argument of type `{entity}`", act.by);
-                    passed.complaints.push(Reason::new(ReasonCode::DeclassUnauthorised).told(told));
-                }
-            }
+            };
+            let beyond = self.missing().find(|argument| !opened.may(&permitted, argument.entity.as_str()));
+            let Some(GuardedArgument { entity, .. }) = beyond else {
+                passed.acts.insert(opened.act.id);
+                passed.is_enough = true;
+                break;
+            };
+            let told = format!("`{}` may not endorse an argument of type `{entity}`", opened.act.by);
+            passed.complaints.push(Reason::new(ReasonCode::DeclassUnauthorised).told(told));
         }
         Ok(passed)
     }
 
     /// What is said where arguments have no source and the policy names nobody who could vouch for them.
     fn unsourced(&self, evidence: &Evidence<'_>) -> Reason {
-        let missing = self.arguments.iter().filter(|argument| argument.source.is_none());
-        let missing: Vec<String> = missing.map(|one| format!("`{}` ({})", one.path, one.entity)).collect();
+        let missing: Vec<String> =
+            self.missing().map(|one| format!("`{}` ({})", one.path, one.entity)).collect();
         let origin = origin_of(UNTRUSTED, evidence);
         let told = format!(
             "nothing vouches for {}, and outsiders had a say in this task{origin}",
@@ -336,22 +333,27 @@ impl Flow {
         );
         Reason::new(ReasonCode::FlowIntegrity).told(told)
     }
-
-    /// The declared label and what the policy adds to it.
-    fn result(&self, world: &mut World<'_>) -> Result<Label, Reason> {
-        raised(&self.declared, world)
-    }
 }
 
-/// A label and what the policy adds to it.
-pub(super) fn raised(label: &Label, world: &mut World<'_>) -> Result<Label, Reason> {
-    let added = world.facts("result_tag", 1).map_err(Reason::from)?;
-    let mut result = label.join(&Label { confidentiality: tags(&added), integrity: Integrity::Trusted });
+/// What the policy adds to the label of a result.
+pub(super) fn added(world: &mut World<'_>) -> Result<Label, Reason> {
+    let tags: Option<BTreeSet<Tag>> =
+        world.facts("result_tag", 1).map_err(Reason::from)?.iter().map(|tuple| tag_of(tuple)).collect();
     let levels = world.facts("result_integrity", 1).map_err(Reason::from)?;
-    if levels.iter().any(|tuple| tuple.as_slice() != [Term::str(Integrity::Trusted.as_str())]) {
-        result.integrity = Integrity::Untrusted;
+    let is_trusted = levels.iter().all(|tuple| tuple.as_slice() == [Term::str(Integrity::Trusted.as_str())]);
+    // One outside the grammar is everything, which nothing takes and nobody may be told.
+    let confidentiality = tags.map_or(Confidentiality::Top, Confidentiality::Tags);
+    let integrity = if is_trusted { Integrity::Trusted } else { Integrity::Untrusted };
+    // Too many collapse as in any join.
+    Ok(Label::bottom().join(&Label { confidentiality, integrity }))
+}
+
+/// The tag a rule derived, if it is one.
+fn tag_of(tuple: &[Term]) -> Option<Tag> {
+    match tuple {
+        [Term::Str(tag)] => Tag::parse(tag.as_str()).ok(),
+        _ => None,
     }
-    Ok(result)
 }
 
 /// What vouches for a value. One that the grant pins was settled before anybody outside had a say: of several the
@@ -377,29 +379,11 @@ fn look_for(
 /// The word for what outsiders had a say in, where origins are kept.
 pub const UNTRUSTED: &str = "untrusted";
 
-/// Derived tags; one outside the grammar is everything, which nothing takes and nobody may be told.
-fn tags(derived: &[Vec<Term>]) -> Confidentiality {
-    let tag = |tuple: &Vec<Term>| match tuple.as_slice() {
-        [Term::Str(tag)] => Tag::parse(tag.as_str()).ok(),
-        _ => None,
-    };
-    derived.iter().map(tag).collect::<Option<BTreeSet<Tag>>>().map_or(Confidentiality::Top, |tags| match tags
-        .len()
-        > crate::label::TAGS_MAX
-    {
-        true => Confidentiality::Top,
-        false => Confidentiality::Tags(tags),
-    })
-}
-
 /// What the contract accepts and the policy adds; of what is added, only tags that are ones count.
 fn widened(accepts: &Confidentiality, world: &mut World<'_>) -> Result<Confidentiality, Reason> {
     let Confidentiality::Tags(own) = accepts else { return Ok(Confidentiality::Top) };
     let added = world.facts("accepts", 1).map_err(Reason::from)?;
-    let added = added.iter().filter_map(|tuple| match tuple.as_slice() {
-        [Term::Str(tag)] => Tag::parse(tag.as_str()).ok(),
-        _ => None,
-    });
+    let added = added.iter().filter_map(|tuple| tag_of(tuple));
     Ok(Confidentiality::Tags(own.iter().cloned().chain(added).collect()))
 }
 
@@ -412,11 +396,6 @@ fn with_origins(tags: &[&str], evidence: &Evidence<'_>) -> String {
 fn origin_of(what: &str, evidence: &Evidence<'_>) -> String {
     let origin = evidence.flow.origins.and_then(|origins| origins.get(what));
     origin.map_or_else(String::new, |origin| format!(" (from {origin})"))
-}
-
-/// What inspectors found, as facts of the request.
-pub(super) fn findings(evidence: &Evidence<'_>) -> Facts {
-    evidence.flow.findings.to_vec()
 }
 
 /// The label of the task, as facts.

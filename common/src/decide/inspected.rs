@@ -10,7 +10,7 @@ use super::{
 use crate::{
     capability::engine::World,
     datalog::Predicate,
-    label::{Integrity, Label},
+    label::Label,
     policy::{Effect, PolicySet, RuleInfo},
     reason::{Reason, ReasonCode},
     request::{Principal, Request},
@@ -85,6 +85,5 @@ pub fn judge_result(
     if !withheld.is_empty() && may_be_observed(&mut after, &observed).map_err(first)? {
         withheld.clear();
     }
-    let clean = Label { integrity: Integrity::Trusted, ..Label::bottom() };
-    Ok(ResultJudgement { label: flow::raised(&clean, &mut after)?, withheld })
+    Ok(ResultJudgement { label: flow::added(&mut after)?, withheld })
 }

@@ -185,8 +185,24 @@ const KINDS: [RecordKind; 5] =
     [RecordKind::Allow, RecordKind::Deny, RecordKind::Hold, RecordKind::Outcome, RecordKind::Void];
 
 impl RecordCounts {
-    /// Counts one.
-    pub fn count(&mut self, kind: RecordKind) {
+    /// Counts the records of one event, and for each decision among them its share of the time the event took.
+    pub fn count_event(
+        &mut self,
+        kinds: impl Iterator<Item = RecordKind>,
+        took: Duration,
+        decisions: &mut Histogram,
+    ) {
+        let mut decided: u32 = 0;
+        for kind in kinds {
+            self.count(kind);
+            decided += u32::from(matches!(kind, RecordKind::Allow | RecordKind::Deny | RecordKind::Hold));
+        }
+        for _ in 0..decided {
+            decisions.observe_time(took / decided);
+        }
+    }
+
+    fn count(&mut self, kind: RecordKind) {
         for (counted, count) in KINDS.iter().zip(&mut self.0) {
             *count += u64::from(*counted == kind);
         }

@@ -5,15 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use writ_bus::{Fence, Store, StoreError, Stored};
+use writ_bus::{Fence, StoreError, Stored};
 use writ_common::{
-    act::claim_of,
-    codec::encode,
+    approval::ClaimState,
     digest::Digest,
     ids::ApprovalId,
     reason::{Reason, ReasonCode},
     record::Basis,
-    signed::Signed,
     subjects::Subject,
     time::{Millis, Now},
     verdict::Verdict,
@@ -45,17 +43,12 @@ impl Guard {
             let verdict = verdict.acted(&self.acts, &call_id, now.wall);
             return self.go_on(call, verdict, basis, now);
         };
-        let claim =
-            claim_of(&self.config.tenant, &act, call_id, &self.config.node, &self.config.boot, now.wall);
-        let part = known.domain.part.clone();
-        let subject = Subject::ApprovalClaim { part, approval: act.clone() }.of(&self.config.tenant);
-        let fence = match writ_common::red::off("F08-claim") {
-            true => Fence::None,
-            false => Fence::LastOn { subject: subject.clone(), sequence: 0 },
-        };
-        let payload = encode(&Signed::new(&claim, &self.config.key));
-        self.streams.sent(payload.len());
-        let store = Store { subject, payload, message_id: None, fence, ttl_secs: None };
+        let subject = Subject::ApprovalClaim { part: known.domain.part.clone(), approval: act.clone() };
+        let claim = self.claim_of(act.clone(), call_id, ClaimState::Used, now);
+        let mut store = self.fenced(&claim, &subject, 0);
+        if writ_common::red::off("F08-claim") {
+            store.fence = Fence::None;
+        }
         let ticket = self.ticket(Pending::ActUsed(call, Box::new(Acting { verdict, basis, act })));
         self.push(Effect::Publish { ticket, store, delay: Millis(0) });
     }

@@ -11,6 +11,7 @@ use writ_common::{
         Need, Standing, in_words,
     },
     codec::encode,
+    digest::Digest,
     ids::{ApprovalId, PartId},
     reason::{Reason, ReasonCode},
     record::{
@@ -86,7 +87,6 @@ impl Guard {
         now: Now,
     ) {
         let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else { return };
-        let Some(policy) = self.policy.clone() else { return };
         let revision = verdict.policy_revision();
         let id = known.approval.clone().unwrap_or_else(|| ApprovalId::of_call(&known.call_id));
         let is_new = known.approval.is_none() && self.approvals.get(&id).is_none();
@@ -97,15 +97,6 @@ impl Guard {
         if is_new {
             return self.ask_people(call, id, &verdict, terms, basis, now);
         }
-        let grant = known.capability.grant();
-        let chain = known.agents();
-        let asks = ApprovedCall {
-            user: &grant.user,
-            task: &grant.task,
-            chain: &chain,
-            call: known.call,
-            contract: self.calls.get(&call).and_then(|flight| flight.what.contract),
-        };
         // Whoever said yes before the task was told things by outsiders was not shown that nothing vouches for these.
         let shown = self.approvals.get(&id).map(|known| known.request().sources.clone()).unwrap_or_default();
         let is_shown = |path: &str| shown.iter().any(|source| source.source.is_none() && source.path == path);
@@ -114,7 +105,7 @@ impl Guard {
             let reason = Reason::new(ReasonCode::ApprovalBinding).told(told);
             return self.deny(call, &Verdict::deny(reason, revision), basis, now);
         }
-        match self.approvals.weigh(&id, &asks, terms, &self.control, &policy, now.wall) {
+        match self.weigh(call, &id, terms, now) {
             Ok(Standing::Granted(approved)) => self.claim(call, approved, verdict, basis, now),
             Ok(Standing::Waiting { missing, unusable }) => {
                 self.give_back(call, now);
@@ -180,13 +171,10 @@ impl Guard {
         let subject = Subject::ApprovalRequest { part: grant.domain.part.clone(), approval: id.clone() }
             .of(&self.config.tenant);
         let store = Store {
-            payload: encode(&signed),
-            // Whoever asks first has asked: what people see cannot be exchanged afterwards.
-            fence: Fence::LastOn { subject: subject.clone(), sequence: 0 },
-            subject,
-            message_id: None,
             // It holds arguments, which records never do: it goes when it is of no more use.
             ttl_secs: Some(terms.life.0.saturating_add(KEPT_AFTER_END.0) / 1_000),
+            // Whoever asks first has asked: what people see cannot be exchanged afterwards.
+            ..Store::fenced(subject, 0, encode(&signed))
         };
         let mut hold =
             Verdicted::new(RecordedDecision::Hold, verdict, flight.who.clone(), flight.what.clone(), basis);
@@ -266,15 +254,7 @@ impl Guard {
             // Decided once more, since the label moved under it.
             return self.go_on(call, verdict.discharged(&approved), basis, now);
         }
-        let claim = ApprovalClaim {
-            tenant: self.config.tenant.clone(),
-            approval: approved.id().clone(),
-            call_id: known.call_id,
-            node: self.config.node.clone(),
-            boot: self.config.boot.clone(),
-            at: now.wall,
-            state: ClaimState::Claimed,
-        };
+        let claim = self.claim_of(approved.id().clone(), known.call_id, ClaimState::Claimed, now);
         let part = known.domain.part.clone();
         match self.approvals.claimable(&claim.approval, &claim.call_id, now.wall) {
             Ok(sequence) => {
@@ -290,16 +270,32 @@ impl Guard {
         }
     }
 
+    /// The claim of this node for a call.
+    pub(super) fn claim_of(
+        &self,
+        approval: ApprovalId,
+        call_id: Digest,
+        state: ClaimState,
+        now: Now,
+    ) -> ApprovalClaim {
+        ApprovalClaim {
+            tenant: self.config.tenant.clone(),
+            approval,
+            call_id,
+            node: self.config.node.clone(),
+            boot: self.config.boot.clone(),
+            at: now.wall,
+            state,
+        }
+    }
+
     fn claim_store(&mut self, claim: &ApprovalClaim, part: &PartId, sequence: u64) -> Store {
-        let subject = Subject::ApprovalClaim { part: part.clone(), approval: claim.approval.clone() }
-            .of(&self.config.tenant);
-        let fence = match writ_common::red::off("H09") {
-            true => Fence::None,
-            false => Fence::LastOn { subject: subject.clone(), sequence },
-        };
-        let payload = encode(&Signed::new(claim, &self.config.key));
-        self.streams.sent(payload.len());
-        Store { subject, payload, message_id: None, fence, ttl_secs: None }
+        let subject = Subject::ApprovalClaim { part: part.clone(), approval: claim.approval.clone() };
+        let mut store = self.fenced(claim, &subject, sequence);
+        if writ_common::red::off("H09") {
+            store.fence = Fence::None;
+        }
+        store
     }
 
     /// What the stream said about a claim.
@@ -361,7 +357,14 @@ impl Guard {
         self.push(Effect::Publish { ticket, store, delay: Millis(0) });
     }
 
-    fn still_approved(&self, call: CallRef, held: &Held, now: Now) -> Result<(), Reason> {
+    /// How an approval of a call stands at this moment.
+    fn weigh(
+        &self,
+        call: CallRef,
+        id: &ApprovalId,
+        terms: &ApprovalTerms,
+        now: Now,
+    ) -> Result<Standing, Reason> {
         let gone = || Reason::new(ReasonCode::ApprovalUnavailable).noted("the call is gone");
         let flight = self.calls.get(&call).ok_or_else(gone)?;
         let known = flight.known.as_ref().ok_or_else(gone)?;
@@ -375,8 +378,11 @@ impl Guard {
             call: known.call,
             contract: flight.what.contract,
         };
-        let id = &held.claim.approval;
-        match self.approvals.weigh(id, &asks, &held.terms, &self.control, policy, now.wall)? {
+        self.approvals.weigh(id, &asks, terms, &self.control, policy, now.wall)
+    }
+
+    fn still_approved(&self, call: CallRef, held: &Held, now: Now) -> Result<(), Reason> {
+        match self.weigh(call, &held.claim.approval, &held.terms, now)? {
             Standing::Granted(_) => Ok(()),
             Standing::Waiting { missing, unusable } => Err(unusable
                 .into_iter()

@@ -6,14 +6,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use writ_bus::{Fence, Store, StoreError, Stored};
+use writ_bus::{Fence, StoreError, Stored};
 use writ_common::{
     budget::{BudgetState, Charge, Charges, Spent, charged},
-    codec::encode,
     ids::{BudgetId, PartId, TaskId},
     reason::{Reason, ReasonCode},
     record::{Basis, OutcomeStatus},
-    signed::Signed,
     subjects::Subject,
     time::{Millis, Now},
     verdict::Verdict,
@@ -162,14 +160,10 @@ impl Guard {
         };
         let subject =
             Subject::Budget { part: key.part.clone(), task: key.task.clone(), budget: key.budget.clone() };
-        let subject = subject.of(&self.config.tenant);
-        let fence = match writ_common::red::off("D07-fence") {
-            true => Fence::None,
-            false => Fence::LastOn { subject: subject.clone(), sequence },
-        };
-        let payload = encode(&Signed::new(&state, &self.config.key));
-        let store = Store { subject, payload, message_id: None, fence, ttl_secs: None };
-        self.streams.sent(store.payload.len());
+        let mut store = self.fenced(&state, &subject, sequence);
+        if writ_common::red::off("D07-fence") {
+            store.fence = Fence::None;
+        }
         let ticket = self.ticket(Pending::Charged(key.clone(), total));
         self.push(Effect::Publish { ticket, store, delay: Millis(0) });
     }

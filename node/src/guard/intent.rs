@@ -327,15 +327,8 @@ impl Guard {
         self.pending.insert(ticket, Pending::OutcomeWritten(call, prepared));
     }
 
-    /// The outcome is in the journal: answer, and publish it.
-    pub(super) fn outcome_written(&mut self, call: CallRef, prepared: Box<Prepared>, _now: Now) {
-        self.answer_outcome(call);
-        let message_id = prepared.message_id.clone();
-        self.publish_record(prepared, message_id, Purpose::Record, Millis(0));
-    }
-
-    /// The outcome could not be written; it is published all the same.
-    pub(super) fn outcome_unwritten(&mut self, call: CallRef, prepared: Box<Prepared>) {
+    /// The outcome is in the journal, or cannot be: answer, and publish it either way.
+    pub(super) fn outcome_written(&mut self, call: CallRef, prepared: Box<Prepared>) {
         self.answer_outcome(call);
         let message_id = prepared.message_id.clone();
         self.publish_record(prepared, message_id, Purpose::Record, Millis(0));

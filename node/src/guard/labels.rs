@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use writ_bus::{Fence, Store, StoreError, Stored};
+use writ_bus::{Store, StoreError, Stored};
 use writ_common::{
-    codec::{decode, encode},
+    codec::decode,
     digest::Digest,
     entropy::draw,
     ids::FlowDomain,
@@ -101,7 +101,9 @@ impl Labels {
     /// Takes what is known as outdated.
     pub(super) fn forget(&mut self, domain: &FlowDomain) {
         // What it was is remembered: whatever comes next is at least that.
-        self.outdated.insert(domain.clone());
+        if self.known.contains_key(domain) {
+            self.outdated.insert(domain.clone());
+        }
         if self.unsound.get(domain) == Some(&Unsound::Unverified) {
             self.drop(domain);
         }
@@ -276,15 +278,7 @@ impl Guard {
             });
             raising.busy = Some(Busy::Publishing);
             raising.sent = raising.wanted.len();
-            let subject = Subject::Label(domain.clone()).of(&self.config.tenant);
-            let store = Store {
-                payload: encode(&Signed::new(&next, &self.config.key)),
-                fence: Fence::LastOn { subject: subject.clone(), sequence },
-                subject,
-                message_id: None,
-                ttl_secs: None,
-            };
-            self.streams.sent(store.payload.len());
+            let store = self.fenced(&next, &Subject::Label(domain.clone()), sequence);
             self.publish_raise(domain.clone(), Box::new((next, store)), Millis(0));
         }
         for wanted in covered {

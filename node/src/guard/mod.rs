@@ -46,7 +46,7 @@ use writ_common::{
     act::Acts,
     admission::Admission,
     approval::Approvals,
-    codec::{decode, encode},
+    codec::{Message, decode, encode},
     control::{ControlEvent, ControlFault, ControlState, claims_policy},
     decide::Gate,
     entropy::{Entropy, draw},
@@ -59,8 +59,9 @@ use writ_common::{
     reason::ReasonCode,
     record::Origin,
     recorder::{Prepared, Recorder},
-    signed::Signed,
+    signed::{Signable, Signed},
     source::ResultSources,
+    subjects::Subject,
     time::{Millis, Now},
 };
 use writ_journal::Entry;
@@ -300,9 +301,9 @@ impl Guard {
             Event::Streams { control, audit } => self.streams_seen(&control, &audit),
             Event::Recovered { boot, unsettled } => self.recover(boot, unsettled, now),
             Event::Fresh(payload) => self.fresh(&payload, now),
-            Event::Journalled(ticket) => self.journalled(ticket, now),
+            Event::Journalled(ticket) => self.journalled(ticket, Ok(()), now),
             Event::Inspected(call, inspection) => self.inspected(call, *inspection, now),
-            Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why, now),
+            Event::JournalFailed(ticket, why) => self.journalled(ticket, Err(&why), now),
             Event::LabelRead(domain, found) => self.label_read(&domain, found, now),
             Event::SourcesRead(domain, task, found) => self.sources_read(&domain, &task, found, now),
             Event::Published(ticket, result) => self.published(ticket, result, now),
@@ -483,40 +484,31 @@ impl Guard {
         self.push(Effect::Journal(None, Entry::Committed { seq, stream }));
     }
 
-    fn journalled(&mut self, ticket: Ticket, now: Now) {
-        match self.pending.remove(&ticket) {
-            Some(Pending::IntentWritten(call)) => self.publish_intent(call),
-            Some(Pending::FinalWritten(call, prepared)) => self.final_written(call, prepared),
-            Some(Pending::OutcomeWritten(call, prepared)) => self.outcome_written(call, prepared, now),
-            Some(Pending::HoldWritten(call, asking)) => self.hold_written(call, asking),
-            Some(
-                Pending::IntentPublished(_)
-                | Pending::Search(_)
-                | Pending::Asked(..)
-                | Pending::Charged(..)
-                | Pending::Claimed(..)
-                | Pending::ActUsed(..)
-                | Pending::Raised(..)
-                | Pending::Remembered(..)
-                | Pending::Used(..),
-            )
-            | None => {}
-        }
+    /// A message of this node that is stored if the last one on its subject has this sequence; it counts as sent.
+    fn fenced<T: Signable>(&mut self, message: &T, subject: &Subject, sequence: u64) -> Store
+    where
+        Signed<T>: Message,
+    {
+        let payload = encode(&Signed::new(message, &self.config.key));
+        self.streams.sent(payload.len());
+        Store::fenced(subject.of(&self.config.tenant), sequence, payload)
     }
 
-    fn journal_failed(&mut self, ticket: Ticket, why: &str, now: Now) {
-        self.alarm(format!("the journal cannot be written: {why}"));
+    /// What was to be journalled is, or cannot be.
+    fn journalled(&mut self, ticket: Ticket, result: Result<(), &str>, now: Now) {
+        if let Err(why) = result {
+            self.alarm(format!("the journal cannot be written: {why}"));
+        }
         match self.pending.remove(&ticket) {
+            Some(Pending::IntentWritten(call)) if result.is_ok() => self.publish_intent(call),
+            Some(Pending::HoldWritten(call, asking)) if result.is_ok() => self.hold_written(call, asking),
             Some(Pending::IntentWritten(call) | Pending::HoldWritten(call, _)) => {
                 self.asking.remove(&call);
                 self.unrecordable(call, now);
             }
-            // The stream may still take what the disk does not.
+            // The stream may still take what the disk does not, and what ran is answered.
             Some(Pending::FinalWritten(call, prepared)) => self.final_written(call, prepared),
-            Some(Pending::OutcomeWritten(call, prepared)) => {
-                // It ran. The caller gets the answer; the stream, if it can be reached, the outcome.
-                self.outcome_unwritten(call, prepared);
-            }
+            Some(Pending::OutcomeWritten(call, prepared)) => self.outcome_written(call, prepared),
             Some(
                 Pending::IntentPublished(_)
                 | Pending::Search(_)

@@ -84,14 +84,8 @@ impl Flowing {
             clearance: flow.clearance.clone(),
             is_observed: verdict.would_deny().iter().any(|reason| reason.code() == ReasonCode::FlowClearance),
             contract,
-            memory: None,
-            output: None,
-            manifest: Vec::new(),
-            found: Label::bottom(),
-            failure: None,
-            told: Label::top(),
             vouches: flow.is_as_declared && !flow.is_query,
-            seen: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -250,6 +244,7 @@ impl Guard {
 
     /// The label could not be raised: the result stays here, to be asked for again.
     pub(super) fn withhold(&mut self, call: CallRef, reason: &Reason, now: Now) {
+        let origin = self.origin_of(call, now);
         let Some(flight) = self.calls.get_mut(&call) else { return };
         let Some(known) = flight.known.as_mut() else { return };
         let Some(output) = known.flowing.output.take() else { return };
@@ -257,14 +252,9 @@ impl Guard {
             return self.conclude(call, Err(untold(&failure)), now);
         }
         // Without a label nobody knows what it carries, and it is not handed out later either.
-        if let (Some(intent), Some(label)) = (known.intent.clone(), output.label.clone()) {
-            let origin = LabelOrigin {
-                decision: intent.id.clone(),
-                resource: known.request.resource.clone(),
-                action: known.request.action.clone(),
-                agent: known.capability.chain().caller().clone(),
-                at: now.wall,
-            };
+        if let (Some(intent), Some(origin), Some(label)) =
+            (known.intent.clone(), origin, output.label.clone())
+        {
             let (domain, what, call_id) = (known.domain.clone(), flight.what.clone(), known.call_id);
             let kept = Withheld {
                 text: output.text,

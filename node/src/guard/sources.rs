@@ -9,9 +9,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use writ_bus::{Fence, Store, StoreError, Stored};
+use writ_bus::{StoreError, Stored};
 use writ_common::{
-    codec::{decode, encode},
+    codec::decode,
     digest::Digest,
     ids::{FlowDomain, TaskId},
     keys::PublicKey,
@@ -142,20 +142,16 @@ impl Guard {
         let opened = decode::<Signed<DomainSources>>(payload)
             .map_err(|error| error.to_string())
             .and_then(|signed| signed.open(accepts).map_err(|error| error.to_string()));
-        match opened {
+        let why = match opened {
             Ok(sources) if sources.tenant == self.config.tenant && sources.domain == *domain => {
-                self.sources.learn(domain, sequence, sources.results);
+                return self.sources.learn(domain, sequence, sources.results);
             }
-            // They vouch for nothing, and are written over.
-            Ok(sources) => {
-                self.alarm(format!("sources of {domain} at {sequence} are of {}", sources.domain));
-                self.sources.learn(domain, sequence, ResultSources::default());
-            }
-            Err(why) => {
-                self.alarm(format!("sources of {domain} at {sequence}: {why}"));
-                self.sources.learn(domain, sequence, ResultSources::default());
-            }
-        }
+            Ok(sources) => format!("they are of {}", sources.domain),
+            Err(why) => why,
+        };
+        self.alarm(format!("sources of {domain} at {sequence}: {why}"));
+        // They vouch for nothing, and are written over.
+        self.sources.learn(domain, sequence, ResultSources::default());
     }
 
     /// Puts down what a result vouches for, and then lets the result go.
@@ -186,15 +182,7 @@ impl Guard {
         }
         remembering.is_busy = true;
         let sources = DomainSources { tenant: self.config.tenant.clone(), domain: domain.clone(), results };
-        let subject = Subject::Sources(domain.clone()).of(&self.config.tenant);
-        let store = Store {
-            payload: encode(&Signed::new(&sources, &self.config.key)),
-            fence: Fence::LastOn { subject: subject.clone(), sequence },
-            subject,
-            message_id: None,
-            ttl_secs: None,
-        };
-        self.streams.sent(store.payload.len());
+        let store = self.fenced(&sources, &Subject::Sources(domain.clone()), sequence);
         let ticket = self.ticket(Pending::Remembered(domain.clone(), Box::new(sources.results)));
         self.push(Effect::Publish { ticket, store, delay: Millis(0) });
     }

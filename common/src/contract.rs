@@ -18,6 +18,7 @@ use crate::{
     flow::ActionFlow,
     ids::{Action, Resource, ResourceKind},
     json::Value,
+    mcp::UpstreamTool,
     reason::{Reason, ReasonCode},
     settings::{Document, Section},
     time::Timestamp,
@@ -56,6 +57,8 @@ pub struct ActionContract {
     pub scales: BTreeMap<String, u8>,
     /// What flows in, and what comes out.
     pub flow: Arc<ActionFlow>,
+    /// The tool of an MCP server that does it, where one does.
+    pub mcp: Option<UpstreamTool>,
     validator: Arc<Validator>,
 }
 
@@ -159,6 +162,10 @@ fn contract_digest(
         .map(|(name, action)| {
             let scales: Value =
                 action.scales.iter().map(|(path, scale)| (path, Value::from(i64::from(*scale)))).collect();
+            let pinned = action.mcp.as_ref().map(|tool| {
+                let fields = [("digest", tool.digest.to_string()), ("tool", tool.name.to_string())];
+                ("mcp", fields.into_iter().map(|(key, text)| (key, Value::from(text))).collect())
+            });
             let fields = [
                 ("description", Value::from(action.description.as_str())),
                 ("effect", Value::from(action.effect.as_str())),
@@ -166,7 +173,7 @@ fn contract_digest(
                 ("scales", scales),
                 ("schema", action.schema.clone()),
             ];
-            (name.as_str(), fields.into_iter().collect())
+            (name.as_str(), fields.into_iter().chain(pinned).collect())
         })
         .collect();
     let whole: Value = [
@@ -185,6 +192,7 @@ impl ActionContract {
         let effect: Option<Effect> = section.required("effect", "\"read\"");
         let description = section.optional_text("description").unwrap_or_default();
         let flow = ActionFlow::read(document, &mut section, effect);
+        let mcp = UpstreamTool::read(&mut section);
         let schema_span = section.span_of("schema");
         let mut schema: Value =
             section.free_table("schema").into_iter().map(|(key, _, value)| (key, value)).collect();
@@ -200,7 +208,7 @@ impl ActionContract {
                 _ => document.note(document.at(span, "a scale is a whole number from 0 to 12")),
             }
         }
-        let keys = ["name", "effect", "description", "schema", "scales"];
+        let keys = ["name", "effect", "description", "mcp", "schema", "scales"];
         section.finish(&[keys.as_slice(), &ActionFlow::KEYS].concat());
         close_objects(&mut schema);
         let validator = compile(document, schema_span, &schema)?;
@@ -212,6 +220,7 @@ impl ActionContract {
                 schema,
                 scales,
                 flow: Arc::new(flow),
+                mcp,
                 validator: Arc::new(validator),
             },
         ))

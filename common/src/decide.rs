@@ -27,6 +27,7 @@ use crate::{
     ids::{Action, AgentId, BudgetId, Resource, ResourceKind, RoleId, TaskId, TenantId},
     json::Value,
     label::Label,
+    mcp::UpstreamTool,
     policy::{Effect, PolicyRevision, PolicySet, RuleInfo},
     reason::{Advice, Reason, ReasonCode},
     request::{Arguments, Principal, Request},
@@ -43,6 +44,18 @@ pub trait Gate {
     /// # Errors
     /// The tool's reason to refuse them.
     fn admit(&self, action: &Action, arguments: &Value) -> Result<Vec<Predicate>, Reason>;
+
+    /// Compares the tool of an MCP server that the contract names with what is there now. A tool that is no MCP
+    /// server's stands behind no contract that names one.
+    ///
+    /// # Errors
+    /// `tool.digest_changed`, `tool.ambiguous`, `tool.unavailable` or `tool.unknown`.
+    fn pinned(&self, tool: Option<&UpstreamTool>) -> Result<(), Reason> {
+        tool.map_or(Ok(()), |tool| {
+            Err(Reason::new(ReasonCode::ToolUnknown)
+                .told(format_args!("no MCP server is behind this resource that could have `{}`", tool.name)))
+        })
+    }
 }
 
 /// What is known, beyond the request itself.
@@ -93,6 +106,7 @@ pub fn decide(request: &Request, evidence: &Evidence<'_>, policy: &PolicySet, no
             Verdict::allowed(request, evidence.capability, allowed.obligations, allowed.rules, revision)
                 .observed(allowed.would_deny)
                 .flowing(allowed.flow)
+                .on(policy.contract(&request.resource).and_then(|contract| contract.action(&request.action)))
         }
         Err(refused) => Verdict::denied(refused.reasons, refused.rules, revision).flowing(*refused.flow),
     }
@@ -551,6 +565,12 @@ fn check_tool(
     let unknown = || Reason::new(ReasonCode::ToolUnknown).told(format_args!("`{}`", request.right()));
     let contract: &ToolContract = policy.contract(&request.resource).ok_or_else(unknown)?;
     let action: &ActionContract = contract.action(&request.action).ok_or_else(unknown)?;
+    // A tool that is not what was accepted is out of use, whatever it is asked.
+    if let Some(gate) = evidence.gate
+        && !crate::red::off("M01")
+    {
+        gate.pinned(action.mcp.as_ref())?;
+    }
     let arguments = request.arguments.value();
     action.check(arguments)?;
     let gate_facts = match evidence.gate {

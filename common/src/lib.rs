@@ -34,6 +34,7 @@ pub mod json;
 pub mod keys;
 pub mod keyset;
 pub mod label;
+pub mod mcp;
 pub mod pointer;
 pub mod policy;
 pub mod reason;

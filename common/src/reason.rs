@@ -417,6 +417,10 @@ reason_codes! {
         "The node is not enrolled, or signs with another key than the enrolled one.",
         "A node that is not in the broker's configuration, or a stolen name.",
         "Check `[[node]]` in the broker's writ.toml.";
+    McpMethod = "mcp.method", Action, Denied,
+        "The method of MCP is not on the list of those that are served.",
+        "A server that asks for the user's words or a model's, or a client that asks for what Writ does not govern.",
+        "What Writ serves stands in node/mcp/README.md; nothing else is passed on, in either direction.";
     PolicyDenied = "policy.denied", Action, Denied,
         "A deny rule of the policy matched.",
         "The rule and its message stand in the record.",
@@ -489,6 +493,10 @@ reason_codes! {
         "The right cannot be asked for, or not by this agent.",
         "No rule derives `may_request` for it, the task holds it already, it is on no tool, or the task was given to another agent.",
         "Write a rule for `may_request`, as policies/README.md shows; then `writ policy check <folder>`.";
+    SessionMismatch = "session.mismatch", Identity, Denied,
+        "The session belongs to somebody else, or the capability sent along does not extend that of the connection.",
+        "A guessed or stolen session id, or a capability from another task.",
+        "Open a session of your own with your own credential; hand on what `writ_delegate` returned in this session.";
     SqlMultiStatement = "sql.multi_statement", Action, Denied,
         "The query holds more than one statement.",
         "A second statement behind a semicolon.",
@@ -581,6 +589,14 @@ reason_codes! {
         "No key of the keyset signed this capability.",
         "Issued by another environment, or under a key that was withdrawn.",
         "Start a new task; if that fails compare the keysets of node and broker.";
+    ToolAmbiguous = "tool.ambiguous", Action, Denied,
+        "The MCP server lists more than one tool under this name, or under one that can be taken for it.",
+        "A faulty server, or one that puts a tool of its own in front of another.",
+        "Repair the server; tools across servers are told apart by `writ tools import`, which takes other names.";
+    ToolDigestChanged = "tool.digest_changed", Action, Denied,
+        "The tool's name, description or schema is not what an operator accepted, or the server has it no longer.",
+        "A new version of the server, or somebody who changes what a model is told after it was approved.",
+        "`writ tools accept <tool>` shows what changed and takes it into use again.";
     ToolFailed = "tool.failed", Action, Denied,
         "The tool ran and reported an error.",
         "The error's own words stand in the reply.",
@@ -593,6 +609,10 @@ reason_codes! {
         "The tool did not finish in time; whether it had an effect is unknown.",
         "A slow upstream, or a limit that is too short.",
         "Check the effect before calling again; the record says `unknown_outcome`.";
+    ToolUnavailable = "tool.unavailable", Action, CouldNotDecide,
+        "The server behind the tool is not running or does not answer.",
+        "A program that ended or cannot be started, an address that nobody listens on; the node tries again by itself.",
+        "`writ doctor` says which server is away; the node's log says why.";
     ToolUnknown = "tool.unknown", Action, Denied,
         "No contract declares this tool or action.",
         "A misspelt name, or a tool that was never registered.",

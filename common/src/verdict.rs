@@ -7,10 +7,12 @@ use crate::{
     approval::{ApprovalTerms, Approved},
     budget::{Charges, Spent},
     capability::{Capability, Right},
+    contract::ActionContract,
     digest::Digest,
     flow::FlowVerdict,
     ids::{Action, AgentId, ApprovalId, Resource, TaskId, UserId},
     label::Label,
+    mcp::UpstreamTool,
     policy::PolicyRevision,
     reason::{Class, Reason},
     request::{Arguments, Principal, Request},
@@ -108,6 +110,7 @@ impl Verdict {
                 task: request.environment.task.clone(),
                 user: capability.map(|capability| capability.grant().user.clone()),
                 agents: capability.map(agents_of).unwrap_or_default(),
+                upstream: None,
             }),
             Principal::User { .. } | Principal::Operator(_) => None,
         };
@@ -134,6 +137,14 @@ impl Verdict {
             permit.clearance = flow.clearance.clone();
         }
         Self { flow: Box::new(flow), ..self }
+    }
+
+    /// The same, for a tool whose contract says which tool of an MCP server it is.
+    pub(crate) fn on(mut self, action: Option<&ActionContract>) -> Self {
+        if let Some(permit) = &mut self.permit {
+            permit.upstream = action.and_then(|action| action.mcp.clone());
+        }
+        self
     }
 
     /// What was found out about the flow of data, as far as the decision got.
@@ -285,6 +296,7 @@ pub struct Permit {
     task: Option<TaskId>,
     user: Option<UserId>,
     agents: Vec<AgentId>,
+    upstream: Option<UpstreamTool>,
 }
 
 fn agents_of(capability: &Capability) -> Vec<AgentId> {
@@ -308,6 +320,12 @@ impl Permit {
     #[must_use]
     pub fn agents(&self) -> &[AgentId] {
         &self.agents
+    }
+
+    /// Which tool of the MCP server behind the resource, and as what it was accepted.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&UpstreamTool> {
+        self.upstream.as_ref()
     }
 
     /// For which task.

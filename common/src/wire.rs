@@ -454,6 +454,55 @@ pub enum Wanted {
     Right(RightWanted),
     /// A task, and the capability for it.
     Task(NewTask),
+    /// What the tools look like that a capability gives.
+    Tools(ToolsWanted),
+}
+
+/// A question for the tools a capability gives. Nothing is told of others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToolsWanted {
+    /// The capability; whoever asks has to be its holder.
+    #[serde(with = "serde_bytes")]
+    pub capability: Vec<u8>,
+    /// The policy whose answer the agent has already: under the same one nothing is told again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<PolicyRevision>,
+    /// The last right of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Right>,
+}
+
+/// Most bytes of descriptions and schemas in one page; a tool that is larger has a page of its own.
+pub const TOOLS_PAGE_BYTES_MAX: usize = 256 * 1_024;
+
+/// A page of the tools a capability gives, in the order of their rights.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfferedTools {
+    /// The policy that says so.
+    pub revision: PolicyRevision,
+    /// The tools; none if the agent knows this policy's already.
+    pub tools: Vec<OfferedTool>,
+    /// Whether there is another page.
+    pub more: bool,
+}
+
+/// An action of a tool, as an agent may know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfferedTool {
+    /// The right to it.
+    pub right: Right,
+    /// The name the MCP server behind it gives it, or the operator's; nothing where no MCP server is behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mcp: Option<String>,
+    /// What it does, as the operator accepted it.
+    pub description: String,
+    /// What it amounts to: `read`, `internal`, `shared` or `egress`.
+    pub effect: String,
+    /// The JSON Schema of its arguments, as canonical JSON.
+    pub schema: String,
 }
 
 /// Longest reason an agent can give for asking, in bytes.
@@ -576,6 +625,8 @@ pub enum IssueAnswer {
     },
     /// A capability.
     Task(Box<IssuedTask>),
+    /// Tools.
+    Tools(OfferedTools),
 }
 
 /// A task with its capability.

@@ -19,6 +19,7 @@ use writ_common::{
     ids::{BootId, FlowDomain, NodeId, PartId, Resource, TaskId, TenantId},
     json::Value,
     keys::{PrivateKey, PublicKey},
+    mcp::UpstreamTool,
     reason::{Reason, ReasonCode},
     record::OutcomeStatus,
     subjects::{Subject, audit_part, control_stream, filter, part_stream},
@@ -599,5 +600,9 @@ impl Gate for ToolGate {
         arguments: &Value,
     ) -> Result<Vec<writ_common::datalog::Predicate>, Reason> {
         self.0.admit(action, arguments)
+    }
+
+    fn pinned(&self, tool: Option<&UpstreamTool>) -> Result<(), Reason> {
+        self.0.pinned(tool)
     }
 }

@@ -94,6 +94,7 @@ impl Broker {
             Ok((asking, Wanted::Renewal { task })) => self.renew(&asking, &task, now),
             Ok((asking, Wanted::Right(wanted))) => self.want_right(&asking, wanted, now),
             Ok((asking, Wanted::Task(new))) => self.start(asking, new, Patience::Some, now),
+            Ok((asking, Wanted::Tools(wanted))) => self.offer_tools(&asking, &wanted, now),
             Err((nonce, reason)) => {
                 let who =
                     Who { caller: Some(agent.clone()), connection: connection_of(arrival), ..Who::default() };
@@ -578,7 +579,7 @@ impl Broker {
         self.answer(issuing.back, answer);
     }
 
-    fn refuse(&mut self, back: Back, verdict: &Verdict, who: Who, what: What, now: Now) {
+    pub(super) fn refuse(&mut self, back: Back, verdict: &Verdict, who: Who, what: What, now: Now) {
         let basis = Basis { epoch: Some(self.control.epoch()), ..Basis::default() };
         let recorded = Verdicted::new(RecordedDecision::Deny, verdict, who, what, basis);
         self.refuse_recorded(back, verdict, recorded, now);

@@ -9,6 +9,7 @@ mod control;
 mod event;
 mod fresh;
 mod issue;
+mod offer;
 mod policy;
 mod right;
 mod status;

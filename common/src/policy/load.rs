@@ -75,6 +75,9 @@ impl PolicySet {
             }
         }
         check_stores(&contracts, bundle, &mut findings);
+        if !crate::red::off("M02") {
+            findings.0.extend(crate::mcp::look_alikes(&contracts));
+        }
         check_delegations(&inventory, bundle, &mut findings);
         check_approvals(&inventory, &sources, &mut findings);
         let own = own_predicates(&sources, &mut findings);

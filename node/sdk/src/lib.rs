@@ -23,6 +23,7 @@ mod enroll;
 mod error;
 mod identity;
 pub mod json;
+mod offer;
 mod right;
 mod serve;
 mod spans;
@@ -35,6 +36,7 @@ pub use delegate::Delegation;
 pub use enroll::enroll;
 pub use error::{Denial, Error};
 pub use identity::Identity;
+pub use offer::Offer;
 pub use right::RequestedRight;
 pub use serve::{Invocation, Server};
 pub use task::Task;
@@ -45,4 +47,5 @@ pub use writ_common::{
     json::Value,
     reason::{Advice, ReasonCode},
     record::{OutcomeStatus, Receipt},
+    wire::OfferedTool,
 };

@@ -199,7 +199,7 @@ impl Task {
                 }
             }
             IssueAnswer::Refused { reasons } => Err(Error::refused(reasons)),
-            IssueAnswer::Keys(_) | IssueAnswer::Task(_) => {
+            IssueAnswer::Keys(_) | IssueAnswer::Task(_) | IssueAnswer::Tools(_) => {
                 Err(Error::BadAnswer("something else where a right was asked for".to_owned()))
             }
         }

@@ -13,6 +13,7 @@ mod flow;
 mod flow_races;
 mod health;
 mod inspect;
+mod mcp;
 mod policy;
 mod retrieval;
 mod revocation;

@@ -11,6 +11,7 @@ mod explain;
 mod halt;
 mod key;
 mod label;
+mod mcp;
 mod policy;
 mod server;
 mod task;
@@ -87,6 +88,8 @@ enum Command {
     /// What was decided, and why
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// An MCP server for an agent
+    Mcp(Box<mcp::Mcp>),
     /// Documents that agents may search
     #[command(subcommand)]
     Documents(documents::Documents),
@@ -196,6 +199,7 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Approval(approval) => approval.run(&common).await,
         Command::Label(label) => label.run(&common).await,
         Command::Audit(audit) => audit.run(&common).await,
+        Command::Mcp(mcp) => mcp.run(&common).await,
         Command::Documents(documents) => documents.run(&common),
         Command::Policy(policy) => policy.run(&common).await,
         Command::Key(key) => key.run(&common),

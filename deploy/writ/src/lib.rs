@@ -3,6 +3,7 @@
 pub mod cmd;
 pub mod dev;
 pub mod exit;
+pub mod login;
 pub mod operator;
 pub mod run;
 pub mod view;

@@ -11,6 +11,7 @@ mod explain;
 mod halt;
 mod key;
 mod label;
+mod login;
 mod policy;
 mod server;
 mod task;
@@ -93,6 +94,10 @@ enum Command {
     /// Policies
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Get a user's token from an OIDC issuer, and keep it beside the profile
+    Login(login::Login),
+    /// Forget the login, here and at the issuer
+    Logout(login::Logout),
     /// Keys
     #[command(subcommand)]
     Key(key::Key),
@@ -198,6 +203,8 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Audit(audit) => audit.run(&common).await,
         Command::Documents(documents) => documents.run(&common),
         Command::Policy(policy) => policy.run(&common).await,
+        Command::Login(login) => login.run(&common).await,
+        Command::Logout(logout) => logout.run(&common).await,
         Command::Key(key) => key.run(&common),
         Command::Config(config) => config.run(&common),
         Command::Halt(halt) => halt.run(&common).await,

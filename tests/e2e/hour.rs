@@ -245,3 +245,62 @@ fn decoded(text: &str) -> Vec<u8> {
     }
     bytes
 }
+
+#[test]
+fn what_is_configured_and_not_governed_is_found() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let project = home.path().join("work/app/src");
+    fs::create_dir_all(&project)?;
+    fs::create_dir_all(home.path().join(".cursor"))?;
+    fs::create_dir_all(home.path().join("xdg/Claude"))?;
+    let put = |path: &str, text: &str| fs::write(home.path().join(path), text);
+    put(
+        "work/app/.mcp.json",
+        r#"{"mcpServers":{"time":{"command":"uvx","args":["mcp-server-time"],"env":{"K":"s3cret"}}}}"#,
+    )?;
+    put(
+        ".cursor/mcp.json",
+        "{\n // mine\n \"mcpServers\": {\"docs\": {\"url\": \"https://docs.example/mcp?key=s3cret\"}}}",
+    )?;
+    put(
+        "xdg/Claude/claude_desktop_config.json",
+        r#"{"mcpServers":{"done":{"command":"/opt/writ","args":["mcp"]}}}"#,
+    )?;
+    let scan = |arguments: &[&str]| -> Result<(i32, String, String)> {
+        let output = std::process::Command::new(WRIT)
+            .arg("scan")
+            .args(arguments)
+            .current_dir(&project)
+            .env("HOME", home.path())
+            .env("XDG_CONFIG_HOME", home.path().join("xdg"))
+            .output()?;
+        let text = |bytes| String::from_utf8(bytes);
+        Ok((output.status.code().unwrap_or(-1), text(output.stdout)?, text(output.stderr)?))
+    };
+    let (code, out, err) = scan(&[])?;
+    assert_eq!(code, 1, "{out}{err}");
+    for part in [
+        "Claude Code",
+        "NOT GOVERNED time",
+        "NOT GOVERNED docs",
+        "governed     done",
+        "3 MCP servers in 3 files, 2 not governed",
+        "next: writ mcp adopt",
+    ] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    let (_, json, _) = scan(&["-o", "json"])?;
+    let json: Value = serde_json::from_str(&json)?;
+    assert_eq!((&json["not_governed"], json["servers"].as_array().map(Vec::len)), (&2.into(), Some(3)));
+    assert!(!out.contains("s3cret") && !json.to_string().contains("s3cret"), "{out}{json}");
+
+    let done = home.path().join("xdg/Claude/claude_desktop_config.json");
+    let (code, out, _) = scan(&[done.to_str().unwrap()])?;
+    assert!(code == 0 && out.contains("1 MCP servers in 1 files, 0 not governed"), "{out}");
+    put("work/mcp.json", "{\"mcpServers\": {")?;
+    let (code, out, _) = scan(&[])?;
+    assert!(code == 1 && out.contains("work/mcp.json: line 1"), "{out}");
+    let (code, out, _) = scan(&["/nope.json"])?;
+    assert!(code == 1 && out.contains("/nope.json: there is no such file"), "{out}");
+    Ok(())
+}

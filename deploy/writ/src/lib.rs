@@ -4,6 +4,7 @@ pub mod cmd;
 pub mod dev;
 pub mod exit;
 pub mod login;
+pub mod mcp_clients;
 pub mod operator;
 pub mod run;
 pub mod view;

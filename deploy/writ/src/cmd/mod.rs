@@ -13,6 +13,7 @@ mod key;
 mod label;
 mod login;
 mod policy;
+mod scan;
 mod server;
 mod task;
 mod tools;
@@ -88,6 +89,8 @@ enum Command {
     /// What was decided, and why
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Which MCP servers are configured on this machine, and which of them are governed
+    Scan(scan::Scan),
     /// Documents that agents may search
     #[command(subcommand)]
     Documents(documents::Documents),
@@ -201,6 +204,7 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Approval(approval) => approval.run(&common).await,
         Command::Label(label) => label.run(&common).await,
         Command::Audit(audit) => audit.run(&common).await,
+        Command::Scan(scan) => scan.run(&common),
         Command::Documents(documents) => documents.run(&common),
         Command::Policy(policy) => policy.run(&common).await,
         Command::Login(login) => login.run(&common).await,

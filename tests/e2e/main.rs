@@ -12,6 +12,7 @@ mod faults;
 mod flow;
 mod flow_races;
 mod health;
+mod hour;
 mod inspect;
 mod mcp;
 mod policy;

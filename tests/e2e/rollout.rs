@@ -418,11 +418,10 @@ fn what_is_observed_is_done_and_shown_wherever_one_looks() -> Result<()> {
         assert_eq!(said.code, 0, "{}{}", said.out, said.err);
         read(&task, "SELECT 1").await?;
         for (arguments, part) in [
-            (
-                &["audit", "tail", "--no-follow", "-n", "50"][..],
-                "observed, would deny: policy.denied: nobody reads",
-            ),
-            (&["audit", "chain", "last"], "observed, would deny: policy.denied: nobody reads"),
+            (&["audit", "tail", "--no-follow", "-n", "50"][..], "WOULD DENY policy.denied: nobody reads"),
+            (&["audit", "chain", "last"], "WOULD DENY policy.denied: nobody reads"),
+            (&["audit", "chain", "last"], "(writ explain policy.denied)"),
+            (&["audit", "chain", "last"], "{crm} trusted"),
             (&["policy", "show"], "observed    tool.crm until"),
         ] {
             let said = writ(&world, arguments).await?;

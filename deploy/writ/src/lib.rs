@@ -3,6 +3,8 @@
 pub mod cmd;
 pub mod dev;
 pub mod exit;
+pub mod login;
+pub mod mcp_clients;
 pub mod operator;
 pub mod run;
 pub mod view;

@@ -1,5 +1,7 @@
 //! `writ audit …`
 
+mod export;
+
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -8,7 +10,7 @@ use writ_common::ids::TaskId;
 use super::{Common, Output};
 use crate::{
     exit::Exit,
-    operator::Recorded,
+    operator::{Operator, Recorded},
     view::{chain, gaps, records},
 };
 
@@ -19,6 +21,9 @@ pub enum Audit {
     Tail(Tail),
     /// A task as a tree: who handed what to whom, every verdict, and what to do about a denial
     Chain(Which),
+    /// Keep what the streams hold of one task: its records as they were signed, the policies they were decided by, and
+    /// the control stream with the keys. Nothing is proved beyond those signatures
+    Export(export::Export),
 }
 
 #[derive(Args)]
@@ -42,6 +47,7 @@ impl Audit {
         match self {
             Self::Tail(tail) => tail.run(common).await,
             Self::Chain(which) => which.run(common).await,
+            Self::Export(export) => export.run(common).await,
         }
     }
 }
@@ -75,6 +81,15 @@ fn print(common: &Common, recorded: &Recorded) -> Result<()> {
         Output::Json => writeln!(out, "{}", records::to_json(recorded))?,
     }
     Ok(())
+}
+
+/// The task somebody means.
+async fn task_of(text: String, operator: &Operator) -> Result<TaskId> {
+    if text != "last" {
+        return Ok(TaskId::parse(text)?);
+    }
+    let all = operator.records(None).await?;
+    chain::latest_task(&all).context("no task was started yet; `writ task start` starts one")
 }
 
 impl Which {

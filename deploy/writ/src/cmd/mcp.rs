@@ -59,7 +59,7 @@ pub struct Mcp {
     #[arg(long, requires = "http")]
     open: bool,
     /// Serve users who bring tokens of their own (OAuth 2.1), each in a task of their own, under this URL
-    #[arg(long, requires_all = ["http", "issuer"], conflicts_with_all = ["user", "token_file", "capability", "open", "bearer_file"], value_name = "URL")]
+    #[arg(long, requires_all = ["http", "issuer"], conflicts_with_all = ["user", "token_file", "login", "capability", "open", "bearer_file"], value_name = "URL")]
     remote: Option<String>,
     /// An issuer whose tokens the broker takes
     #[arg(long, requires = "remote", value_name = "URL")]
@@ -75,8 +75,11 @@ struct Authority {
     /// File with the user's token
     #[arg(long, conflicts_with = "user")]
     token_file: Option<PathBuf>,
-    /// File with a capability of a task that runs already
+    /// The user who is logged in by `writ login`
     #[arg(long, conflicts_with_all = ["user", "token_file"])]
+    login: bool,
+    /// File with a capability of a task that runs already
+    #[arg(long, conflicts_with_all = ["user", "token_file", "login"])]
     capability: Option<PathBuf>,
 }
 
@@ -150,12 +153,13 @@ impl Mcp {
                 return Ok(Task::resume(agent, read_capability(file)?)?);
             }
             Authority { token_file: Some(file), .. } => keyfile::read_secret(file)?.trim().to_owned(),
+            Authority { login: true, .. } => crate::login::token(&common.profile).await?,
             Authority { user: Some(user), .. } => {
                 super::task::development_token(common, &common.profile()?.idp_url, user)?
             }
             _ => bail!(
-                "nobody is named on whose authority this is: `--token-file <file>`, `--user <name>` of the \
-                 development identity provider, or `--capability <file>` of a task that runs"
+                "nobody is named on whose authority this is: `--login` after `writ login`, `--token-file <file>`, \
+                 `--user <name>` of the development identity provider, or `--capability <file>` of a task that runs"
             ),
         };
         Ok(agent.start_task(NewTask::new(&self.kind, token, &self.instruction)).await?)

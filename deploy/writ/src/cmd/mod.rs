@@ -11,8 +11,10 @@ mod explain;
 mod halt;
 mod key;
 mod label;
+mod login;
 mod mcp;
 mod policy;
+mod scan;
 mod server;
 mod task;
 mod tools;
@@ -90,12 +92,18 @@ enum Command {
     Audit(audit::Audit),
     /// An MCP server for an agent
     Mcp(Box<mcp::Mcp>),
+    /// Which MCP servers are configured on this machine, and which of them are governed
+    Scan(scan::Scan),
     /// Documents that agents may search
     #[command(subcommand)]
     Documents(documents::Documents),
     /// Policies
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Get a user's token from an OIDC issuer, and keep it beside the profile
+    Login(login::Login),
+    /// Forget the login, here and at the issuer
+    Logout(login::Logout),
     /// Keys
     #[command(subcommand)]
     Key(key::Key),
@@ -200,8 +208,11 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Label(label) => label.run(&common).await,
         Command::Audit(audit) => audit.run(&common).await,
         Command::Mcp(mcp) => mcp.run(&common).await,
+        Command::Scan(scan) => scan.run(&common),
         Command::Documents(documents) => documents.run(&common),
         Command::Policy(policy) => policy.run(&common).await,
+        Command::Login(login) => login.run(&common).await,
+        Command::Logout(logout) => logout.run(&common).await,
         Command::Key(key) => key.run(&common),
         Command::Config(config) => config.run(&common),
         Command::Halt(halt) => halt.run(&common).await,

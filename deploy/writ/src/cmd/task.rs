@@ -37,11 +37,14 @@ pub struct Start {
     #[arg(long)]
     agent: String,
     /// A user of the development identity provider
-    #[arg(long, conflicts_with = "token_file", required_unless_present = "token_file")]
+    #[arg(long, conflicts_with = "token_file", required_unless_present_any = ["login", "token_file"])]
     user: Option<String>,
     /// File with the user's token
     #[arg(long)]
     token_file: Option<PathBuf>,
+    /// The user who is logged in by `writ login`
+    #[arg(long, conflicts_with_all = ["token_file", "user"])]
+    login: bool,
     /// What the user asks for
     #[arg(long, default_value = "")]
     instruction: String,
@@ -128,9 +131,10 @@ impl Start {
         let agents =
             profile.agents.as_ref().context("the profile names no folder with agents' identities")?;
         let token = match (&self.token_file, &self.user) {
+            _ if self.login => crate::login::token(&common.profile).await?,
             (Some(file), _) => keyfile::read_secret(file)?.trim().to_owned(),
             (None, Some(user)) => development_token(common, &profile.idp_url, user)?,
-            (None, None) => bail!("name a `--user` or a `--token-file`"),
+            (None, None) => bail!("name a `--user` or a `--token-file`, or log in and say `--login`"),
         };
         let folder = agents.join(&self.agent);
         if !folder.is_dir() {

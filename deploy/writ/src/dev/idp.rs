@@ -1,5 +1,7 @@
 //! A loopback identity provider for development: it gives a token to whoever asks for a name it knows, and publishes
-//! its keys as real ones do.
+//! its keys as real ones do. [`sign_in`] has the pages by which people log in.
+
+mod sign_in;
 
 use std::{
     collections::BTreeMap,
@@ -11,20 +13,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use axum::{
-    Form, Json, Router,
-    extract::State,
-    http::StatusCode,
-    response::Html,
-    routing::{get, post},
-};
+use axum::{Json, Router, extract::State, response::Html, routing::get};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use writ_bus::SystemClock;
 use writ_common::keys::PrivateKey;
+
+use sign_in::SignIn;
 
 /// `aud` of the tokens.
 pub const AUDIENCE: &str = "writ";
@@ -90,8 +87,31 @@ impl TokenMaker {
         let issuer = &self.issuer;
         json!({
             "issuer": issuer, "jwks_uri": format!("{issuer}/jwks.json"), "token_endpoint": format!("{issuer}/token"),
+            "authorization_endpoint": format!("{issuer}/authorize"),
+            "device_authorization_endpoint": format!("{issuer}/device_authorization"),
+            "revocation_endpoint": format!("{issuer}/revoke"),
+            "response_types_supported": ["code"], "subject_types_supported": ["public"],
+            "code_challenge_methods_supported": ["S256"], "scopes_supported": ["openid", "offline_access"],
+            "authorization_response_iss_parameter_supported": true,
             "id_token_signing_alg_values_supported": ["EdDSA"],
         })
+    }
+
+    /// `iss` of the tokens.
+    fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// An ID token for a client (OIDC Core 1.0, section 2).
+    fn id_token(&self, user: &str, client: &str, nonce: Option<&str>) -> Result<String> {
+        let now = SystemClock::new().now().wall.as_secs();
+        let mut claims = json!({
+            "iss": self.issuer, "aud": client, "sub": user, "iat": now, "exp": now + TOKEN_SECS,
+        });
+        if let (Some(claims), Some(nonce)) = (claims.as_object_mut(), nonce) {
+            claims.insert("nonce".to_owned(), nonce.into());
+        }
+        self.sign_as("JWT", &claims)
     }
 
     /// The public keys as a JWK set.
@@ -135,10 +155,14 @@ impl TokenMaker {
     /// # Errors
     /// If they cannot be signed.
     pub fn sign(&self, claims: &Value) -> Result<String> {
+        self.sign_as("at+jwt", claims)
+    }
+
+    fn sign_as(&self, typ: &str, claims: &Value) -> Result<String> {
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let mut header = Header::new(Algorithm::EdDSA);
         header.kid = Some(keys.id.clone());
-        header.typ = Some("at+jwt".to_owned());
+        header.typ = Some(typ.to_owned());
         jsonwebtoken::encode(&header, claims, &keys.signing).context("the token cannot be signed")
     }
 
@@ -161,11 +185,6 @@ fn signing_key(key: &PrivateKey) -> Arc<EncodingKey> {
         vec![0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
     der.extend_from_slice(key.seed().as_slice());
     Arc::new(EncodingKey::from_ed_der(&der))
-}
-
-#[derive(Deserialize)]
-struct TokenRequest {
-    user: String,
 }
 
 /// A running provider; it ends when dropped.
@@ -197,9 +216,9 @@ impl Idp {
                 "/.well-known/openid-configuration",
                 get(async |State(maker): State<TokenMaker>| Json(maker.document())),
             )
-            .route("/token", post(give_token))
             .route(super::sample::PAGE, get(async || Html(super::sample::PAGE_TEXT)))
-            .with_state(maker);
+            .with_state(maker.clone())
+            .merge(SignIn::new(maker).routes());
         let (stop, mut stopping) = watch::channel(false);
         let worker = tokio::spawn(async move {
             let stopped = async move { drop(stopping.wait_for(|stop| *stop).await) };
@@ -232,20 +251,4 @@ impl Idp {
 async fn give_keys(State(maker): State<TokenMaker>) -> Json<Value> {
     maker.fetches.fetch_add(1, Ordering::Relaxed);
     Json(maker.jwks())
-}
-
-async fn give_token(
-    State(maker): State<TokenMaker>,
-    Form(request): Form<TokenRequest>,
-) -> (StatusCode, Json<Value>) {
-    match maker.token_for(&request.user) {
-        Ok(token) => {
-            let body = json!({"access_token": token, "token_type": "Bearer", "expires_in": TOKEN_SECS});
-            (StatusCode::OK, Json(body))
-        }
-        Err(error) => {
-            let body = json!({"error": "invalid_grant", "error_description": error.to_string()});
-            (StatusCode::BAD_REQUEST, Json(body))
-        }
-    }
 }

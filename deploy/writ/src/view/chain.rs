@@ -9,7 +9,6 @@ use serde::Serialize;
 use writ_common::{
     digest::Digest,
     ids::TaskId,
-    label::Label,
     record::{
         DecisionId, Outcome, Record, RecordBody, RecordedDecision, RecordedFinding, RecordedReason,
         Verdicted, What, Who,
@@ -36,6 +35,8 @@ pub struct Chain {
     pub root: Agent,
     /// How many calls were allowed.
     pub allowed: u64,
+    /// How many of those would be denied if nothing were in observe mode.
+    pub only_observed: u64,
     /// How many were denied.
     pub denied: u64,
     /// How many were held for people.
@@ -208,7 +209,10 @@ impl Chain {
 
     fn count(&mut self, entry: &Entry) {
         match entry.verdict {
-            "allow" => self.allowed += 1,
+            "allow" => {
+                self.allowed += 1;
+                self.only_observed += u64::from(!entry.would_deny.is_empty());
+            }
             "deny" => self.denied += 1,
             "hold" => self.held += 1,
             _ => {}
@@ -239,8 +243,7 @@ fn verdict_entry(
     let ended = outcome.map(|outcome| {
         let reason = outcome.reason.as_ref().map(|why| format!(" {}: {}", why.code, why.told));
         let elapsed = outcome.elapsed.map(|elapsed| format!(", {elapsed}"));
-        let label = outcome.label.as_ref().filter(|label| **label != Label::bottom());
-        let label = label.map(|label| format!(", {label}")).unwrap_or_default();
+        let label = outcome.label.as_ref().map(|label| format!(", {label}")).unwrap_or_default();
         format!(
             "{}{}{}{label}",
             outcome.status.as_str(),
@@ -270,7 +273,7 @@ fn verdict_entry(
         reasons: verdicted.reasons.iter().map(Why::from).collect(),
         would_deny: verdicted.would_deny.iter().map(Why::from).collect(),
         rules: verdicted.basis.rules.clone(),
-        help: verdicted.reasons.first().map(help),
+        help: verdicted.reasons.first().or(verdicted.would_deny.first()).map(help),
         ..entry_of(recorded, record)
     }
 }
@@ -359,7 +362,11 @@ pub fn render(chain: &Chain, colour: Colour) -> String {
     }
     render_agent(&mut text, &chain.root, "", "", colour);
     let held = if chain.held > 0 { format!(", {} held", chain.held) } else { String::new() };
-    let _ = writeln!(text, "{} allowed{held}, {} denied", chain.allowed, chain.denied);
+    let observed = match chain.only_observed {
+        0 => String::new(),
+        count => format!(" ({count} only because they are observed)"),
+    };
+    let _ = writeln!(text, "{} allowed{observed}{held}, {} denied", chain.allowed, chain.denied);
     for fault in &chain.faults {
         let _ = writeln!(text, "{}", colour.paint(colour::RED, fault));
     }
@@ -421,12 +428,13 @@ fn render_entry(text: &mut String, entry: &Entry, indent: &str, colour: Colour) 
     }
     for why in &entry.would_deny {
         let told = format!("{}: {}", colour.paint(colour::YELLOW, &why.code), why.told);
-        let _ = writeln!(text, "{indent}      observed, would deny: {told}");
+        let would = colour.paint(colour::YELLOW, "WOULD DENY");
+        let _ = writeln!(text, "{indent}      {would} {told}");
     }
     if let Some(shadow) = &entry.shadow {
         let _ = writeln!(text, "{indent}      {}", colour.paint(colour::YELLOW, shadow));
     }
-    if let (Some(help), false) = (&entry.help, entry.reasons.is_empty()) {
+    if let Some(help) = &entry.help {
         let _ = writeln!(text, "{indent}      help: {help}");
     }
 }

@@ -109,7 +109,7 @@ pub fn line(recorded: &Recorded, colour: Colour) -> String {
             let count = if verdicted.count > 1 { format!(" x{}", verdicted.count) } else { String::new() };
             let mut why = reasons(&verdicted.reasons);
             if !verdicted.would_deny.is_empty() {
-                why = format!("observed, would deny: {}", reasons(&verdicted.would_deny));
+                why = format!("WOULD DENY {}", reasons(&verdicted.would_deny));
             }
             if let Some(shadow) = verdicted.shadow.as_ref().filter(|shadow| shadow.differs) {
                 why = format!("{why}  {}", in_the_shadow(shadow)).trim_start().to_owned();

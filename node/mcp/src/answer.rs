@@ -1,9 +1,9 @@
 //! Results, refusals and holds in the one form that every framework passes on to its model: a tool result, with
 //! `isError` where nothing came of the call (DESIGN section 13: other forms crash or hang some of them).
 
-use rmcp::model::{CallToolResult, ContentBlock, JsonObject, MetaObject};
+use rmcp::model::{CallToolResult, ContentBlock, JsonObject, MetaObject, ResultType};
 use serde_json::{Value as Json, json};
-use writ_common::{json::Value, label::Label, reason::ReasonCode};
+use writ_common::{ids::ApprovalId, json::Value, label::Label, reason::ReasonCode};
 use writ_sdk::{Error, Held, Labelled};
 
 use crate::{META_LABEL, catalogue::Shape};
@@ -30,6 +30,8 @@ pub(crate) fn done(labelled: &Labelled, shape: Shape) -> CallToolResult {
         result.structured_content = value.is_object().then_some(value);
         result
     });
+    // The server behind may speak the older revision; the library takes it off again for clients that do.
+    result.result_type = Some(ResultType::COMPLETE);
     let mut meta = MetaObject::default();
     meta.0.insert(META_LABEL.to_owned(), label(&labelled.label));
     result.meta = Some(meta);
@@ -62,7 +64,15 @@ pub(crate) fn failed(error: &Error) -> CallToolResult {
             let next = format!("The effect of the call is `{}`.", status.as_str());
             refused("failed", "Failed", error.code(), &format!("{}: {}", reason.code, reason.text), &next)
         }
-        other => refused("error", "Failed", error.code(), &other.to_string(), ""),
+        // Nobody here can say whether it was done, and a model that hears "failed" does it again.
+        Error::TimedOut | Error::BadAnswer(_) | Error::Replayed { .. } => refused(
+            "unknown",
+            "It is not known whether this was done",
+            error.code(),
+            &error.to_string(),
+            "It may have been: do not call again before somebody has looked at the record.",
+        ),
+        other => refused("error", "Failed, and nothing was done", error.code(), &other.to_string(), ""),
     }
 }
 
@@ -89,6 +99,18 @@ fn hold(held: &Held) -> CallToolResult {
     fields.insert("approval".to_owned(), held.approval.as_str().into());
     fields.insert("expires".to_owned(), held.expires.to_string().into());
     error(hold_text(held), fields)
+}
+
+/// A call that goes on waiting, since whoever was asked to wait does not.
+pub(crate) fn still_held(approval: &ApprovalId) -> CallToolResult {
+    let mut fields = JsonObject::new();
+    fields.insert("decision".to_owned(), "hold".into());
+    fields.insert("reason".to_owned(), ReasonCode::ApprovalNeeded.as_str().into());
+    fields.insert("approval".to_owned(), approval.as_str().into());
+    let message = format!(
+        "Held for approval `{approval}`, nothing was done yet. Once it is approved, call again with the same arguments."
+    );
+    error(message, fields)
 }
 
 /// What a model and the person before it are told of a call that waits.

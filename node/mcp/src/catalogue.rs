@@ -1,10 +1,17 @@
 //! The tools of a capability under the names that models see.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use rmcp::model::{JsonObject, Tool};
+use serde_json::Value;
 use writ_common::{capability::Right, mcp::ToolName};
 use writ_sdk::{Offer, OfferedTool};
+
+/// The tool by which an agent hands a part of its task to another one.
+pub(crate) const DELEGATE: &str = "writ_delegate";
 
 /// What stands between a tool's and an action's name where no MCP server gave a name: `crm__read`.
 const SEPARATOR: &str = "__";
@@ -19,10 +26,39 @@ pub(crate) enum Shape {
 }
 
 /// A tool behind a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) right: Right,
     pub(crate) shape: Shape,
+    schema: Arc<JsonObject>,
+}
+
+impl Entry {
+    /// The arguments without members that are `null` where the schema knows the member, does not require it and has
+    /// no `null` for it: some frameworks write out what their model left out. It is signed as it is sent, and
+    /// whatever this does not know is left to the contract.
+    pub(crate) fn without_nulls(&self, arguments: &JsonObject) -> JsonObject {
+        let declared = |name: &str| self.schema.get("properties")?.get(name);
+        let is_required = |name: &str| {
+            let required = self.schema.get("required").and_then(Value::as_array);
+            required.is_some_and(|required| required.iter().any(|one| one.as_str() == Some(name)))
+        };
+        let is_left_out = |name: &str| {
+            !is_required(name)
+                && declared(name).and_then(|schema| schema.get("type")).is_some_and(has_no_null)
+        };
+        let kept = arguments.iter().filter(|(name, value)| !(value.is_null() && is_left_out(name)));
+        kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+}
+
+/// Whether a schema's `type` leaves no room for `null`.
+fn has_no_null(kind: &Value) -> bool {
+    match kind {
+        Value::String(kind) => kind != "null",
+        Value::Array(kinds) => kinds.iter().all(|kind| kind.as_str().is_some_and(|kind| kind != "null")),
+        _ => false,
+    }
 }
 
 /// The tools of a capability, by name.
@@ -42,9 +78,11 @@ impl Catalogue {
             by_look.entry(look(&name_of(tool))).or_default().push(tool);
         }
         let mut catalogue = Self::default();
-        for same in by_look.into_values() {
+        let own = look(DELEGATE);
+        for (seen, same) in by_look {
             match same.as_slice() {
-                [tool] => catalogue.insert(tool),
+                // Ours is nobody else's.
+                [tool] if seen != own => catalogue.insert(tool),
                 several => catalogue.ambiguous.extend(several.iter().map(|tool| name_of(tool))),
             }
         }
@@ -60,10 +98,11 @@ impl Catalogue {
         let mut tool = Tool::default();
         tool.name = name.clone().into();
         tool.description = Some(offered.description.clone().into());
-        tool.input_schema = schema.into();
+        let schema = Arc::new(schema);
+        tool.input_schema = Arc::clone(&schema);
         self.tools.push(tool);
         let shape = if offered.mcp.is_some() { Shape::Mcp } else { Shape::Json };
-        self.entries.insert(name, Entry { right: offered.right.clone(), shape });
+        self.entries.insert(name, Entry { right: offered.right.clone(), shape, schema });
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Entry> {
@@ -120,7 +159,21 @@ mod tests {
         let names: Vec<&str> = catalogue.tools().iter().map(|tool| tool.name.as_ref()).collect();
         assert_eq!(names, ["createIssue", "crm__read"]);
         assert_eq!(catalogue.get("createIssue").map(|entry| entry.shape), Some(Shape::Mcp));
-        assert_eq!(catalogue.get("tool.crm:read"), None);
+        assert!(catalogue.get("tool.crm:read").is_none());
+    }
+
+    #[test]
+    fn a_null_for_what_was_left_out_is_left_out() {
+        let mut tool = offered("tool.crm:read", None);
+        tool.schema = r#"{"type":"object","required":["sql"],"properties":{"sql":{"type":"string"},"params":{"type":"array"},
+                          "limit":{"type":["integer","null"]},"any":{}}}"#
+            .to_owned();
+        let catalogue = catalogue(vec![tool]);
+        let given: JsonObject =
+            serde_json::from_str(r#"{"sql":null,"params":null,"limit":null,"any":null,"other":null}"#)
+                .unwrap();
+        let kept = catalogue.get("crm__read").unwrap().without_nulls(&given);
+        assert_eq!(kept.keys().collect::<Vec<_>>(), ["any", "limit", "other", "sql"]);
     }
 
     #[test]
@@ -133,5 +186,11 @@ mod tests {
         assert_eq!(catalogue.tools().len(), 1);
         assert!(catalogue.is_ambiguous("read_file") && catalogue.is_ambiguous("readFile"));
         assert!(catalogue.get("readFile").is_none());
+    }
+
+    #[test]
+    fn m02_no_server_has_a_tool_that_looks_like_ours() {
+        let catalogue = catalogue(vec![offered("tool.a:x", Some("writDelegate"))]);
+        assert!(catalogue.tools().is_empty() && catalogue.is_ambiguous("writDelegate"));
     }
 }

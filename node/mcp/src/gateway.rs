@@ -3,32 +3,37 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rmcp::model::{CallToolResult, JsonObject, Tool};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
+use tokio_util::sync::CancellationToken;
 use writ_common::{
     capability::{Narrowing, Right},
-    ids::{AgentId, KeyId, Resource},
+    ids::{AgentId, ApprovalId, KeyId, Resource},
     json::Value,
+    keys::PublicKey,
     reason::{Reason, ReasonCode},
     time::Timestamp,
 };
-use writ_sdk::{Agent, Error, Held, Identity, Labelled, Offer, Task};
+use writ_sdk::{Agent, Error, Held, Identity, Labelled, Offer, OutcomeStatus, Task};
 
 use crate::{
     answer,
-    catalogue::{Catalogue, Shape},
-    held::{HeldCalls, HeldKey},
+    catalogue::{Catalogue, DELEGATE, Shape},
+    held::{self, HeldCalls, HeldKey},
     presented::{self, Known, Standing},
 };
 
-/// How often the broker is asked whether another policy is in force.
+/// How often the broker is asked whether another policy is in force, and at most, however often clients ask for tools.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
-/// The tool by which an agent hands a part of its task to another one.
-pub(crate) const DELEGATE: &str = "writ_delegate";
+const REFRESH_AT_MOST_EVERY: Duration = Duration::from_secs(1);
+/// How long it is left alone once it cannot be asked.
+const REFRESH_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// First pause between two questions whether people have answered, and the longest.
+const ASK_EVERY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// What a gateway is made with.
 #[derive(Clone, Debug, Default)]
@@ -74,6 +79,8 @@ struct Shared {
     held: Mutex<HeldCalls>,
     known: Mutex<Known>,
     patience: Duration,
+    /// When the broker was asked last; one asks at a time.
+    refreshed: tokio::sync::Mutex<Option<Instant>>,
     refresher: Mutex<Option<tokio::task::AbortHandle>>,
 }
 
@@ -91,26 +98,29 @@ struct Listed {
     catalogue: Arc<Catalogue>,
 }
 
-/// Other agents of this process, connected when the first call comes for one.
-struct Others {
-    identities: BTreeMap<KeyId, Identity>,
-    connected: tokio::sync::Mutex<BTreeMap<KeyId, Agent>>,
-}
+/// Other agents of this process, each connected when the first call comes for it.
+struct Others(BTreeMap<KeyId, (Identity, OnceCell<Agent>)>);
 
 impl Others {
+    fn has(&self, key: &KeyId) -> bool {
+        self.0.contains_key(key)
+    }
+
     async fn agent(&self, key: &KeyId) -> Result<Option<Agent>, Error> {
-        let Some(identity) = self.identities.get(key) else { return Ok(None) };
-        let mut connected = self.connected.lock().await;
-        if let Some(agent) = connected.get(key) {
-            return Ok(Some(agent.clone()));
-        }
-        let agent = Agent::connect(identity.clone()).await?;
-        connected.insert(key.clone(), agent.clone());
-        Ok(Some(agent))
+        let Some((identity, connected)) = self.0.get(key) else { return Ok(None) };
+        let agent = connected.get_or_try_init(|| Agent::connect(identity.clone())).await?;
+        Ok(Some(agent.clone()))
+    }
+
+    /// The key of an agent that is here, out of those it has.
+    fn key_of(&self, agent: &AgentId, keys: &[PublicKey]) -> Option<PublicKey> {
+        let own = self.0.values().map(|(identity, _)| identity).filter(|identity| identity.agent == *agent);
+        own.map(|identity| identity.holder.public()).find(|key| keys.contains(key))
     }
 }
 
 /// What a tool call came to.
+#[derive(Clone)]
 pub(crate) enum Outcome {
     /// A result, or a refusal in the form of one.
     Complete(CallToolResult),
@@ -144,15 +154,17 @@ impl Gateway {
                 task.narrow(Narrowing::new().only(kept))
             }
         };
-        let identities = options.others.into_iter().map(|one| (one.holder.public().id(), one)).collect();
+        let others = options.others.into_iter();
+        let others = others.map(|one| (one.holder.public().id(), (one, OnceCell::new()))).collect();
         let shared = Shared {
             own: Mutex::new(Standing::new(task)),
-            others: Others { identities, connected: tokio::sync::Mutex::default() },
+            others: Others(others),
             catalogue: RwLock::default(),
             changed: watch::Sender::new(0),
             held: Mutex::default(),
             known: Mutex::default(),
             patience: options.patience,
+            refreshed: tokio::sync::Mutex::default(),
             refresher: Mutex::default(),
         };
         let gateway = Self { shared: Arc::new(shared) };
@@ -167,26 +179,47 @@ impl Gateway {
         lock(&self.shared.own).task.clone()
     }
 
-    /// Asks again and again, for as long as somebody holds the gateway.
+    /// Asks again and again, for as long as somebody holds the gateway and the task lasts.
     fn keep_fresh(&self) {
         let shared = Arc::downgrade(&self.shared);
         let worker = tokio::spawn(async move {
+            let mut pause = REFRESH_EVERY;
             loop {
-                tokio::time::sleep(REFRESH_EVERY).await;
+                tokio::time::sleep(pause).await;
                 let Some(shared) = shared.upgrade() else { return };
-                // What cannot be asked for now is asked for the next time.
-                if let Err(error) = (Self { shared }).refresh().await {
-                    tracing::debug!("tools are not listed anew: {error}");
-                }
+                pause = match (Self { shared }).refresh().await {
+                    Ok(()) => REFRESH_EVERY,
+                    // A task that is over does not begin again, and each refusal is a record.
+                    Err(Error::Denied(denial)) => {
+                        tracing::info!("the tools are not listed any more: {denial}");
+                        return;
+                    }
+                    Err(error) => {
+                        tracing::debug!("tools are not listed anew: {error}");
+                        (pause * 2).min(REFRESH_PAUSE_MAX)
+                    }
+                };
             }
         });
         *lock(&self.shared.refresher) = Some(worker.abort_handle());
     }
 
-    /// Reads the tools anew if another policy is in force.
+    /// Reads the tools anew if another policy is in force. Whoever asks while somebody else does, or right after, is
+    /// told the same.
     async fn refresh(&self) -> Result<(), Error> {
+        let mut refreshed = self.shared.refreshed.lock().await;
+        if refreshed.is_some_and(|at| at.elapsed() < REFRESH_AT_MOST_EVERY) {
+            return Ok(());
+        }
+        let task = self.task();
+        // The broker would say no, and record it.
+        if task.capability().await?.expires() <= now() {
+            return Ok(());
+        }
         let known = self.listed(|listed| listed.offer.clone());
-        let Some(offer) = self.task().offered_tools(known.as_ref()).await? else { return Ok(()) };
+        let offered = task.offered_tools(known.as_ref()).await;
+        *refreshed = Some(Instant::now());
+        let Some(offer) = offered? else { return Ok(()) };
         let is_other = known.is_none_or(|known| known.tools != offer.tools);
         let catalogue = Arc::new(Catalogue::new(&offer));
         let mut listed = self.shared.catalogue.write().unwrap_or_else(PoisonError::into_inner);
@@ -234,51 +267,44 @@ impl Gateway {
     }
 
     /// Calls a tool under the capability of the connection, or under a narrower one that came along.
-    pub(crate) async fn call(
-        &self,
-        name: &str,
-        arguments: Option<&JsonObject>,
-        presented: &[String],
-        state: Option<&str>,
-    ) -> Outcome {
-        match self.call_or_refuse(name, arguments, presented, state).await {
+    pub(crate) async fn call(&self, call: ToolCall<'_>) -> Outcome {
+        match self.call_or_refuse(call).await {
             Ok(outcome) => outcome,
             Err(reason) => Outcome::Complete(answer::refused_here(reason.code(), reason.for_caller())),
         }
     }
 
-    async fn call_or_refuse(
-        &self,
-        name: &str,
-        arguments: Option<&JsonObject>,
-        presented: &[String],
-        state: Option<&str>,
-    ) -> Result<Outcome, Reason> {
-        let task = match self.standing(presented).await {
+    async fn call_or_refuse(&self, call: ToolCall<'_>) -> Result<Outcome, Reason> {
+        let task = match self.standing(call.presented).await {
             Ok(standing) => standing?.task,
             Err(error) => return Ok(Outcome::Complete(answer::failed(&error))),
         };
-        let arguments = read_arguments(arguments)?;
-        if name == DELEGATE {
+        if call.name == DELEGATE {
+            let arguments = read_arguments(call.arguments)?;
             return Ok(Outcome::Complete(self.delegate(&task, &arguments).await));
         }
-        let entry = match self.entry(name) {
+        let entry = match self.entry(call.name) {
             Err(reason) if reason.code() == ReasonCode::ToolUnknown => {
                 // The policy may have changed a moment ago.
                 drop(self.refresh().await);
-                self.entry(name)?
+                self.entry(call.name)?
             }
             entry => entry?,
         };
+        let arguments = match call.arguments {
+            Some(arguments) => read_arguments(Some(&entry.without_nulls(arguments)))?,
+            None => read_arguments(None)?,
+        };
         let key = HeldKey {
+            presented: call.presented.iter().map(|text| presented::digest(text)).collect(),
             agent: task.agent().name().clone(),
             right: entry.right.clone(),
             arguments: arguments.to_string(),
         };
-        if let Some(state) = state {
-            self.check_state(&key, state)?;
+        if let Some(approval) = call.state {
+            self.check_state(&key, approval)?;
         }
-        Ok(self.make(&task, &key, arguments, entry.shape).await)
+        Ok(self.make(&task, &key, arguments, entry.shape, call.cancelled).await)
     }
 
     fn entry(&self, name: &str) -> Result<crate::catalogue::Entry, Reason> {
@@ -294,9 +320,8 @@ impl Gateway {
     }
 
     /// What a client hands back of a call that waits names the approval, and nothing is believed of it beyond that.
-    fn check_state(&self, key: &HeldKey, state: &str) -> Result<(), Reason> {
-        let approval = writ_common::ids::ApprovalId::parse(state);
-        let is_known = approval.is_ok_and(|approval| lock(&self.shared.held).has(key, &approval));
+    fn check_state(&self, key: &HeldKey, approval: &ApprovalId) -> Result<(), Reason> {
+        let is_known = lock(&self.shared.held).has(key, approval, now());
         is_known.then_some(()).ok_or_else(|| {
             Reason::new(ReasonCode::ApprovalUnknown)
                 .told("no call with these arguments waits here under this `requestState`")
@@ -304,26 +329,87 @@ impl Gateway {
     }
 
     /// Makes a call, or goes on with the same one if it waits for people.
-    async fn make(&self, task: &Task, key: &HeldKey, arguments: Value, shape: Shape) -> Outcome {
-        let waiting = lock(&self.shared.held).take(key, now());
-        let made: Result<Labelled, Error> = match waiting {
-            Some(held) => task.proceed_labelled(&held).await,
-            None => {
+    async fn make(
+        &self,
+        task: &Task,
+        key: &HeldKey,
+        arguments: Value,
+        shape: Shape,
+        cancelled: &CancellationToken,
+    ) -> Outcome {
+        let known = lock(&self.shared.held).take(key, now());
+        match known {
+            held::Standing::Again(held, news) => self.go_on(task, key, held, shape, cancelled, &news).await,
+            held::Standing::Elsewhere(mut news) => match news.wait_for(Option::is_some).await.as_deref() {
+                Ok(Some(outcome)) => outcome.clone(),
+                _ => Outcome::Complete(answer::failed(&Error::TimedOut)),
+            },
+            held::Standing::Fresh => {
                 let (resource, action) = (key.right.resource.as_str(), key.right.action.as_str());
-                task.call_labelled(resource, action, arguments).await
+                match task.call_labelled(resource, action, arguments).await {
+                    Err(Error::Held(held)) => {
+                        lock(&self.shared.held).put(key.clone(), held.clone(), now());
+                        if self.shared.patience.is_zero() {
+                            return Outcome::Held(held);
+                        }
+                        let again = lock(&self.shared.held).take(key, now());
+                        match again {
+                            held::Standing::Again(held, news) => {
+                                self.go_on(task, key, held, shape, cancelled, &news).await
+                            }
+                            _ => Outcome::Held(held),
+                        }
+                    }
+                    made => Outcome::Complete(answer::of(made, shape)),
+                }
             }
-        };
-        let made = match made {
-            Err(Error::Held(held)) if !self.shared.patience.is_zero() => {
-                task.wait_for_approval_labelled(*held, self.shared.patience).await
-            }
-            made => made,
-        };
-        if let Err(Error::Held(held)) = made {
-            lock(&self.shared.held).put(key.clone(), (*held).clone(), now());
-            return Outcome::Held(held);
         }
-        Outcome::Complete(answer::of(made, shape))
+    }
+
+    /// Goes on with a call that was held. Until it is known what became of it, it stays the same call: a new one could
+    /// be approved and done beside it.
+    async fn go_on(
+        &self,
+        task: &Task,
+        key: &HeldKey,
+        mut held: Box<Held>,
+        shape: Shape,
+        cancelled: &CancellationToken,
+        news: &watch::Sender<Option<Outcome>>,
+    ) -> Outcome {
+        let (begun, (mut pause, longest)) = (Instant::now(), ASK_EVERY);
+        let outcome = loop {
+            let made = task.proceed_labelled(&held).await;
+            let waits = match &made {
+                Err(Error::Held(still)) => {
+                    held.clone_from(still);
+                    true
+                }
+                made => !is_settled(made),
+            };
+            let left = self.shared.patience.saturating_sub(begun.elapsed());
+            if waits && !left.is_zero() && !cancelled.is_cancelled() {
+                tokio::select! {
+                    () = tokio::time::sleep(pause.min(left)) => {}
+                    () = cancelled.cancelled() => {}
+                }
+                pause = (pause * 3 / 2).min(longest);
+                if !cancelled.is_cancelled() {
+                    continue;
+                }
+            }
+            let mut calls = lock(&self.shared.held);
+            match waits {
+                true => calls.put(key.clone(), held, now()),
+                false => calls.remove(key),
+            }
+            break match made {
+                Err(Error::Held(held)) => Outcome::Held(held),
+                made => Outcome::Complete(answer::of(made, shape)),
+            };
+        };
+        news.send_replace(Some(outcome.clone()));
+        outcome
     }
 
     /// The task a call is made in: the connection's, narrowed by each capability that came along, outermost first.
@@ -334,7 +420,7 @@ impl Gateway {
         let own = self.task().capability().await?.chain_id();
         let mut standing = {
             let mut kept = lock(&self.shared.own);
-            kept.is_at(own);
+            kept.remember(own);
             kept.clone()
         };
         for text in presented {
@@ -353,29 +439,28 @@ impl Gateway {
         };
         let own = standing.task.agent();
         let holder = capability.chain().holder();
-        let agent = if *holder == own.identity().holder.public() {
-            Some(own.clone())
-        } else {
-            self.shared.others.agent(&holder.id()).await?
-        };
+        let is_own = *holder == own.identity().holder.public();
         // Somebody else's capability is worth nothing here, whatever it says (threat T22).
-        let Some(agent) = agent else {
+        if !is_own && !self.shared.others.has(&holder.id()) {
             let to = capability.chain().caller();
             return Ok(Err(Reason::new(ReasonCode::TokenHolderMismatch)
                 .told(format_args!("the capability was handed to a key of `{to}`, which is not here"))));
-        };
+        }
         if let Err(reason) = standing.check_extends(&capability) {
             return Ok(Err(reason));
         }
         let chain = capability.chain_id();
-        let known = lock(&self.shared.known).get(&chain);
+        let known = lock(&self.shared.known).get(text);
         let mut narrower = match known {
             Some(known) => known,
-            None => Standing::new(Task::resume(&agent, capability)?),
+            None => {
+                let other = if is_own { None } else { self.shared.others.agent(&holder.id()).await? };
+                Standing::new(Task::resume(other.as_ref().unwrap_or(own), capability)?)
+            }
         };
-        narrower.is_at(chain);
-        narrower.is_at(narrower.task.capability().await?.chain_id());
-        lock(&self.shared.known).put(chain, narrower.clone());
+        narrower.remember(chain);
+        narrower.remember(narrower.task.capability().await?.chain_id());
+        lock(&self.shared.known).put(text, narrower.clone());
         Ok(Ok(narrower))
     }
 
@@ -388,8 +473,11 @@ impl Gateway {
     }
 
     async fn try_delegate(&self, task: &Task, arguments: &Value) -> Result<CallToolResult, Error> {
-        let text = |key: &str| arguments.get(key).and_then(Value::as_str);
-        let Some(to) = text("agent") else {
+        let (to, unknown) = read_delegation(arguments);
+        if let Some(unknown) = unknown {
+            return Ok(answer::refused_here(ReasonCode::ArgUnknown, &format!("`/{unknown}`")));
+        }
+        let Some(to) = to else {
             return Ok(answer::refused_here(ReasonCode::ArgMissing, "`/agent`: to whom"));
         };
         let wanted = match self.wanted(arguments) {
@@ -401,13 +489,20 @@ impl Gateway {
             let why = format!("`{beyond}` is not this agent's to hand on");
             return Ok(answer::refused_here(ReasonCode::DelegationWidening, &why));
         }
-        let delegation = task.delegate(to, Narrowing::new().only(wanted.clone())).await?;
+        let narrowing = Narrowing::new().only(wanted.clone());
+        // Of several keys the one that is here: nobody else could use the others.
+        let agent = AgentId::parse(to)?;
+        let here = self.shared.others.key_of(&agent, &task.agent().delegate_keys(&agent));
+        let delegation = match here {
+            Some(key) => task.delegate_to_key(agent, key, narrowing),
+            None => task.delegate(to, narrowing).await?,
+        };
         let capability = delegation.capability().await?;
         // Where the other agent is here as well, what it holds is renewed with ours.
         if let Some(agent) = self.shared.others.agent(&capability.chain().holder().id()).await? {
             let mut standing = Standing::new(delegation.accept(&agent).await?);
-            standing.is_at(capability.chain_id());
-            lock(&self.shared.known).put(capability.chain_id(), standing);
+            standing.remember(capability.chain_id());
+            lock(&self.shared.known).put(&presented::write(&capability), standing);
         }
         let rights: Vec<String> = wanted.iter().map(ToString::to_string).collect();
         Ok(CallToolResult::structured(json!({
@@ -432,6 +527,34 @@ impl Gateway {
         let rights: Vec<Right> = named.iter().map(right).collect::<Result<_, _>>()?;
         if rights.is_empty() { Err(missing()) } else { Ok(rights) }
     }
+}
+
+/// A call of a tool, as it came.
+pub(crate) struct ToolCall<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) arguments: Option<&'a JsonObject>,
+    /// The capabilities that came along, outermost first.
+    pub(crate) presented: &'a [String],
+    /// What the client hands back of a call that waits.
+    pub(crate) state: Option<&'a ApprovalId>,
+    /// Whether the client still wants to know.
+    pub(crate) cancelled: &'a CancellationToken,
+}
+
+/// Whether it is known what became of a call. If it is not, the same call has to be made again, never another one.
+fn is_settled(made: &Result<Labelled, Error>) -> bool {
+    match made {
+        Ok(_) | Err(Error::Denied(_)) => true,
+        Err(Error::Failed { status, .. }) => *status != OutcomeStatus::UnknownOutcome,
+        Err(_) => false,
+    }
+}
+
+/// To whom a call of `writ_delegate` hands on, and the first member nobody declared.
+fn read_delegation(arguments: &Value) -> (Option<&str>, Option<&str>) {
+    let Value::Object(members) = arguments else { return (None, None) };
+    let unknown = members.keys().find(|key| !["agent", "tools"].contains(&key.as_str()));
+    (members.get("agent").and_then(Value::as_str), unknown.map(String::as_str))
 }
 
 /// An MCP call without arguments is one with none.
@@ -468,7 +591,7 @@ fn delegate_tool(delegates: &[AgentId]) -> Tool {
     tool
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,51 +1,107 @@
-//! Calls that wait for people, so that the same call made again is the same call.
+//! Calls that wait for people, so that the same call made again is the same call, and is made once.
 
 use std::collections::BTreeMap;
 
+use tokio::sync::watch;
 use writ_common::{
     capability::Right,
+    digest::Digest,
     ids::{AgentId, ApprovalId},
     time::Timestamp,
 };
 use writ_sdk::Held;
 
+use crate::gateway::Outcome;
+
 /// Most calls that are kept for later. What is given up is not lost: the approval stands, and the same call made
 /// again is held anew.
 const HELD_MAX: usize = 1_024;
 
-/// What makes two calls the same one for whoever waits: who calls what, with which arguments.
+/// What makes two calls the same one for whoever waits: who calls what, with which arguments, under what it brought.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HeldKey {
+    /// The capabilities that came along, as they were written.
+    pub(crate) presented: Vec<Digest>,
     pub(crate) agent: AgentId,
     pub(crate) right: Right,
     /// As canonical JSON.
     pub(crate) arguments: String,
 }
 
+/// What a call that waited came to, for those who made the same one meanwhile.
+pub(crate) type News = watch::Receiver<Option<Outcome>>;
+
+enum Slot {
+    /// Put aside.
+    Waiting(Box<Held>),
+    /// Somebody is asking whether it may go on, or making it.
+    Running(ApprovalId, News),
+}
+
+/// How a call stands that may have been held before.
+pub(crate) enum Standing {
+    /// Nobody has made it, or it is over.
+    Fresh,
+    /// It was held: whoever gets this goes on with it, and says what it came to.
+    Again(Box<Held>, watch::Sender<Option<Outcome>>),
+    /// Somebody goes on with it right now.
+    Elsewhere(News),
+}
+
 /// Calls that wait.
-#[derive(Debug, Default)]
-pub(crate) struct HeldCalls(BTreeMap<HeldKey, Held>);
+#[derive(Default)]
+pub(crate) struct HeldCalls(BTreeMap<HeldKey, Slot>);
 
 impl HeldCalls {
-    /// Takes a call out to make it again.
-    pub(crate) fn take(&mut self, key: &HeldKey, now: Timestamp) -> Option<Held> {
-        self.0.remove(key).filter(|held| now < held.expires)
+    /// Takes a call up, or says who has.
+    pub(crate) fn take(&mut self, key: &HeldKey, now: Timestamp) -> Standing {
+        match self.0.remove(key) {
+            None => Standing::Fresh,
+            Some(Slot::Waiting(held)) if held.expires <= now => Standing::Fresh,
+            Some(Slot::Waiting(held)) => {
+                let (sender, news) = watch::channel(None);
+                self.0.insert(key.clone(), Slot::Running(held.approval.clone(), news));
+                Standing::Again(held, sender)
+            }
+            Some(Slot::Running(approval, news)) => {
+                // Whoever had it is gone without a word: it is nobody's.
+                if news.has_changed().is_err() && news.borrow().is_none() {
+                    return Standing::Fresh;
+                }
+                self.0.insert(key.clone(), Slot::Running(approval, news.clone()));
+                Standing::Elsewhere(news)
+            }
+        }
     }
 
-    /// Whether a call with this approval waits under this key.
-    pub(crate) fn has(&self, key: &HeldKey, approval: &ApprovalId) -> bool {
-        self.0.get(key).is_some_and(|held| held.approval == *approval)
+    /// Whether a call with this approval is known under this key.
+    pub(crate) fn has(&self, key: &HeldKey, approval: &ApprovalId, now: Timestamp) -> bool {
+        match self.0.get(key) {
+            Some(Slot::Waiting(held)) => held.approval == *approval && now < held.expires,
+            Some(Slot::Running(running, _)) => running == approval,
+            None => false,
+        }
     }
 
     /// Puts a call aside.
-    pub(crate) fn put(&mut self, key: HeldKey, held: Held, now: Timestamp) {
+    pub(crate) fn put(&mut self, key: HeldKey, held: Box<Held>, now: Timestamp) {
         if self.0.len() >= HELD_MAX {
-            self.0.retain(|_, held| now < held.expires);
+            self.0.retain(|_, slot| !matches!(slot, Slot::Waiting(held) if held.expires <= now));
         }
         if self.0.len() >= HELD_MAX {
-            let first = self.0.iter().min_by_key(|(_, held)| held.expires).map(|(key, _)| key.clone());
-            self.0.remove(&first.unwrap_or_else(|| key.clone()));
+            let waiting = self.0.iter().filter_map(|(key, slot)| match slot {
+                Slot::Waiting(held) => Some((held.expires, key)),
+                Slot::Running(..) => None,
+            });
+            if let Some(first) = waiting.min().map(|(_, key)| key.clone()) {
+                self.0.remove(&first);
+            }
         }
-        self.0.insert(key, held);
+        self.0.insert(key, Slot::Waiting(held));
+    }
+
+    /// It is over.
+    pub(crate) fn remove(&mut self, key: &HeldKey) {
+        self.0.remove(key);
     }
 }

@@ -7,18 +7,24 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::IntoResponse as _,
 };
 use rmcp::transport::streamable_http_server::{
-    StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
+    StreamableHttpServerConfig, StreamableHttpService,
+    session::{SessionManager as _, local::LocalSessionManager},
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use writ_common::{digest::Digest, reason::ReasonCode};
 
-use crate::{Gateway, GatewayError, oauth::Remote, server::Server, sessions::Sessions};
+use crate::{
+    Gateway, GatewayError,
+    oauth::Remote,
+    server::{Opened, Server},
+    sessions::Sessions,
+};
 
 /// Where the protocol is spoken.
 pub(crate) const PATH: &str = "/mcp";
@@ -94,6 +100,8 @@ pub(crate) enum Access {
 struct Door {
     access: Access,
     sessions: Arc<Sessions>,
+    /// Where the protocol library keeps them.
+    kept: Arc<LocalSessionManager>,
 }
 
 /// Serves programs of this machine over HTTP.
@@ -138,9 +146,9 @@ pub(crate) async fn listen(
         .with_cancellation_token(stop.child_token());
     let mut sessions = LocalSessionManager::default();
     sessions.session_config.keep_alive = Some(SESSION_IDLE);
-    let sessions = Arc::new(sessions);
-    let service = StreamableHttpService::new(|| Ok(Server { gateway: None }), sessions, config);
-    let door = Door { access: access.clone(), sessions: Arc::default() };
+    let kept = Arc::new(sessions);
+    let service = StreamableHttpService::new(|| Ok(Server::new(None)), Arc::clone(&kept), config);
+    let door = Door { access: access.clone(), sessions: Arc::default(), kept };
     let mut router = Router::new().route_service(PATH, service).layer(from_fn_with_state(door, admit));
     if let Access::Remote(remote) = &access {
         router = router.merge(remote.metadata());
@@ -161,24 +169,35 @@ pub(crate) async fn listen(
 /// Settles whose a request is, before anything of it is read.
 async fn admit(State(door): State<Door>, mut request: Request, next: Next) -> Response<Body> {
     let bearer = bearer(request.headers());
-    let (gateway, credential) = match door.access.open(bearer.as_deref()).await {
+    let (opened, owner) = match door.access.open(bearer.as_deref()).await {
         Ok(opened) => opened,
         Err(refusal) => return *refusal,
     };
     let session = request.headers().get(SESSION_HEADER).map(|id| id.to_str().unwrap_or("").to_owned());
     if let Some(session) = &session
-        && !door.sessions.is_of(session, credential)
+        && !door.sessions.is_of(session, owner)
     {
         return no_session();
     }
     // Neither the protocol library nor anything behind it has a use for the credential.
     request.headers_mut().remove(header::AUTHORIZATION);
-    request.extensions_mut().insert(gateway);
+    request.extensions_mut().insert(opened);
+    let is_end = request.method() == Method::DELETE;
     let response = next.run(request).await;
-    if session.is_none()
-        && let Some(opened) = response.headers().get(SESSION_HEADER).and_then(|id| id.to_str().ok())
-    {
-        door.sessions.opened(opened, credential);
+    match session {
+        Some(session) => {
+            if response.status() == StatusCode::NOT_FOUND || (is_end && response.status().is_success()) {
+                door.sessions.closed(&session);
+            }
+        }
+        None => {
+            let new = response.headers().get(SESSION_HEADER).and_then(|id| id.to_str().ok());
+            if let Some(oldest) = new.and_then(|new| door.sessions.opened(new, owner))
+                && let Err(error) = door.kept.close_session(&oldest.into()).await
+            {
+                tracing::debug!("a session could not be closed: {error}");
+            }
+        }
     }
     response
 }
@@ -192,13 +211,20 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
 }
 
 impl Access {
-    async fn open(&self, bearer: Option<&str>) -> Result<(Gateway, Digest), Box<Response<Body>>> {
+    /// What a credential opens, and whose its sessions are.
+    async fn open(&self, bearer: Option<&str>) -> Result<(Opened, Digest), Box<Response<Body>>> {
         match self {
-            Self::Local(gateway, Bearer::Open) => Ok((gateway.clone(), Digest::of("open", &[]))),
+            Self::Local(gateway, Bearer::Open) => {
+                Ok((Opened::Live(gateway.clone()), Digest::of("writ/v1/mcp-open", &[])))
+            }
             Self::Local(gateway, Bearer::Secret(secret)) => {
                 let (expected, shown) = (credential(secret), credential(bearer.unwrap_or_default()));
                 // Digests are compared, so that how long it takes tells nothing of the secret.
-                if expected == shown { Ok((gateway.clone(), shown)) } else { Err(Box::new(no_bearer())) }
+                if expected == shown {
+                    Ok((Opened::Live(gateway.clone()), shown))
+                } else {
+                    Err(Box::new(no_bearer()))
+                }
             }
             Self::Remote(remote) => remote.open(bearer).await,
         }

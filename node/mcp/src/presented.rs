@@ -50,7 +50,7 @@ impl Standing {
     }
 
     /// Remembers what the task's capability is now.
-    pub(crate) fn is_at(&mut self, chain: Digest) {
+    pub(crate) fn remember(&mut self, chain: Digest) {
         if self.chains.back() != Some(&chain) {
             self.chains.push_back(chain);
             if self.chains.len() > EARLIER_MAX {
@@ -74,7 +74,12 @@ impl Standing {
     }
 }
 
-/// Tasks by the chain of the capability they were presented with.
+/// The digest a capability is known by here: over its very bytes, signatures included, since nobody here checks them.
+pub(crate) fn digest(text: &str) -> Digest {
+    Digest::of("writ/v1/mcp-presented", &[text.trim_end_matches('=').as_bytes()])
+}
+
+/// Tasks by the capability they were presented with, as it was written.
 #[derive(Default)]
 pub(crate) struct Known {
     tasks: BTreeMap<Digest, Standing>,
@@ -82,13 +87,14 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    pub(crate) fn get(&self, chain: &Digest) -> Option<Standing> {
-        self.tasks.get(chain).cloned()
+    pub(crate) fn get(&self, text: &str) -> Option<Standing> {
+        self.tasks.get(&digest(text)).cloned()
     }
 
-    pub(crate) fn put(&mut self, chain: Digest, standing: Standing) {
-        if self.tasks.insert(chain, standing).is_none() {
-            self.order.push_back(chain);
+    pub(crate) fn put(&mut self, text: &str, standing: Standing) {
+        let written = digest(text);
+        if self.tasks.insert(written, standing).is_none() {
+            self.order.push_back(written);
         }
         while self.order.len() > KNOWN_MAX {
             if let Some(first) = self.order.pop_front() {

@@ -9,8 +9,9 @@ use writ_common::{
     digest::Digest,
     entropy::draw,
     ids::TaskId,
+    reason::ReasonCode,
     time::{Millis, Timestamp},
-    wire::Wanted,
+    wire::{ToldReason, Wanted},
 };
 
 use crate::{Agent, Delegation, Error, agent::read_capability, spans::Span};
@@ -31,6 +32,15 @@ struct Source {
     renewal: Renewal,
     /// The task's root span, so that it ends after everything below it.
     _task_span: Option<Span>,
+}
+
+/// A refusal to renew, with what is to be known first: without the capability nothing goes on.
+fn expired(at: Timestamp, error: Error) -> Error {
+    let Error::Denied(mut denial) = error else { return error };
+    let code = ReasonCode::TokenExpired;
+    let text = format!("the capability ended at {at} and was not renewed");
+    denial.reasons.insert(0, ToldReason { code, text, advice: None });
+    Error::Denied(denial)
 }
 
 /// Who keeps a capability alive.
@@ -155,7 +165,8 @@ impl Task {
             match self.renew(&mut current).await {
                 // What is still good goes on being used; the next call tries again.
                 Err(_) if current.root.expires() > now => {}
-                renewed => renewed?,
+                Err(error) => return Err(expired(current.root.expires(), error)),
+                Ok(()) => {}
             }
         }
         self.narrowed(&current.root).await

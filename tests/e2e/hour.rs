@@ -304,3 +304,81 @@ fn what_is_configured_and_not_governed_is_found() -> Result<()> {
     assert!(code == 1 && out.contains("/nope.json: there is no such file"), "{out}");
     Ok(())
 }
+
+/// `writ dev` as somebody runs it, in a folder of the test's.
+struct Dev {
+    folder: tempfile::TempDir,
+    process: WritProcess,
+}
+
+impl Dev {
+    async fn start() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("writ-hour-").tempdir()?;
+        let process = WritProcess::start(WRIT, &["dev"], folder.path(), "dev.log")?;
+        let dev = Self { folder, process };
+        dev.ready().await?;
+        Ok(dev)
+    }
+
+    async fn ready(&self) -> Result<()> {
+        eventually("writ dev runs", async || Ok(self.process.said().contains("Ctrl-C stops everything")))
+            .await
+    }
+
+    fn path(&self, path: &str) -> std::path::PathBuf {
+        self.folder.path().join(path)
+    }
+
+    async fn taken_up(&self) -> Result<writ::dev::upstreams::TakenUp> {
+        let folder = self.path(".writ/upstreams");
+        let mut taken_up = None;
+        eventually("the upstreams are taken up", async || {
+            let digest = writ::dev::upstreams::digest(&writ::dev::upstreams::read(&folder)?);
+            taken_up = writ::dev::upstreams::taken_up(&folder).filter(|taken_up| taken_up.digest == digest);
+            Ok(taken_up.is_some())
+        })
+        .await?;
+        taken_up.context("nothing was taken up")
+    }
+}
+
+#[test]
+fn a_development_set_up_takes_up_upstreams_while_it_runs_and_leaves_faulty_ones_out() -> Result<()> {
+    run(async {
+        let mut dev = Dev::start().await?;
+        assert!(dev.taken_up().await?.left_out.is_empty());
+        let tool = |file: &str| {
+            format!("[[tool]]\nresource = \"tool.extra\"\nkind = \"sqlite\"\nfile = \"{file}\"\n")
+        };
+        fs::write(dev.path(".writ/upstreams/extra.toml"), tool("data/crm.db"))?;
+        assert!(dev.taken_up().await?.left_out.is_empty(), "{}", dev.process.said());
+        let node = fs::read_to_string(dev.path(".writ/node-1.toml"))?;
+        assert!(node.contains("tool.extra"), "{node}");
+        // A file that says nothing sensible, and one of which the node cannot start: the sample tools go on.
+        fs::write(dev.path(".writ/upstreams/broken.toml"), "[[tool]]\nkind = \"sqlit\"\n")?;
+        let left_out = dev.taken_up().await?.left_out;
+        assert!(left_out.len() == 1 && left_out["broken"].contains("sqlite"), "{left_out:?}");
+        fs::write(dev.path(".writ/upstreams/extra.toml"), tool("nope/nope.db"))?;
+        let left_out = dev.taken_up().await?.left_out;
+        assert!(left_out["extra"].contains("does not start"), "{left_out:?}");
+        let identity = writ_sdk::Identity::load(dev.path(".writ/agents/planner"))?;
+        let planner = writ_sdk::Agent::connect(identity).await?;
+        let profile = dev.path(".writ/operator.toml");
+        let idp = writ::operator::OperatorProfile::load(&profile)?.idp_url.context("no identity provider")?;
+        let (_, _, token) = browse("POST", &format!("{idp}/token"), "user=alice").await?;
+        let token: Value = serde_json::from_str(&token)?;
+        let token = token["access_token"].as_str().unwrap();
+        let task = planner.start_task(writ_sdk::NewTask::new("customer-answer", token, "x")).await?;
+        read(&task, "SELECT 1").await?;
+        // They are there again at the next start.
+        fs::remove_file(dev.path(".writ/upstreams/broken.toml"))?;
+        fs::write(dev.path(".writ/upstreams/extra.toml"), tool("data/crm.db"))?;
+        assert!(dev.taken_up().await?.left_out.is_empty());
+        dev.process.signal(rustix::process::Signal::TERM)?;
+        assert_eq!(dev.process.wait()?, 0, "{}", dev.process.said());
+        dev.process = WritProcess::start(WRIT, &["dev"], dev.folder.path(), "dev.log")?;
+        dev.ready().await?;
+        assert!(fs::read_to_string(dev.path(".writ/node-1.toml"))?.contains("tool.extra"));
+        Ok(())
+    })
+}

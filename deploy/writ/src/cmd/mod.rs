@@ -7,12 +7,14 @@ mod capability;
 mod config;
 mod doctor;
 mod documents;
+mod enforce;
 mod explain;
 mod halt;
 mod key;
 mod label;
 mod login;
 mod policy;
+mod policy_folder;
 mod scan;
 mod server;
 mod task;
@@ -97,6 +99,8 @@ enum Command {
     /// Policies
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// End observing: rules about these tools are obeyed from now on
+    Enforce(enforce::Enforce),
     /// Get a user's token from an OIDC issuer, and keep it beside the profile
     Login(login::Login),
     /// Forget the login, here and at the issuer
@@ -207,6 +211,7 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Scan(scan) => scan.run(&common),
         Command::Documents(documents) => documents.run(&common),
         Command::Policy(policy) => policy.run(&common).await,
+        Command::Enforce(enforce) => enforce.run(&common).await,
         Command::Login(login) => login.run(&common).await,
         Command::Logout(logout) => logout.run(&common).await,
         Command::Key(key) => key.run(&common),

@@ -48,8 +48,8 @@ pub const APPROVERS: [&str; 2] = ["bob", "carol"];
 const KEYSET_LIFE: Millis = Millis::from_secs(365 * 86_400);
 /// The longest a broker key may let a capability live.
 const MAX_TTL: Millis = Millis::from_secs(3_600);
-/// How long a node may take to start again with other upstreams.
-const NODE_START_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a node may take to start again with other upstreams, each of which has half of it to be there.
+const NODE_START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where everything of a development set-up stands.
 #[derive(Clone, Debug)]
@@ -556,6 +556,10 @@ fn known_agents(layout: &Layout) -> Result<Vec<AgentUser>> {
     let mut agents = Vec::new();
     for item in fs::read_dir(layout.at("agents"))? {
         let folder = item?.path();
+        // It is the last that is written: without it somebody is making the identity, or was stopped at it.
+        if !folder.join("agent.toml").exists() {
+            continue;
+        }
         let identity = Identity::load(&folder).with_context(|| format!("{}", folder.display()))?;
         agents.push(AgentUser {
             agent: identity.agent.clone(),

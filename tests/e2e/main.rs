@@ -14,6 +14,7 @@ mod flow_races;
 mod health;
 mod hour;
 mod inspect;
+mod mcp;
 mod policy;
 mod retrieval;
 mod revocation;

@@ -3,6 +3,7 @@
 
 mod audit;
 mod inspectors;
+pub mod mcp;
 mod postgres;
 mod process;
 mod raw;

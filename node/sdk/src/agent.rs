@@ -191,6 +191,13 @@ impl Agent {
         keys.delegates.get(agent).cloned().unwrap_or_default()
     }
 
+    /// The agents this one may delegate to and that have a key, as last heard.
+    #[must_use]
+    pub fn delegates(&self) -> Vec<AgentId> {
+        let keys = self.shared.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.delegates.keys().cloned().collect()
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.shared.clock.now().wall
     }

@@ -14,7 +14,7 @@ use writ_common::{
 };
 
 use crate::{
-    Error, Task,
+    Error, Labelled, Task,
     call::{Logical, note},
     spans::Span,
 };
@@ -88,18 +88,38 @@ impl Task {
     /// [`Error::Held`] while people have not answered; [`Error::Denied`] if they said no, if it is too late, or if
     /// the approval was used.
     pub async fn proceed(&self, held: &Held) -> Result<Value, Error> {
+        self.proceed_labelled(held).await.map(|labelled| labelled.value)
+    }
+
+    /// Makes a held call again and returns its result with the label the node released it under.
+    ///
+    /// # Errors
+    /// As [`Task::proceed`].
+    pub async fn proceed_labelled(&self, held: &Held) -> Result<Labelled, Error> {
         let span = Span::resume(held.action.as_str(), &held.approval, held.trace_context());
         let span = span.execute_tool(held.resource.name(), &self.id);
         let result = self.send(&self.logical(held)?, span.context()).await;
         note(&span, &result);
-        result.map(|labelled| labelled.value)
+        result
     }
 
     /// Waits for people to answer, and makes the call as soon as they have said yes.
     ///
     /// # Errors
     /// As [`Task::proceed`]; [`Error::Held`] if they have not answered within `patience`.
-    pub async fn wait_for_approval(&self, mut held: Held, patience: Duration) -> Result<Value, Error> {
+    pub async fn wait_for_approval(&self, held: Held, patience: Duration) -> Result<Value, Error> {
+        self.wait_for_approval_labelled(held, patience).await.map(|labelled| labelled.value)
+    }
+
+    /// Waits for people to answer, and returns the call's result with the label the node released it under.
+    ///
+    /// # Errors
+    /// As [`Task::wait_for_approval`].
+    pub async fn wait_for_approval_labelled(
+        &self,
+        mut held: Held,
+        patience: Duration,
+    ) -> Result<Labelled, Error> {
         let begun = Instant::now();
         let span = self.span.execute_tool(held.resource.name(), &self.id);
         let (mut pause, longest) = ASK_EVERY;
@@ -115,7 +135,7 @@ impl Task {
             }
         };
         note(&span, &result);
-        result.map(|labelled| labelled.value)
+        result
     }
 
     fn logical(&self, held: &Held) -> Result<Logical, Error> {

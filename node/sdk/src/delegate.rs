@@ -2,8 +2,9 @@
 
 use writ_bus::SystemEntropy;
 use writ_common::{
-    capability::{Narrowing, UnverifiedCapability},
+    capability::{ExtendError, Narrowing, UnverifiedCapability},
     decide::{AGENT_HANDOVER, AGENT_INPUT},
+    digest::Digest,
     entropy::draw,
     ids::{Action, AgentId, Resource},
     json::Value,
@@ -11,7 +12,7 @@ use writ_common::{
 };
 
 use crate::{
-    Error, Task,
+    Agent, Error, Task,
     call::{Logical, note},
 };
 
@@ -58,7 +59,7 @@ impl Delegation {
     /// # Errors
     /// [`Error::Extend`] if the hop is too deep, goes in a circle or leaves the profile.
     pub async fn capability(&self) -> Result<UnverifiedCapability, Error> {
-        let capability = self.task.capability().await?;
+        let capability = Box::pin(self.task.capability()).await?;
         let checks = self.narrowing.checks().iter().map(ToString::to_string).collect();
         let from = self.task.agent.name().as_str();
         let span = self.task.span.delegate(from, self.to.as_str(), checks, &self.task.id);
@@ -68,6 +69,24 @@ impl Delegation {
         let extended = extended.map_err(Error::from);
         note(&span, &extended);
         extended
+    }
+
+    /// The task as the other agent has it, where that agent is in this process: its capability is handed over anew
+    /// whenever the delegator's is another one, so that a renewal reaches it.
+    ///
+    /// # Errors
+    /// As [`Delegation::capability`]; [`Error::Extend`] if `agent` does not hold the key that was delegated to.
+    pub async fn accept(&self, agent: &Agent) -> Result<Task, Error> {
+        if agent.identity().holder.public() != self.key {
+            return Err(ExtendError::NotHolder.into());
+        }
+        let root = self.capability().await?;
+        Ok(Task::accepted(agent.clone(), self.clone(), root, &self.task.span))
+    }
+
+    /// What the delegator's capability is now: what is handed over is made from it.
+    pub(crate) async fn parent(&self) -> Result<Digest, Error> {
+        Ok(Box::pin(self.task.capability()).await?.chain_id())
     }
 
     /// Calls the agent through a node, handing the capability over, and returns its answer.

@@ -6,13 +6,14 @@ use tokio::sync::Mutex;
 use writ_bus::SystemEntropy;
 use writ_common::{
     capability::{Narrowing, Right, UnverifiedCapability},
+    digest::Digest,
     entropy::draw,
     ids::TaskId,
     time::{Millis, Timestamp},
     wire::Wanted,
 };
 
-use crate::{Agent, Error, agent::read_capability, spans::Span};
+use crate::{Agent, Delegation, Error, agent::read_capability, spans::Span};
 
 /// A task and what may be done in it. Cheap to clone.
 #[derive(Clone)]
@@ -27,10 +28,19 @@ pub struct Task {
 /// Where a task's capability comes from.
 struct Source {
     current: Mutex<Current>,
-    /// Until when the broker renews it; nothing for a capability that was handed over.
-    renewable_until: Option<Timestamp>,
+    renewal: Renewal,
     /// The task's root span, so that it ends after everything below it.
     _task_span: Option<Span>,
+}
+
+/// Who keeps a capability alive.
+enum Renewal {
+    /// The broker, until then.
+    Broker(Timestamp),
+    /// The delegator, who is in this process; what it was made from last.
+    Delegator(Box<Delegation>, Mutex<Option<Digest>>),
+    /// Nobody here: it was handed over.
+    Nobody,
 }
 
 struct Current {
@@ -58,7 +68,7 @@ impl Task {
         let current = Current { root, issued: agent.now() };
         let source = Source {
             current: Mutex::new(current),
-            renewable_until: Some(deadline),
+            renewal: Renewal::Broker(deadline),
             _task_span: Some(task_span),
         };
         Self { agent, id, source: Arc::new(source), steps: Arc::default(), span }
@@ -67,7 +77,22 @@ impl Task {
     pub(crate) fn handed_over(agent: Agent, root: UnverifiedCapability, span: Span) -> Self {
         let id = root.grant().task.clone();
         let current = Current { root, issued: agent.now() };
-        let source = Source { current: Mutex::new(current), renewable_until: None, _task_span: None };
+        let source = Source { current: Mutex::new(current), renewal: Renewal::Nobody, _task_span: None };
+        Self { agent, id, source: Arc::new(source), steps: Arc::default(), span }
+    }
+
+    /// A task that was delegated within this process.
+    pub(crate) fn accepted(
+        agent: Agent,
+        delegation: Delegation,
+        root: UnverifiedCapability,
+        span: &Span,
+    ) -> Self {
+        let id = root.grant().task.clone();
+        let span = span.invoke_agent(agent.name().as_str(), root.chain(), &id);
+        let current = Current { root, issued: agent.now() };
+        let renewal = Renewal::Delegator(Box::new(delegation), Mutex::default());
+        let source = Source { current: Mutex::new(current), renewal, _task_span: None };
         Self { agent, id, source: Arc::new(source), steps: Arc::default(), span }
     }
 
@@ -82,10 +107,12 @@ impl Task {
         let id = capability.grant().task.clone();
         let span = Span::task("resumed").invoke_agent(agent.name().as_str(), capability.chain(), &id);
         // Only what the broker gave to this agent itself can be renewed; it knows until when.
-        let renewable_until =
-            (capability.chain().links().is_empty()).then_some(Timestamp::from_millis(u64::MAX));
+        let renewal = match capability.chain().links() {
+            [] => Renewal::Broker(Timestamp::from_millis(u64::MAX)),
+            _ => Renewal::Nobody,
+        };
         let current = Current { root: capability, issued: agent.now() };
-        let source = Source { current: Mutex::new(current), renewable_until, _task_span: None };
+        let source = Source { current: Mutex::new(current), renewal, _task_span: None };
         Ok(Self { agent: agent.clone(), id, source: Arc::new(source), steps: Arc::default(), span })
     }
 
@@ -116,6 +143,14 @@ impl Task {
     pub async fn capability(&self) -> Result<UnverifiedCapability, Error> {
         let mut current = self.source.current.lock().await;
         let now = self.agent.now();
+        if let Renewal::Delegator(delegation, made_from) = &self.source.renewal {
+            let mut made_from = made_from.lock().await;
+            let parent = delegation.parent().await?;
+            if *made_from != Some(parent) {
+                current.root = delegation.capability().await?;
+                *made_from = Some(parent);
+            }
+        }
         if self.is_due(&current, now) {
             match self.renew(&mut current).await {
                 // What is still good goes on being used; the next call tries again.
@@ -136,7 +171,7 @@ impl Task {
 
     /// When a third of its life is left, or less than a minute of a long one.
     fn is_due(&self, current: &Current, now: Timestamp) -> bool {
-        let Some(until) = self.source.renewable_until else { return false };
+        let Renewal::Broker(until) = self.source.renewal else { return false };
         let expires = current.root.expires();
         let life = expires.since(current.issued);
         let margin = Millis((life.0 / 3).min(60_000));

@@ -13,6 +13,7 @@ mod halt;
 mod key;
 mod label;
 mod login;
+mod mcp;
 mod policy;
 mod policy_folder;
 mod scan;
@@ -91,6 +92,8 @@ enum Command {
     /// What was decided, and why
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// An MCP server for an agent
+    Mcp(Box<mcp::Mcp>),
     /// Which MCP servers are configured on this machine, and which of them are governed
     Scan(scan::Scan),
     /// Documents that agents may search
@@ -208,6 +211,7 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Approval(approval) => approval.run(&common).await,
         Command::Label(label) => label.run(&common).await,
         Command::Audit(audit) => audit.run(&common).await,
+        Command::Mcp(mcp) => mcp.run(&common).await,
         Command::Scan(scan) => scan.run(&common),
         Command::Documents(documents) => documents.run(&common),
         Command::Policy(policy) => policy.run(&common).await,

@@ -55,7 +55,7 @@ pub struct Node {
 const REFRESH_EVERY: Duration = Duration::from_millis(500);
 
 /// Waits until somebody wants us to end.
-async fn until_asked_to_end() -> Result<()> {
+pub(super) async fn until_asked_to_end() -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("signals cannot be watched")?;
     tokio::select! {
         interrupted = tokio::signal::ctrl_c() => interrupted.context("signals cannot be watched"),

@@ -180,7 +180,7 @@ fn now() -> Timestamp {
 }
 
 /// The development provider's key is here, so its token can be made without asking it.
-fn development_token(common: &Common, idp_url: &Option<String>, user: &str) -> Result<String> {
+pub(super) fn development_token(common: &Common, idp_url: &Option<String>, user: &str) -> Result<String> {
     let url =
         idp_url.as_ref().context("the profile names no development identity provider; use `--token-file`")?;
     let key = keyfile::read_key(&common.profile.with_file_name("idp").join("idp.key"))?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{files, product, product_sources, root};
 
 /// Crates of ours that each crate may use, tests aside.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("writ-common", &[]),
     ("writ-bus", &["writ-common"]),
     ("writ-journal", &["writ-common"]),
@@ -14,6 +14,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ("writ-broker", &["writ-common", "writ-bus", "writ-journal", "writ-telemetry"]),
     ("writ-sdk", &["writ-common", "writ-bus"]),
     ("writ-mcp", &["writ-common", "writ-sdk"]),
+    ("writ-upstream", &["writ-common", "writ-bus", "writ-node"]),
     (
         "writ",
         &[
@@ -25,6 +26,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
             "writ-node",
             "writ-sdk",
             "writ-telemetry",
+            "writ-upstream",
         ],
     ),
     ("writ-tests", &["*"]),

@@ -1,5 +1,6 @@
 //! The command line: one file per noun.
 
+mod adopt;
 mod agent;
 mod approval;
 mod audit;

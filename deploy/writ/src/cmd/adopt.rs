@@ -175,7 +175,7 @@ impl Adopt {
             return Ok(if plan.left.is_empty() { Exit::Ok } else { Exit::Failure });
         };
         if self.dry_run {
-            let (text, json) = plan.shown("would be");
+            let (text, json) = plan.shown(&self.file, "would be adopted");
             common.say(format!("{text}\nnothing was changed"), &json)?;
             return Ok(Exit::Ok);
         }
@@ -191,7 +191,7 @@ impl Adopt {
                 )),
             });
         }
-        let (text, json) = plan.shown("is");
+        let (text, json) = plan.shown(&self.file, "adopted");
         let text = format!("{text}\n{}", plan.next(&self.file, &backup, &setting.node));
         common.say(text, &json)?;
         Ok(Exit::Ok)

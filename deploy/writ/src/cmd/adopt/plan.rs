@@ -184,11 +184,11 @@ impl Plan {
     }
 
     /// The plan for people and for programs.
-    pub(super) fn shown(&self, verb: &str) -> (String, Value) {
+    pub(super) fn shown(&self, as_named: &Path, verb: &str) -> (String, Value) {
         let Manifest { file, program, agent, .. } = &self.manifest;
         let mut text = format!(
-            "{} ({program}): {} of {} servers {verb} adopted as agent `{agent}`, observed until {}",
-            file.display(),
+            "{} ({program}): {} of {} servers {verb} as agent `{agent}`, observed until {}",
+            as_named.display(),
             self.servers.len(),
             self.servers.len() + self.left.len(),
             self.until
@@ -210,7 +210,7 @@ impl Plan {
             .collect();
         let json = json!({
             "file": file, "agent": agent, "observed_until": self.until, "adopted": adopted,
-            "left": left_json(&self.left), "policy_files": self.changes.keys().collect::<Vec<_>>(), "changed": verb == "is",
+            "left": left_json(&self.left), "policy_files": self.changes.keys().collect::<Vec<_>>(), "changed": verb == "adopted",
         });
         (text, json)
     }

@@ -655,6 +655,18 @@ fn an_adoption_that_cannot_be_finished_changes_nothing() -> Result<()> {
         let called = client.call("read_note", serde_json::json!({"name": "plan"})).await?;
         assert!(!called.is_error(), "{}", called.text());
         client.close().await?;
+        // Everything was set up and the file not swapped, as after a crash: it begins again, and comes to its end.
+        fs::write(dev.path(".cursor/mcp.json"), &original)?;
+        let said = dev.writ(&["mcp", "adopt", ".cursor/mcp.json"]).await?;
+        assert!(
+            said.code == 0 && said.out.contains("1 of 1 servers adopted as agent `cursor`"),
+            "{}{}",
+            said.out,
+            said.err
+        );
+        let said = dev.writ(&["mcp", "adopt", ".cursor/mcp.json", "--undo"]).await?;
+        assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+        assert_eq!(fs::read_to_string(dev.path(".cursor/mcp.json"))?, original);
         Ok(())
     })
 }

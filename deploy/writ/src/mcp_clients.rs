@@ -1,7 +1,7 @@
 //! Configurations of MCP clients: which programs there are, where they keep them, what stands in them, and how an entry
 //! is rewritten so that nothing else in the file changes.
 //!
-//! Pure but for [`places`], which is told where somebody's folders are and looks at no file.
+//! No file is opened here: texts come in, and texts go out.
 
 mod document;
 mod entry;

@@ -1,5 +1,6 @@
 //! The one binary: broker, node, development set-up and the operator's commands.
 
+pub mod adopt;
 pub mod cmd;
 pub mod dev;
 pub mod exit;

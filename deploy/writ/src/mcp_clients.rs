@@ -1,7 +1,7 @@
 //! Configurations of MCP clients: which programs there are, where they keep them, what stands in them, and how an entry
 //! is rewritten so that nothing else in the file changes.
 //!
-//! Pure but for [`places`], which is told where somebody's folders are and looks at no file.
+//! No file is opened here: texts come in, and texts go out.
 
 mod document;
 mod entry;
@@ -102,16 +102,16 @@ mod tests {
     #[test]
     fn programs_are_known_by_their_files() {
         for (file, client) in [
-            ("/work/app/.mcp.json", Client::ClaudeCode),
+            ("/srv/app/.mcp.json", Client::ClaudeCode),
             ("/home/a/.claude.json", Client::ClaudeCode),
             ("/home/a/.config/Claude/claude_desktop_config.json", Client::ClaudeDesktop),
-            ("/work/app/.cursor/mcp.json", Client::Cursor),
-            ("/work/app/.vscode/mcp.json", Client::VsCode),
+            ("/srv/app/.cursor/mcp.json", Client::Cursor),
+            ("/srv/app/.vscode/mcp.json", Client::VsCode),
             ("/home/a/.config/Code/User/mcp.json", Client::VsCode),
             ("/home/a/.config/Code/User/settings.json", Client::VsCode),
             ("/home/a/.codeium/windsurf/mcp_config.json", Client::Windsurf),
             ("/home/a/.config/zed/settings.json", Client::Zed),
-            ("/work/app/servers.json", Client::Other),
+            ("/srv/app/servers.json", Client::Other),
         ] {
             assert_eq!(Client::of(Path::new(file)), client, "{file}");
         }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::json;
 use writ_bus::{SystemEntropy, keyfile};
 use writ_common::{entropy::draw, ids::Resource};
@@ -25,7 +25,10 @@ use crate::{exit::Exit, operator::OperatorProfile};
 /// On standard input and output, or over HTTP with `--http`. Every call is decided, recorded and labelled by a node
 /// before it is done; what a model is told of a refusal is the node's reason.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Mcp {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// The agent, by the name of its folder among those the profile names
     #[arg(long, conflicts_with = "identity")]
     agent: Option<String>,
@@ -66,6 +69,12 @@ pub struct Mcp {
     issuer: Vec<String>,
 }
 
+#[derive(Subcommand)]
+enum Verb {
+    /// Put Writ in front of every MCP server a program is configured with, observing at first
+    Adopt(Box<super::adopt::Adopt>),
+}
+
 /// On whose authority a task is started, or which one is gone on with.
 #[derive(Args)]
 struct Authority {
@@ -84,7 +93,10 @@ struct Authority {
 }
 
 impl Mcp {
-    pub(super) async fn run(self, common: &Common) -> Result<Exit> {
+    pub(super) async fn run(mut self, common: &Common) -> Result<Exit> {
+        if let Some(Verb::Adopt(adopt)) = self.verb.take() {
+            return adopt.run(common).await;
+        }
         let telemetry = writ_telemetry::init("writ-mcp", LogFormat::Lines)?;
         let served = self.serve(common).await;
         telemetry.shutdown();

@@ -1,5 +1,6 @@
 //! The command line: one file per noun.
 
+mod adopt;
 mod agent;
 mod approval;
 mod audit;
@@ -7,6 +8,7 @@ mod capability;
 mod config;
 mod doctor;
 mod documents;
+mod enforce;
 mod explain;
 mod halt;
 mod key;
@@ -14,6 +16,7 @@ mod label;
 mod login;
 mod mcp;
 mod policy;
+mod policy_folder;
 mod scan;
 mod server;
 mod task;
@@ -100,6 +103,8 @@ enum Command {
     /// Policies
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// End observing: rules about these tools are obeyed from now on
+    Enforce(enforce::Enforce),
     /// Get a user's token from an OIDC issuer, and keep it beside the profile
     Login(login::Login),
     /// Forget the login, here and at the issuer
@@ -211,6 +216,7 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Scan(scan) => scan.run(&common),
         Command::Documents(documents) => documents.run(&common),
         Command::Policy(policy) => policy.run(&common).await,
+        Command::Enforce(enforce) => enforce.run(&common).await,
         Command::Login(login) => login.run(&common).await,
         Command::Logout(logout) => logout.run(&common).await,
         Command::Key(key) => key.run(&common),

@@ -101,6 +101,10 @@ fn read(file: &Path) -> Result<Option<ClientConfig>, String> {
     }
 }
 
+fn plural(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 fn render(common: &Common, found: &[Found], faults: &[String], (seen, open): (usize, usize)) -> String {
     let paint = common.colour();
     let mut text = String::new();
@@ -135,7 +139,8 @@ fn render(common: &Common, found: &[Found], faults: &[String], (seen, open): (us
     if found.is_empty() {
         return text + "no MCP server is configured in the places that are known";
     }
-    text += &format!("{} MCP servers in {seen} files, {open} not governed", found.len());
+    let (servers, files) = (plural(found.len(), "server"), plural(seen, "file"));
+    text += &format!("{servers} in {files}, {open} not governed");
     let open = found.iter().find(|one| !one.is_governed && !is_disabled(&one.entry));
     if let Some(first) = open {
         text += &format!("\nnext: writ mcp adopt {}", first.file.display());

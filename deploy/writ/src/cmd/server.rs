@@ -1,6 +1,6 @@
 //! `writ dev`, `writ broker`, `writ node`: what stays running.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -51,6 +51,9 @@ pub struct Node {
     accept_streams: bool,
 }
 
+/// How often `writ dev` looks for what changed in its folder.
+const REFRESH_EVERY: Duration = Duration::from_millis(500);
+
 /// Waits until somebody wants us to end.
 pub(super) async fn until_asked_to_end() -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("signals cannot be watched")?;
@@ -73,7 +76,7 @@ impl Dev {
         let nodes = (1..=self.nodes).map(|number| format!("node-{number}")).collect();
         let options =
             DevOptions { folder: self.dir.clone(), port: self.port, servers: 1, nodes, start_core: true };
-        let stack = DevStack::start(options).await?;
+        let mut stack = DevStack::start(options).await?;
         let (dir, url, idp) = (self.dir.display().to_string(), stack.nats.url(), stack.idp.url());
         let probes = |address: Option<SocketAddr>| {
             address.map_or_else(|| "nowhere".to_owned(), |address| format!("http://{address}"))
@@ -106,7 +109,18 @@ impl Dev {
         let answer =
             json!({"bus": url, "idp": idp, "dir": dir, "http": {"broker": broker_http, "nodes": node_http}});
         common.say(text, &answer)?;
-        until_asked_to_end().await?;
+        let ended = until_asked_to_end();
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                ended = &mut ended => break ended?,
+                () = tokio::time::sleep(REFRESH_EVERY) => {}
+            }
+            // Not within the choice: whoever wants an end waits until nodes are up or down.
+            if let Err(error) = stack.refresh().await {
+                tracing::error!("{error:#}");
+            }
+        }
         stack.stop().await;
         telemetry.shutdown();
         Ok(Exit::Ok)

@@ -1,5 +1,5 @@
 //! A loopback identity provider for development: it gives a token to whoever asks for a name it knows, and publishes
-//! its keys as real ones do. [`sign_in`] has the pages by which people log in.
+//! its keys as real ones do. `sign_in.rs` has the pages by which people log in.
 
 mod sign_in;
 

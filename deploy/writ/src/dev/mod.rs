@@ -5,12 +5,14 @@ pub mod idp;
 pub mod nats_conf;
 pub mod nats_server;
 pub mod sample;
+pub mod upstreams;
 
 use std::{
     collections::BTreeMap,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -46,6 +48,8 @@ pub const APPROVERS: [&str; 2] = ["bob", "carol"];
 const KEYSET_LIFE: Millis = Millis::from_secs(365 * 86_400);
 /// The longest a broker key may let a capability live.
 const MAX_TTL: Millis = Millis::from_secs(3_600);
+/// How long a node may take to start again with other upstreams, each of which has half of it to be there.
+const NODE_START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where everything of a development set-up stands.
 #[derive(Clone, Debug)]
@@ -124,6 +128,12 @@ impl Layout {
         self.at("policies")
     }
 
+    /// The MCP servers beside the sample tools.
+    #[must_use]
+    pub fn upstreams(&self) -> PathBuf {
+        upstreams::folder(&self.root)
+    }
+
     /// The identity provider's key.
     #[must_use]
     pub fn idp_key(&self) -> PathBuf {
@@ -170,6 +180,9 @@ pub struct DevStack {
     accounts: Accounts,
     broker: Option<BrokerHandle>,
     nodes: BTreeMap<String, NodeHandle>,
+    node_names: Vec<String>,
+    /// Digest of the upstreams that were taken up.
+    upstreams: String,
 }
 
 struct Secrets {
@@ -207,7 +220,7 @@ impl DevStack {
             keyfile::make_private_folder(&options.folder)?;
             fs::canonicalize(&options.folder).map_err(anyhow::Error::from)
         })?);
-        for folder in ["keys", "idp", "agents", "data", "nats"] {
+        for folder in ["keys", "idp", "agents", "data", "nats", "upstreams"] {
             keyfile::make_private_folder(&layout.at(folder))?;
         }
         sample::write_policies(&layout.policies())?;
@@ -222,26 +235,31 @@ impl DevStack {
         fs::write(layout.at("nats/accounts.conf"), accounts.render())?;
         secrets.write_keyset(&layout)?;
         secrets.write_configs(&layout, &urls, idp_port)?;
+        let files = upstreams::read(&layout.upstreams())?;
+        take_up_files(&layout, &options.nodes, &files)?;
 
         let mut peers = cluster::start(&layout, &members).await?;
         anyhow::ensure!(!peers.is_empty(), "a set-up has one server at least");
         let nats = peers.remove(0);
         let idp = Idp::start(tokens.clone(), idp_port).await?;
-        let mut stack =
-            Self { layout, nats, peers, idp, tokens, accounts, broker: None, nodes: BTreeMap::new() };
+        let mut stack = Self {
+            layout,
+            nats,
+            peers,
+            idp,
+            tokens,
+            accounts,
+            broker: None,
+            nodes: BTreeMap::new(),
+            node_names: options.nodes.clone(),
+            upstreams: String::new(),
+        };
         if options.start_core {
-            stack.start_core(&options.nodes).await?;
+            stack.start_broker().await?;
+            stack.take_up(&files).await?;
             stack.enroll_missing().await?;
         }
         Ok(stack)
-    }
-
-    async fn start_core(&mut self, nodes: &[String]) -> Result<()> {
-        self.start_broker().await?;
-        for node in nodes {
-            self.start_node(node).await?;
-        }
-        Ok(())
     }
 
     /// The addresses of the bus.
@@ -321,6 +339,62 @@ impl DevStack {
         }
     }
 
+    /// Takes up what changed in the set-up's folder since: identities of agents, and MCP servers, for which the nodes
+    /// are started again once they have finished what is under way.
+    ///
+    /// # Errors
+    /// What is wrong with it; what was there before goes on, and a later call tries again.
+    pub async fn refresh(&mut self) -> Result<()> {
+        self.refresh_agents()?;
+        let files = upstreams::read(&self.layout.upstreams())?;
+        let is_running = self.node_names.iter().all(|name| self.nodes.contains_key(name));
+        if upstreams::digest(&files) == self.upstreams && is_running {
+            return Ok(());
+        }
+        self.take_up(&files).await
+    }
+
+    /// Starts the nodes with these upstreams, or without any if that does not work: the sample tools go on.
+    async fn take_up(&mut self, files: &BTreeMap<String, String>) -> Result<()> {
+        let digest = upstreams::digest(files);
+        // Noted first: files that keep a node from starting are not tried again until they are others.
+        self.upstreams.clone_from(&digest);
+        let mut left_out = take_up_files(&self.layout, &self.node_names, files)?;
+        for name in self.node_names.clone() {
+            self.stop_node(&name).await;
+            let started = tokio::time::timeout(NODE_START_TIMEOUT, self.start_node(&name)).await;
+            let fault = match started {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) if files.is_empty() => return Err(error),
+                Ok(Err(error)) => format!("{name} does not start with it: {error:#}"),
+                Err(_) => format!("{name} is not ready with it after {} s", NODE_START_TIMEOUT.as_secs()),
+            };
+            left_out.extend(files.keys().map(|file| (file.clone(), fault.clone())));
+            take_up_files(&self.layout, &self.node_names, &BTreeMap::new())?;
+            self.start_node(&name).await?;
+        }
+        for (name, why) in &left_out {
+            tracing::warn!("upstreams/{name}.toml is left out: {why}");
+        }
+        upstreams::say_taken_up(&self.layout.upstreams(), &upstreams::TakenUp { digest, left_out })
+    }
+
+    /// Lets agents in whose identities came into the folder since, and those that are gone not any more.
+    fn refresh_agents(&mut self) -> Result<()> {
+        // One that is being written is not whole yet; the next look sees it.
+        let Ok(known) = known_agents(&self.layout) else { return Ok(()) };
+        let is_known = |agent| self.accounts.agents.contains(agent);
+        if known.len() == self.accounts.agents.len() && known.iter().all(is_known) {
+            return Ok(());
+        }
+        self.accounts.agents = known;
+        fs::write(self.layout.at("nats/accounts.conf"), self.accounts.render())?;
+        for server in std::iter::once(&self.nats).chain(&self.peers) {
+            server.reload()?;
+        }
+        Ok(())
+    }
+
     /// Enrolls the agents of the inventory that have no identity folder yet, each by a join token of its own.
     ///
     /// # Errors
@@ -387,7 +461,7 @@ impl DevStack {
             match Bus::connect(config).await {
                 Err(_) if left > 0 => {
                     left -= 1;
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 connected => return Ok(connected?),
             }
@@ -428,7 +502,7 @@ impl DevStack {
             match writ_sdk::Agent::connect(identity.clone()).await {
                 Err(_) if left > 0 => {
                     left -= 1;
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 connected => return Ok(connected?),
             }
@@ -442,6 +516,23 @@ impl DevStack {
         }
         self.stop_broker().await;
     }
+}
+
+/// Writes the nodes' configurations with these upstreams, and says what could not be read.
+fn take_up_files(
+    layout: &Layout,
+    nodes: &[String],
+    files: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>> {
+    let mut left_out = BTreeMap::new();
+    for node in nodes {
+        let config = layout.node_config(node);
+        let text = fs::read_to_string(&config).with_context(|| config.display().to_string())?;
+        let (text, more) = upstreams::combine(&config, &text, files);
+        fs::write(&config, text).with_context(|| format!("{} cannot be written", config.display()))?;
+        left_out.extend(more);
+    }
+    Ok(left_out)
 }
 
 /// The port of an earlier start, the wanted one, or a free one.
@@ -465,6 +556,10 @@ fn known_agents(layout: &Layout) -> Result<Vec<AgentUser>> {
     let mut agents = Vec::new();
     for item in fs::read_dir(layout.at("agents"))? {
         let folder = item?.path();
+        // It is the last that is written: without it somebody is making the identity, or was stopped at it.
+        if !folder.join("agent.toml").exists() {
+            continue;
+        }
         let identity = Identity::load(&folder).with_context(|| format!("{}", folder.display()))?;
         agents.push(AgentUser {
             agent: identity.agent.clone(),

@@ -99,7 +99,8 @@ impl Entry {
                 for (name, text) in as_table("env", value.get("env"))? {
                     env.insert(name, expand(&text)?);
                 }
-                let folder = around.folder.join(folder.unwrap_or_default());
+                let folder =
+                    folder.map_or_else(|| around.folder.clone(), |folder| around.folder.join(folder));
                 // A program of the project's is named from the folder it runs in.
                 let is_path = command.contains('/') && !Path::new(&command).is_absolute();
                 let command = match is_path {

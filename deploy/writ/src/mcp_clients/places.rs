@@ -85,12 +85,12 @@ mod tests {
         let folders = Folders {
             home: PathBuf::from("/home/a"),
             config: PathBuf::from("/home/a/.config"),
-            here: PathBuf::from("/home/a/work/app"),
+            here: PathBuf::from("/home/a/src/app"),
         };
         let places = places(&folders);
         for place in [
-            "/home/a/work/app/.mcp.json",
-            "/home/a/work/.vscode/mcp.json",
+            "/home/a/src/app/.mcp.json",
+            "/home/a/src/.vscode/mcp.json",
             "/home/a/.cursor/mcp.json",
             "/home/a/.config/Claude/claude_desktop_config.json",
         ] {

@@ -134,11 +134,14 @@ impl Export {
         }
         write(&out.join("export.json"), format!("{summary:#}\n").as_bytes())?;
         let mut text = format!(
-            "{}: {} records of task {task}, {} events of the control stream, {} policies\n",
+            "{}: {} records of task {task}, {} events of the control stream, {}\n",
             out.display(),
             lines.count,
             foundation.count,
-            revisions.len()
+            match revisions.len() {
+                1 => "1 policy".to_owned(),
+                count => format!("{count} policies"),
+            }
         );
         if faults > 0 {
             text += &format!("{faults} records are not to be believed; records.jsonl says why (`fault`)\n");

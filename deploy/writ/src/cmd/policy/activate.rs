@@ -1,6 +1,9 @@
 //! `writ policy activate` and `writ policy rollback`
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
@@ -54,7 +57,7 @@ impl Activate {
             return Err(Invalid(observed).into());
         }
         if !self.no_test {
-            self.test(&policy)?;
+            check_cases(&self.folder, &policy)?;
         }
         let operator = common.operator().await?;
         let (_, policies) = operator.policies().await?;
@@ -63,29 +66,47 @@ impl Activate {
         put_in_force(common, &operator, &policies, warnings, AdminWanted::ActivatePolicy { bundle, expect })
             .await
     }
+}
 
-    /// What the policy promises about itself has to hold before anybody relies on it.
-    fn test(&self, policy: &PolicySet) -> Result<()> {
-        let file = self.folder.join(CASES);
-        if !file.exists() {
-            return Ok(());
-        }
-        let cases = read_cases(&file)?;
-        let failed: Vec<String> = cases
-            .iter()
-            .map(|case| (case, case.run(policy)))
-            .filter(|(_, outcome)| !outcome.faults.is_empty())
-            .map(|(case, outcome)| format!("\n  FAIL {}: {}", case.name, outcome.faults.join("; ")))
-            .collect();
-        ensure!(
-            failed.is_empty(),
-            "{} of {} cases of {} fail, so nothing was put in force (`--no-test` leaves them out){}",
-            failed.len(),
-            cases.len(),
-            file.display(),
-            failed.concat()
-        );
-        Ok(())
+/// What the policy promises about itself has to hold before anybody relies on it.
+pub(in crate::cmd) fn check_cases(folder: &Path, policy: &PolicySet) -> Result<()> {
+    let file = folder.join(CASES);
+    if !file.exists() {
+        return Ok(());
+    }
+    let cases = read_cases(&file)?;
+    let failed: Vec<String> = cases
+        .iter()
+        .map(|case| (case, case.run(policy)))
+        .filter(|(_, outcome)| !outcome.faults.is_empty())
+        .map(|(case, outcome)| format!("\n  FAIL {}: {}", case.name, outcome.faults.join("; ")))
+        .collect();
+    ensure!(
+        failed.is_empty(),
+        "{} of {} cases of {} fail, so nothing was put in force (`--no-test` leaves them out){}",
+        failed.len(),
+        cases.len(),
+        file.display(),
+        failed.concat()
+    );
+    Ok(())
+}
+
+/// Puts a policy in force in place of another, and waits until the nodes have said what they make of it.
+pub(in crate::cmd) async fn replace(
+    operator: &Operator,
+    bundle: PolicyBundle,
+    present: PolicyRevision,
+) -> Result<Vec<NodeInfo>> {
+    let revision = bundle.revision();
+    let wanted = AdminWanted::ActivatePolicy { bundle, expect: Some(present) };
+    let AdminReply::Done { epoch } = operator.ask(wanted).await? else {
+        bail!("an answer to another question");
+    };
+    let nodes = heard(operator, revision, epoch).await?;
+    match nodes.iter().find_map(|node| Some((&node.node, node.policy_fault?))) {
+        Some((node, fault)) => bail!("{node} did not take the policy: {fault}; `writ explain {fault}`"),
+        None => Ok(nodes),
     }
 }
 

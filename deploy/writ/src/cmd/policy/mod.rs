@@ -1,6 +1,6 @@
 //! `writ policy …`
 
-mod activate;
+pub(super) mod activate;
 mod check;
 mod diff;
 mod explain;

@@ -596,7 +596,7 @@ reason_codes! {
     ToolDigestChanged = "tool.digest_changed", Action, Denied,
         "The tool's name, description or schema is not what an operator accepted, or the server has it no longer.",
         "A new version of the server, or somebody who changes what a model is told after it was approved.",
-        "`writ tools accept <tool>` shows what changed and takes it into use again.";
+        "`writ tools accept <tool>` shows what changed and renews the pin; then put the policy in force.";
     ToolFailed = "tool.failed", Action, Denied,
         "The tool ran and reported an error.",
         "The error's own words stand in the reply.",
@@ -612,7 +612,7 @@ reason_codes! {
     ToolUnavailable = "tool.unavailable", Action, CouldNotDecide,
         "The server behind the tool is not running or does not answer.",
         "A program that ended or cannot be started, an address that nobody listens on; the node tries again by itself.",
-        "`writ doctor` says which server is away; the node's log says why.";
+        "The node's log says which server is away and why; its metric `writ_tools_away` counts them.";
     ToolUnknown = "tool.unknown", Action, Denied,
         "No contract declares this tool or action.",
         "A misspelt name, or a tool that was never registered.",

@@ -23,6 +23,7 @@ mod shipped;
 mod story;
 mod theft;
 mod tools;
+mod upstream;
 mod users;
 
 /// The program under test.

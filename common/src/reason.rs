@@ -413,14 +413,14 @@ reason_codes! {
         "The task label changed while the call was being decided, too often to follow.",
         "Other calls of the task release data at the same time.",
         "Repeat the call.";
-    NodeKeyUnknown = "node.key_unknown", Identity, Denied,
-        "The node is not enrolled, or signs with another key than the enrolled one.",
-        "A node that is not in the broker's configuration, or a stolen name.",
-        "Check `[[node]]` in the broker's writ.toml.";
     McpMethod = "mcp.method", Action, Denied,
         "The method of MCP is not on the list of those that are served.",
         "A server that asks for the user's words or a model's, or a client that asks for what Writ does not govern.",
         "What Writ serves stands in node/mcp/README.md; nothing else is passed on, in either direction.";
+    NodeKeyUnknown = "node.key_unknown", Identity, Denied,
+        "The node is not enrolled, or signs with another key than the enrolled one.",
+        "A node that is not in the broker's configuration, or a stolen name.",
+        "Check `[[node]]` in the broker's writ.toml.";
     PolicyDenied = "policy.denied", Action, Denied,
         "A deny rule of the policy matched.",
         "The rule and its message stand in the record.",

@@ -413,14 +413,14 @@ reason_codes! {
         "The task label changed while the call was being decided, too often to follow.",
         "Other calls of the task release data at the same time.",
         "Repeat the call.";
-    NodeKeyUnknown = "node.key_unknown", Identity, Denied,
-        "The node is not enrolled, or signs with another key than the enrolled one.",
-        "A node that is not in the broker's configuration, or a stolen name.",
-        "Check `[[node]]` in the broker's writ.toml.";
     McpMethod = "mcp.method", Action, Denied,
         "The method of MCP is not on the list of those that are served.",
         "A server that asks for the user's words or a model's, or a client that asks for what Writ does not govern.",
         "What Writ serves stands in node/mcp/README.md; nothing else is passed on, in either direction.";
+    NodeKeyUnknown = "node.key_unknown", Identity, Denied,
+        "The node is not enrolled, or signs with another key than the enrolled one.",
+        "A node that is not in the broker's configuration, or a stolen name.",
+        "Check `[[node]]` in the broker's writ.toml.";
     PolicyDenied = "policy.denied", Action, Denied,
         "A deny rule of the policy matched.",
         "The rule and its message stand in the record.",
@@ -596,7 +596,7 @@ reason_codes! {
     ToolDigestChanged = "tool.digest_changed", Action, Denied,
         "The tool's name, description or schema is not what an operator accepted, or the server has it no longer.",
         "A new version of the server, or somebody who changes what a model is told after it was approved.",
-        "`writ tools accept <tool>` shows what changed and takes it into use again.";
+        "`writ tools accept <tool>` shows what changed and renews the pin; then put the policy in force.";
     ToolFailed = "tool.failed", Action, Denied,
         "The tool ran and reported an error.",
         "The error's own words stand in the reply.",
@@ -612,7 +612,7 @@ reason_codes! {
     ToolUnavailable = "tool.unavailable", Action, CouldNotDecide,
         "The server behind the tool is not running or does not answer.",
         "A program that ended or cannot be started, an address that nobody listens on; the node tries again by itself.",
-        "`writ doctor` says which server is away; the node's log says why.";
+        "The node's log says which server is away and why; its metric `writ_tools_away` counts them.";
     ToolUnknown = "tool.unknown", Action, Denied,
         "No contract declares this tool or action.",
         "A misspelt name, or a tool that was never registered.",

@@ -1,12 +1,13 @@
 //! What a node counts and shows: numbers of the event loop, published for whoever asks over HTTP.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use writ_bus::ConnectionState;
 use writ_common::{
     codec::decode,
     control::{ControlDocument, ControlEvent},
+    ids::Resource,
     signed::Signed,
     time::{Now, Timestamp},
 };
@@ -16,12 +17,17 @@ use writ_telemetry::{
     metrics::{DECISION_SECONDS, Exposition, Histogram, Kind, RecordCounts, as_f64},
 };
 
-use crate::guard::{Effect, Guard};
+use crate::{
+    guard::{Effect, Guard},
+    tools::Tool,
+};
 
 /// How often numbers are published.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
 /// Upper bounds of how long a revocation takes to get here, in seconds.
 const LAG_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+type Tools = BTreeMap<Resource, Arc<dyn Tool>>;
 
 /// The numbers of one run; the event loop owns them.
 pub(crate) struct Meter {
@@ -67,7 +73,7 @@ impl Meter {
     }
 
     /// Publishes, if it is time to.
-    pub(crate) fn publish(&mut self, guard: &Guard, bus: ConnectionState, now: Now) {
+    pub(crate) fn publish(&mut self, guard: &Guard, bus: ConnectionState, tools: &Tools, now: Now) {
         let Some(snapshots) = &self.snapshots else { return };
         let at = Instant::now();
         if self.published.is_some_and(|last| at.duration_since(last) < PUBLISH_EVERY) {
@@ -78,10 +84,10 @@ impl Meter {
         if bus == ConnectionState::Disconnected {
             missing.insert(0, "bus: not connected".to_owned());
         }
-        snapshots.publish(missing, self.text(guard, bus, now));
+        snapshots.publish(missing, self.text(guard, bus, tools, now));
     }
 
-    fn text(&self, guard: &Guard, bus: ConnectionState, now: Now) -> String {
+    fn text(&self, guard: &Guard, bus: ConnectionState, tools: &Tools, now: Now) -> String {
         let mut text = Exposition::default();
         text.counts(guard.counts());
         let help = "Time the guard took for what led to a verdict, without waiting for others.";
@@ -110,6 +116,8 @@ impl Meter {
         text.single("writ_calls_in_flight", Kind::Gauge, "Calls under way.", as_f64(in_flight));
         let connected = u64::from(bus == ConnectionState::Connected);
         text.single("writ_bus_connected", Kind::Gauge, "Whether there is a connection.", as_f64(connected));
+        let away = tools.values().filter(|tool| !tool.is_available()).count() as u64;
+        text.single("writ_tools_away", Kind::Gauge, "Tools whose server is not there.", as_f64(away));
         text.into_text()
     }
 }

@@ -277,7 +277,7 @@ impl Driver {
                 std::mem::replace(ready, is_ready) != is_ready
             });
             let connection = *self.connection.borrow();
-            self.meter.publish(&guard, connection, self.clock.now());
+            self.meter.publish(&guard, connection, &self.tools, self.clock.now());
             let drained = guard.calls_in_flight() == 0 && guard.unacknowledged() == 0;
             // What a stream that cannot be reached did not take is in the journal, for the next run.
             let has_waited = *stopping.borrow()

@@ -25,6 +25,7 @@ mod shipped;
 mod story;
 mod theft;
 mod tools;
+mod upstream;
 mod users;
 
 /// The program under test.

@@ -20,7 +20,8 @@ use std::{
 };
 
 /// A control that is held twice: the second holds when the first is off, so both are switched off together.
-const TOGETHER: [(&str, &str); 2] = [("A16", "A16,T02-cache"), ("T02", "T02,T02-cache")];
+const TOGETHER: [(&str, &str); 3] =
+    [("A16", "A16,T02-cache"), ("M01", "M01,M01-call"), ("T02", "T02,T02-cache")];
 /// Longer than any test with its control in place; one that hangs without it has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
 

@@ -59,6 +59,11 @@ pub trait Tool: Gate + Send + Sync {
     /// [`ToolFailure`] with what is known about the effect.
     async fn call(&self, permit: Permit) -> Result<ToolOutput, ToolFailure>;
 
+    /// Whether what it needs to be called is there, for the node's numbers.
+    fn is_available(&self) -> bool {
+        true
+    }
+
     /// Ends what it has running. No call is under way, and none comes afterwards.
     async fn close(&self) {}
 }

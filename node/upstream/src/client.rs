@@ -211,6 +211,17 @@ impl Session {
         self.wire.fault()
     }
 
+    /// Waits until the server has done something it is not listened to any further for.
+    pub(crate) async fn faulted(&self) -> Fault {
+        let mut faults = self.wire.faults();
+        let fault = faults.wait_for(Option::is_some).await.ok().and_then(|fault| *fault);
+        match fault {
+            Some(fault) => fault,
+            // The wire is gone only together with this.
+            None => std::future::pending().await,
+        }
+    }
+
     /// Every tool the server lists, page by page.
     ///
     /// # Errors

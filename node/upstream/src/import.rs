@@ -308,7 +308,9 @@ impl Import<'_> {
         let schema = for_contract(tool.value.get("inputSchema"));
         let mut table = Table::new();
         table.insert("name", toml_edit::value(action.as_str()));
-        table.insert("effect", toml_edit::value("egress"));
+        // The same for all, whatever the server says of it.
+        let effect = if writ_common::red::off("M05") { "read" } else { "egress" };
+        table.insert("effect", toml_edit::value(effect));
         table.insert("accepts", Item::Value(toml_edit::Array::new().into()));
         let tags = self.options.tags.iter().map(Tag::as_str).collect::<toml_edit::Array>();
         let returns = [("tags", tags.into()), ("integrity", toml_edit::Value::from("untrusted"))];
@@ -448,6 +450,7 @@ fn rules_for(before: &str, resource: &Resource, added: &[Action], approver: Opti
              // Take a rule out once you have said in the contract what its tool does.\n",
         );
     }
+    let added = if writ_common::red::off("M12") { &[] } else { added };
     for action in added {
         let body = Body {
             predicates: vec![
@@ -550,6 +553,17 @@ mod tests {
         let proposal = propose(&resource(), &listing(&[READ]), &bundle, &renamed).unwrap();
         assert_eq!(proposal.added, [Action::parse("files_read").unwrap()]);
         PolicySet::load(&proposal.applied_to(&bundle)).unwrap();
+    }
+
+    #[test]
+    fn m02_a_policy_with_names_that_look_alike_is_refused() {
+        let proposal = propose(&resource(), &listing(&[READ]), &bundle(&[]), &options()).unwrap();
+        let other =
+            proposal.contract.replace("tool.files", "tool.disk").replace("\"read_file\"", "\"Read.File\"");
+        let other = other.replace("name = \"Read.File\"", "name = \"read-file\"");
+        let both = proposal.applied_to(&bundle(&[("tools/disk.toml", &other)]));
+        let found = PolicySet::load(&both).map(drop).unwrap_err().to_string();
+        assert!(found.contains("which can be taken for `tool.disk:read-file`"), "{found}");
     }
 
     #[test]

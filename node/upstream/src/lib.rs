@@ -75,3 +75,26 @@ pub async fn list(resource: &Resource, settings: &McpSettings) -> Result<Listing
     connection.close().await;
     listing
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::Path};
+
+    use writ_node::{config::NodeConfig, tools::ToolKind};
+
+    /// What the README shows can be loaded as it stands.
+    #[test]
+    fn the_readmes_configurations_load() {
+        let readme = include_str!("../README.md");
+        let shown = readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let tools: String = shown.collect();
+        let node = format!(
+            "tenant = \"acme\"\n[node]\nname = \"n\"\nroot_key = \"ed25519:{}\"\nkey_file = \"k\"\njournal = \"j\"\n\
+             [bus]\nurls = [\"nats://127.0.0.1:4222\"]\nuser_file = \"u\"\n{tools}",
+            "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+        );
+        let config = NodeConfig::read("writ.toml", &node, Path::new("."), &BTreeMap::new());
+        let config = config.unwrap_or_else(|findings| panic!("{findings}"));
+        assert_eq!(config.tools.values().filter(|kind| matches!(kind, ToolKind::Mcp(_))).count(), 2);
+    }
+}

@@ -133,6 +133,9 @@ fn without_null(value: &Value, at: &str, remarks: &mut Vec<String>) -> Value {
 
 /// The text as people and models may see it: line feeds and tabs stay, everything else that hides is escaped.
 pub(crate) fn shown(text: &str) -> String {
+    if writ_common::red::off("M03") {
+        return text.to_owned();
+    }
     let lines = text.lines().map(|line| line.split('\t').map(visible).collect::<Vec<_>>().join("\t"));
     lines.collect::<Vec<_>>().join("\n")
 }

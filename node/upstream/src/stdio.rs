@@ -1,12 +1,6 @@
 //! A server as a child process: its own group, an environment that is written out, and bounds on what it says.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    process::Stdio,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use rmcp::{
     RoleClient,
@@ -16,7 +10,7 @@ use rmcp::{
 };
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
     sync::{Mutex, watch},
     time::{Instant, timeout},
@@ -113,7 +107,7 @@ impl Program<'_> {
 ///
 /// # Errors
 /// [`UpstreamError::File`].
-pub(crate) fn secret_line(path: &PathBuf) -> Result<String, UpstreamError> {
+pub(crate) fn secret_line(path: &Path) -> Result<String, UpstreamError> {
     let text = read_secret(path).map_err(|error| UpstreamError::File(error.to_string()))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
@@ -237,10 +231,7 @@ enum Line {
 }
 
 /// Reads up to the next line feed into `line`. Dropped half-way, it goes on where it was.
-async fn read_line(
-    from: &mut (impl AsyncRead + Unpin + tokio::io::AsyncBufRead),
-    line: &mut Vec<u8>,
-) -> io::Result<Line> {
+async fn read_line(from: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -> io::Result<Line> {
     loop {
         let available = from.fill_buf().await?;
         if available.is_empty() {

@@ -93,17 +93,13 @@ impl Upstream {
         Ok(Self { shared, stop, supervisor: Mutex::new(Some(supervisor)) })
     }
 
-    /// Waits until the server is there, or the first attempt has failed; whether it is there.
+    /// Waits until the server is there for the first time, as long as it may take to start; whether it is there. A
+    /// server that cannot be there is not waited for.
     pub async fn first_attempt(&self) -> bool {
         let mut is_up = self.shared.is_up.subscribe();
-        let known = is_up.wait_for(Option::is_some).await;
-        known.is_ok_and(|known| *known == Some(true))
-    }
-
-    /// Whether the server is there now.
-    #[must_use]
-    pub fn is_connected(&self) -> bool {
-        self.shared.current().is_some()
+        let known = is_up.wait_for(Option::is_some);
+        let known = tokio::time::timeout(self.shared.settings.start_timeout.to_duration(), known).await;
+        known.is_ok_and(|known| known.is_ok_and(|known| *known == Some(true)))
     }
 }
 
@@ -138,6 +134,7 @@ impl Shared {
     async fn supervise(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
         let mut wait = RETRY_AFTER;
         let mut opening = Opening::Newest;
+        let mut attempts = 0_u32;
         loop {
             let opened = tokio::select! {
                 opened = self.open(opening) => opened,
@@ -165,7 +162,11 @@ impl Shared {
                     opening = opening.other();
                 }
             }
-            self.is_up.send_replace(Some(false));
+            attempts = attempts.saturating_add(1);
+            // Both ways of opening a connection were tried.
+            if attempts >= 2 {
+                self.is_up.send_replace(Some(false));
+            }
             tokio::select! {
                 () = tokio::time::sleep(jittered(wait)) => {}
                 _ = stopping.wait_for(|stop| *stop) => return,
@@ -197,6 +198,7 @@ impl Shared {
                 () = ended(connection) => {
                     return session.fault().map_or("the connection ended", |fault| fault.as_str()).to_owned();
                 }
+                fault = session.faulted() => return fault.as_str().to_owned(),
                 () = self.lost.notified() => return "it does not answer".to_owned(),
                 () = session.changed.notified() => {
                     if let Err(error) = self.relist(session, Duration::ZERO).await {
@@ -325,6 +327,10 @@ impl Tool for Upstream {
         to_output(&result, self.shared.settings.bytes_max).map(ToolOutput::from)
     }
 
+    fn is_available(&self) -> bool {
+        self.shared.current().is_some()
+    }
+
     async fn close(&self) {
         self.stop.send_replace(true);
         if let Some(supervisor) = self.supervisor.lock().await.take() {
@@ -405,7 +411,10 @@ fn to_output(result: &Value, bytes_max: usize) -> Result<Value, ToolFailure> {
     let structured = result.get("structuredContent").filter(|value| **value != Value::Null);
     let structured = structured.map(|value| ("structuredContent", value.clone()));
     let members = [("content", content), ("isError", Value::Bool(is_error))];
-    let output: Value = members.into_iter().chain(structured).collect();
+    let mut output: Value = members.into_iter().chain(structured).collect();
+    if writ_common::red::off("M10") {
+        output = result.clone();
+    }
     let bytes = output.to_string().len();
     if bytes > bytes_max && !writ_common::red::off("M09") {
         let told = format_args!("the result has {bytes} bytes, more than {bytes_max}").to_string();
@@ -435,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn results_keep_content_and_lose_what_servers_say_of_them() {
+    fn m10_results_keep_content_and_lose_what_servers_say_of_them() {
         let result = r#"{"_meta":{"dev.writ/label":"public"},"content":[{"_meta":{},"text":"hi","type":"text"}],"resultType":"complete","structuredContent":{"n":0.1000000000000000055}}"#;
         assert_eq!(
             output(result, 1_000).unwrap(),

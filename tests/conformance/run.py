@@ -11,6 +11,7 @@ with a reason. A skip that is no longer needed is an error. README.md says more.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from harness import ends_in_order, venvs  # noqa: E402
-from harness.writ import Process, Upstream, Writ, free_port  # noqa: E402
+from harness.writ import Failed, Process, Upstream, Writ, free_port  # noqa: E402
 
 SUITE_SECONDS_MAX = 300
 INSTALL_SECONDS_MAX = 600
@@ -54,11 +55,15 @@ LEGS = (
 
 @dataclass
 class Outcome:
-    """What a suite said: per scenario whether it passed, and which ones no revision requires."""
+    """What a suite found."""
 
-    passed: dict[str, bool]
+    # Per scenario the checks that failed; none where it passed.
+    failed: dict[str, set[str]]
+    # Scenarios that no revision requires, with the suite's reason.
     optional: dict[str, str]
-    said: str
+
+    def passes(self, scenario: str) -> bool:
+        return not self.failed.get(scenario, {"not run"})
 
 
 def install() -> tuple[Path, Path]:
@@ -88,7 +93,7 @@ def install() -> tuple[Path, Path]:
 
 
 def run_suite(suite: Path, leg: Leg, url: str, results: Path) -> Outcome:
-    """Runs one leg. Its exit code says nothing here: what failed is read off its summary."""
+    """Runs one leg. Its exit code says nothing here: what failed is read off its summary and its results."""
     index = suite / "node_modules" / leg.package / "dist" / "index.js"
     node = suite / "node_modules" / "node" / "bin" / "node"
     command = [node, index, "server", "--url", url, *leg.arguments, "--output-dir", results]
@@ -96,51 +101,63 @@ def run_suite(suite: Path, leg: Leg, url: str, results: Path) -> Outcome:
     said = ended.stdout + ended.stderr
     results.mkdir(parents=True, exist_ok=True)
     (results / "said.txt").write_text(said)
-    summary = re.findall(r"^([✓✗]) (\S+): \d+ passed, \d+ failed", said, re.M)
-    passed = {name: mark == "✓" for mark, name in summary}
-    if not passed:
-        raise SystemExit(f"{leg.name}: the suite came to no summary:\n{said[-2000:]}")
-    return Outcome(passed, dict(re.findall(r"^  [✓✗] (\S+) \(([\w-]+)\)", said, re.M)), said)
+    failed = {}
+    for mark, scenario in re.findall(r"^([✓✗]) (\S+): \d+ passed, \d+ failed", said, re.M):
+        failed[scenario] = set() if mark == "✓" else failed_checks(results, scenario)
+    if not failed:
+        raise Failed(f"{leg.name}: the suite came to no summary:\n{said[-2000:]}")
+    return Outcome(failed, dict(re.findall(r"^  [✓✗] (\S+) \(([\w-]+)\)", said, re.M)))
 
 
-def skips() -> dict[tuple[str, str], str]:
-    """(revision, scenario) to the reason."""
+def failed_checks(results: Path, scenario: str) -> set[str]:
+    """The checks that made a scenario fail; an unnamed one if it came to none."""
+    failed = set()
+    for file in results.glob(f"server-{scenario}-20*/checks.json"):
+        failed |= {check["id"] for check in json.loads(file.read_text()) if check["status"] == "FAILURE"}
+    return failed or {"it came to an end"}
+
+
+def skips() -> dict[tuple[str, str, str], str]:
+    """(revision, scenario, check) to the reason; the check is empty where all of them are meant."""
     reasons = {}
     for skip in tomllib.loads((HERE / "skips.toml").read_text()).get("skip", []):
         for revision in skip["revisions"]:
-            reasons |= {(revision, name): skip["reason"] for name in skip["scenarios"]}
+            for name in skip["scenarios"]:
+                scenario, _, check = name.partition(":")
+                reasons[revision, scenario, check] = skip["reason"]
     return reasons
 
 
-def compare(leg: Leg, direct: Outcome, through: Outcome) -> list[str]:
-    """What is wrong with what came through Writ."""
-    reasons = skips()
+def compare(leg: Leg, direct: Outcome, through: Outcome, reasons: dict[tuple[str, str, str], str]) -> list[str]:
+    """What is wrong with what came through Writ, a skip that is not needed included."""
     faults = []
-    for name, passes in direct.passed.items():
-        if not passes:
+    for scenario in direct.failed:
+        if not direct.passes(scenario):
             continue
-        came_through = through.passed.get(name, False)
-        skipped = (leg.revision, name) in reasons
-        if skipped and came_through:
-            faults.append(f"{leg.name}: {name} passes through Writ; take it out of skips.toml")
-        elif not came_through and not skipped and name not in direct.optional:
-            faults.append(f"{leg.name}: {name} passes on the reference server and fails through Writ")
+        skipped = {check for revision, name, check in reasons if (revision, name) == (leg.revision, scenario)}
+        failed = through.failed.get(scenario, {"not run"})
+        stale = skipped - failed if "" not in skipped else (set() if failed else {"all of it"})
+        faults += [f"{leg.name}: {scenario}: {check} passes; take it out of skips.toml" for check in sorted(stale)]
+        if scenario not in direct.optional and "" not in skipped:
+            unexpected = sorted(failed - skipped)
+            faults += [f"{leg.name}: {scenario}: {check} fails through Writ only" for check in unexpected]
     return faults
 
 
-def tell(leg: Leg, direct: Outcome, through: Outcome | None) -> None:
+def tell(leg: Leg, direct: Outcome, through: Outcome | None, reasons: dict[tuple[str, str, str], str]) -> None:
     """A line per leg, and one per scenario that does not come through."""
-    required = [name for name, passes in direct.passed.items() if passes and name not in direct.optional]
-    line = f"{leg.name:<32} {len(direct.passed):>3} scenarios, {len(required)} required and passed directly"
+    required = [scenario for scenario in direct.failed if direct.passes(scenario) and scenario not in direct.optional]
+    line = f"{leg.name:<32} {len(direct.failed):>3} scenarios, {len(required)} required and passed directly"
     if through is not None:
-        line += f", {sum(through.passed.get(name, False) for name in required)} of these through Writ"
+        line += f", {sum(map(through.passes, required))} of these through Writ"
     print(line)
-    if through is not None:
-        reasons = skips()
-        for name, passes in direct.passed.items():
-            if passes and not through.passed.get(name, False):
-                why = reasons.get((leg.revision, name)) or direct.optional.get(name) or "NOT EXPECTED"
-                print(f"  {name:<44} {why}")
+    if through is None:
+        return
+    for scenario in direct.failed:
+        if direct.passes(scenario) and not through.passes(scenario):
+            found = {why for (revision, name, _), why in reasons.items() if (revision, name) == (leg.revision, scenario)}
+            found = found or {direct.optional.get(scenario, "NOT EXPECTED")}
+            print(f"  {scenario:<44} {'; '.join(sorted(found))}")
 
 
 def main() -> int:
@@ -158,6 +175,7 @@ def main() -> int:
     command = [python, "-m", "mcp_everything_server", "--port", str(port), "--log-level", "WARNING"]
     reference = Process(command, folder / "reference.log", {"PYTHONPATH": str(server)})
     faults: list[str] = []
+    reasons = skips()
     try:
         reference.answers(port)
         url = f"http://127.0.0.1:{port}/mcp"
@@ -169,9 +187,9 @@ def main() -> int:
                 gateway = writ.gateway("planner", "conformance", "--open")
                 for leg in LEGS:
                     through[leg] = run_suite(suite, leg, gateway.url, folder / "through" / leg.name)
-                    faults += compare(leg, direct[leg], through[leg])
+                    faults += compare(leg, direct[leg], through[leg], reasons)
         for leg in LEGS:
-            tell(leg, direct[leg], through.get(leg))
+            tell(leg, direct[leg], through.get(leg), reasons)
     finally:
         reference.end()
         if options.keep:

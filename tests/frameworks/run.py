@@ -89,13 +89,13 @@ class Bench:
         return self._run(entry, script, env, "Ada has her money back.", did) + self._chain()
 
     def expiry(self) -> list[str]:
-        """The task's time is over while the agent works."""
+        """The capability expires while the agent works, and is not renewed."""
         over = time.monotonic() + ERRAND_SECONDS + 1
         gateway = self.writ.gateway("planner", "errand")
         script = {
             "planner": [
                 Call("lookup_order", {"order": "101"}, gets=["analytical engine: shipped"], then=_until(over)),
-                Call("lookup_order", {"order": "102"}, gets=["expired"], lacks=["punched cards"]),
+                Call("lookup_order", {"order": "102"}, gets=["an errand is short"], lacks=["punched cards"]),
                 Say("It took too long."),
             ]
         }
@@ -164,7 +164,7 @@ class Bench:
 
     def _grant(self, told: str) -> None:
         """Bob says yes, from a terminal of his own, to the approval the model was told of."""
-        found = re.search(r"\ba-[0-9a-z]{26}\b", told)
+        found = re.search(r"\bap-[0-9a-f]{32}\b", told)
         if found is None:
             raise AssertionError(f"the model is not told which approval it waits for: {told[:400]}")
         self.writ.run("approval", "grant", found[0], "--yes", approver="bob")

@@ -167,7 +167,12 @@ class Writ:
         profile = str(self.folder / "operator.toml")
         return [str(self.binary), "--profile", profile, "mcp", "--agent", agent, "--user", "alice", "--kind", kind]
 
+    def _start(self) -> None:
+        self.folder.mkdir(parents=True)
+        shutil.copytree(self._policies, self.folder / "policies")
+        self._process([self.binary, "dev", "--dir", self.folder], "dev").says("Ctrl-C stops everything")
+
     def _process(self, command: Sequence[str | Path], name: str) -> Process:
-        process = Process(command, self.folder.parent / f"{name}.log")
+        process = Process(command, self.folder / f"{name}.log")
         self._started.append(process)
         return process

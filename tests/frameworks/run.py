@@ -27,7 +27,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from harness import ends_in_order, venvs  # noqa: E402
 from harness.model import Call, Say, Script, ScriptedModel  # noqa: E402
-from harness.writ import Upstream, Writ  # noqa: E402
+from harness.writ import Failed, Upstream, Writ  # noqa: E402
 
 AGENT_SECONDS_MAX = 120
 # How long policies/rules.datalog lets an errand live.
@@ -222,7 +222,10 @@ def main() -> int:
                     faults[framework.name, "readme"] = readme_faults(framework)
                     for scenario in (bench.desk, bench.by_command, bench.expiry, bench.handoff):
                         began = time.monotonic()
-                        found = scenario()
+                        try:
+                            found = scenario()
+                        except Failed as error:
+                            found = [str(error)]
                         faults[framework.name, scenario.__name__] = found
                         taken = time.monotonic() - began
                         end = "FAIL" if found else "ok"

@@ -94,14 +94,14 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Upstream:
-    """An MCP server to be governed: the settings of its `[[tool]]` in a node's writ.toml."""
+    """An MCP server to be governed: the settings of its `[[tool]]` in a node's configuration."""
 
     name: str
     settings: Mapping[str, Any]
 
     def toml(self) -> str:
         lines = [f"{key} = {json.dumps(value)}" for key, value in self.settings.items()]
-        return "\n".join(["", "[[tool]]", f'resource = "tool.{self.name}"', 'kind = "mcp"', *lines, ""])
+        return "\n".join(["[[tool]]", f'resource = "tool.{self.name}"', 'kind = "mcp"', *lines, ""])
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ class Writ:
         return [str(self.binary), "--profile", profile, "mcp", "--agent", agent, "--user", "alice", "--kind", kind]
 
     def _start(self) -> None:
-        self.folder.mkdir(parents=True)
+        (self.folder / "upstreams").mkdir(mode=0o700, parents=True)
+        (self.folder / "upstreams" / f"{self.upstream.name}.toml").write_text(self.upstream.toml())
         shutil.copytree(self._policies, self.folder / "policies")
         self._process([self.binary, "dev", "--dir", self.folder], "dev").says("Ctrl-C stops everything")
 

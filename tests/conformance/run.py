@@ -184,6 +184,7 @@ def main() -> int:
         if not options.baseline:
             upstream = Upstream("everything", {"url": url})
             with Writ(options.writ, folder / "writ", HERE / "policies", upstream) as writ:
+                writ.adopt("conformance", "planner")
                 gateway = writ.gateway("planner", "conformance", "--open")
                 for leg in LEGS:
                     through[leg] = run_suite(suite, leg, gateway.url, folder / "through" / leg.name)

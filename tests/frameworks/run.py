@@ -80,7 +80,7 @@ class Bench:
                 Call("export_customers", {"to": "all"}, gets=["customers are not exported"], lacks=["sent to"]),
                 Call("refund_order", refund, gets=["approval"], lacks=["refunded"], then=self._grant),
                 Call("refund_order", refund, gets=["refunded 500 cents of order 101"]),
-                Call("print_label", {"order": "101"}, gets=["out of paper"], then=self._halt),
+                Call("print_label", {"order": "101"}, gets=["Error executing tool print_label"], then=self._halt),
                 Call("lookup_order", {"order": "102"}, gets=["revoked.task"], lacks=["punched cards"]),
                 Say("Ada has her money back."),
             ]

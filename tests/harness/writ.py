@@ -149,6 +149,20 @@ class Writ:
             raise Failed(f"writ {' '.join(arguments)}: {ended.stderr.strip() or ended.stdout.strip()}")
         return json.loads(ended.stdout) if ended.stdout.strip() else None
 
+    def adopt(self, kind: str, agent: str) -> None:
+        """Takes every tool of the server into the policy, for anybody's task of a kind, without anybody's approval."""
+        resource = f"tool.{self.upstream.name}"
+        node, policies = str(self.folder / "node-1.toml"), self.folder / "policies"
+        proposed = self.run("tools", "import", resource, "--node", node, "--policies", str(policies))
+        # What is proposed has a person approve every call of a tool nobody has looked at.
+        shutil.rmtree(policies / "imported")
+        rights = [f"{resource}:{action}" for action in proposed["added"]]
+        task = {"kind": kind, "agents": [agent], "rights": rights}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in task.items()]
+        role = "\n".join(["[[role]]", 'name = "analyst"', "", "[[role.task]]", *lines, ""])
+        (policies / "roles.toml").write_text(role)
+        self.run("policy", "activate", str(policies))
+
     def gateway(self, agent: str, kind: str, *options: str) -> Gateway:
         """An agent's gateway, on alice's authority."""
         number = len(self._started)

@@ -19,6 +19,7 @@ use crate::{
     ids::{Action, Resource, ResourceKind},
     json::Value,
     mcp::UpstreamTool,
+    pointer::Pattern,
     reason::{Reason, ReasonCode},
     settings::{Document, Section},
     time::Timestamp,
@@ -53,12 +54,14 @@ pub struct ActionContract {
     pub effect: Effect,
     /// The schema of its arguments, as written.
     pub schema: Value,
-    /// Decimals after the point that numbers at these JSON Pointers may have.
+    /// Decimals after the point that numbers at these JSON Pointers may have; `*` is any one member or element.
     pub scales: BTreeMap<String, u8>,
     /// What flows in, and what comes out.
     pub flow: Arc<ActionFlow>,
     /// The tool of an MCP server that does it, where one does.
     pub mcp: Option<UpstreamTool>,
+    /// The scales whose pointers have a wildcard.
+    scale_patterns: Vec<(Pattern, u8)>,
     validator: Arc<Validator>,
 }
 
@@ -108,6 +111,18 @@ impl std::str::FromStr for Effect {
 }
 
 impl ToolContract {
+    /// Reads a contract file by itself.
+    ///
+    /// # Errors
+    /// Every finding, if one of them is an error. Warnings come back with the contract.
+    pub fn parse(file: &str, text: &str) -> Result<(Self, Diagnostics), Diagnostics> {
+        let mut findings = Diagnostics::default();
+        match Self::read(file, text, &mut findings) {
+            Some(contract) if !findings.has_errors() => Ok((contract, findings)),
+            _ => Err(findings),
+        }
+    }
+
     /// Reads a contract file.
     pub(crate) fn read(file: &str, text: &str, findings: &mut Diagnostics) -> Option<Self> {
         let overrides = BTreeMap::new();
@@ -196,18 +211,7 @@ impl ActionContract {
         let schema_span = section.span_of("schema");
         let mut schema: Value =
             section.free_table("schema").into_iter().map(|(key, _, value)| (key, value)).collect();
-        let mut scales = BTreeMap::new();
-        for (path, span, value) in section.free_table("scales") {
-            match &value {
-                Value::Number(number) if number.as_i64().is_some_and(|scale| (0..=12).contains(&scale)) => {
-                    scales.insert(
-                        path,
-                        number.as_i64().and_then(|scale| u8::try_from(scale).ok()).unwrap_or(0),
-                    );
-                }
-                _ => document.note(document.at(span, "a scale is a whole number from 0 to 12")),
-            }
-        }
+        let (scales, scale_patterns) = read_scales(document, &mut section);
         let keys = ["name", "effect", "description", "mcp", "schema", "scales"];
         section.finish(&[keys.as_slice(), &ActionFlow::KEYS].concat());
         close_objects(&mut schema);
@@ -221,6 +225,7 @@ impl ActionContract {
                 scales,
                 flow: Arc::new(flow),
                 mcp,
+                scale_patterns,
                 validator: Arc::new(validator),
             },
         ))
@@ -239,7 +244,7 @@ impl ActionContract {
         arguments.for_each_leaf(&mut |path, leaf| {
             leaves += 1;
             if let Value::Number(number) = leaf {
-                let scale = self.scales.get(path).copied().unwrap_or(0);
+                let scale = self.scale_of(path);
                 if number.scaled(scale).is_none() && !crate::red::off("A10") {
                     fault.get_or_insert_with(|| {
                         Reason::new(ReasonCode::ArgNumber)
@@ -259,6 +264,13 @@ impl ActionContract {
         fault.map_or(Ok(()), Err)
     }
 
+    /// The scale of the number at a plain pointer: its own entry goes before those with a wildcard, and of those the
+    /// first in the order of their texts.
+    fn scale_of(&self, path: &str) -> u8 {
+        let matching = || self.scale_patterns.iter().find(|(pattern, _)| pattern.names(path));
+        self.scales.get(path).copied().or_else(|| matching().map(|(_, scale)| *scale)).unwrap_or(0)
+    }
+
     /// The arguments as facts `arg(path, value)`; only for arguments that were checked.
     pub(crate) fn argument_facts(&self, arguments: &Value) -> Vec<Predicate> {
         let mut facts = Vec::new();
@@ -266,7 +278,7 @@ impl ActionContract {
             let value = match leaf {
                 Value::Bool(value) => Term::Bool(*value),
                 Value::Number(number) => {
-                    let scale = self.scales.get(path).copied().unwrap_or(0);
+                    let scale = self.scale_of(path);
                     // A number that was not checked becomes text, which no numeric rule matches.
                     number.scaled(scale).map_or_else(|| Term::str(number.as_str()), Term::Integer)
                 }
@@ -277,6 +289,31 @@ impl ActionContract {
         });
         facts
     }
+}
+
+fn read_scales(
+    document: &Document<'_>,
+    section: &mut Section<'_, '_>,
+) -> (BTreeMap<String, u8>, Vec<(Pattern, u8)>) {
+    let (mut scales, mut patterns) = (BTreeMap::new(), Vec::new());
+    for (path, span, value) in section.free_table("scales") {
+        let scale = match &value {
+            Value::Number(number) => number.as_i64().filter(|scale| (0..=12).contains(scale)),
+            _ => None,
+        };
+        match (scale.and_then(|scale| u8::try_from(scale).ok()), Pattern::parse(&path)) {
+            (Some(scale), Ok(pattern)) => {
+                if path.split('/').any(|token| token == "*") {
+                    patterns.push((pattern, scale));
+                }
+                scales.insert(path, scale);
+            }
+            (None, _) => document.note(document.at(span, "a scale is a whole number from 0 to 12")),
+            (_, Err(error)) => document.note(document.at(span, error)),
+        }
+    }
+    patterns.sort();
+    (scales, patterns)
 }
 
 /// Closes every object that lists its properties and does not say whether there may be others.
@@ -414,6 +451,34 @@ mod tests {
         let arguments = Value::parse(r#"{"payee":"DE12","amount":98.7}"#).unwrap();
         let facts: Vec<String> = wire().argument_facts(&arguments).iter().map(ToString::to_string).collect();
         assert_eq!(facts, [r#"arg("/amount", 9870)"#, r#"arg("/payee", "DE12")"#]);
+    }
+
+    #[test]
+    fn a_scale_with_a_wildcard_is_for_every_element() {
+        let text =
+            CONTRACT.replace("\"/amount\" = 2", "\"/lines/*/price\" = 2\n\"/lines/0/price\" = 3").replace(
+                "amount = { type = \"number\", exclusiveMinimum = 0 }",
+                "amount = { type = \"number\" }\nlines = { type = \"array\" }",
+            );
+        let mut findings = Diagnostics::default();
+        let contract = ToolContract::read("payments.toml", &text, &mut findings);
+        assert_eq!(findings.to_string(), "");
+        let wire = contract.unwrap().actions.remove(&Action::parse("wire").unwrap()).unwrap();
+        let arguments = r#"{"payee":"DE12","amount":1,"lines":[{"price":1.234},{"price":5.6}]}"#;
+        let arguments = Value::parse(arguments).unwrap();
+        wire.check(&arguments).unwrap();
+        let facts: Vec<String> = wire.argument_facts(&arguments).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            facts.get(1..3).unwrap(),
+            [r#"arg("/lines/0/price", 1234)"#, r#"arg("/lines/1/price", 560)"#]
+        );
+        let finer =
+            Value::parse(r#"{"payee":"DE12","amount":1,"lines":[{"price":1},{"price":1.234}]}"#).unwrap();
+        assert_eq!(wire.check(&finer).unwrap_err().code(), ReasonCode::ArgNumber);
+        let below = Value::parse(r#"{"payee":"DE12","amount":1,"lines":[{"price":{"x":1.5}}]}"#).unwrap();
+        assert_eq!(wire.check(&below).unwrap_err().code(), ReasonCode::ArgNumber);
+        let broken = CONTRACT.replace("\"/amount\" = 2", "\"amount\" = 2");
+        assert!(ToolContract::read("payments.toml", &broken, &mut findings).is_none());
     }
 
     #[test]

@@ -82,6 +82,12 @@ impl Pattern {
             (Token::Named(name), Some(found)) => escape(name) == found,
         })
     }
+
+    /// Whether a plain pointer is one of the places it names.
+    #[must_use]
+    pub fn names(&self, pointer: &str) -> bool {
+        self.covers(pointer) && pointer.split('/').skip(1).count() == self.tokens.len()
+    }
 }
 
 fn is_escaped(token: &str) -> bool {
@@ -133,6 +139,15 @@ mod tests {
     fn paths(pattern: &str, json: &str) -> Vec<String> {
         let value = Value::parse(json).unwrap();
         Pattern::parse(pattern).unwrap().find(&value).into_iter().map(|(path, _)| path).collect()
+    }
+
+    #[test]
+    fn a_plain_pointer_is_named_or_lies_below() {
+        let pattern = Pattern::parse("/rows/*/price").unwrap();
+        assert!(pattern.names("/rows/3/price") && pattern.covers("/rows/3/price/cents"));
+        for other in ["/rows/3", "/rows/3/price/cents", "/rows/price", ""] {
+            assert!(!pattern.names(other), "{other}");
+        }
     }
 
     #[test]

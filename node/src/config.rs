@@ -23,6 +23,7 @@ use crate::{
         FilesSettings, HttpSettings, PostgresServer, PostgresSettings, RetrievalSettings, SmtpSecurity,
         SmtpSettings, ToolKind,
         http_target::{Host, Reach},
+        read_mcp,
         retrieval::ANSWER_CHUNKS_MAX,
     },
 };
@@ -194,7 +195,7 @@ fn check_deadlines(document: &Document<'_>, fresh: &FreshBounds, inspectors: &[I
 }
 
 fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path) -> Option<ToolKind> {
-    const KINDS: [&str; 7] = ["files", "http", "maildir", "postgres", "retrieval", "smtp", "sqlite"];
+    const KINDS: [&str; 8] = ["files", "http", "maildir", "mcp", "postgres", "retrieval", "smtp", "sqlite"];
     let span = section.span_of("kind");
     let kind = section.text("kind", "\"sqlite\"");
     match kind.as_deref() {
@@ -208,6 +209,7 @@ fn read_tool(document: &Document<'_>, mut section: Section<'_, '_>, base: &Path)
             section.finish(&["resource", "kind", "folder", "outbox", "from"]);
             tool
         }
+        Some("mcp") => read_mcp(section, base),
         Some("postgres") => read_postgres(section, base),
         Some("retrieval") => {
             let file = section.text("file", "\"documents.db\"").map(|path| base.join(path));
@@ -554,6 +556,61 @@ mod tests {
             ("chunks_max = 5", "chunks_max = 33", "from 1 to 32"),
             ("\"Sales\"", "\"pg_catalog\"", "one schema of data"),
             ("\"Sales\"", "\"a,b\\\".c\"", "one schema of data"),
+        ] {
+            let found = read(&format!("{GOOD}{}", tools.replacen(from, to, 1)));
+            let found = found.err().map(|findings| findings.to_string()).unwrap_or_default();
+            assert!(found.contains(expected), "{to}: {found}");
+        }
+    }
+
+    #[test]
+    fn mcp_servers_with_their_settings() {
+        let tools = r#"
+        [[tool]]
+        resource = "tool.github"
+        kind = "mcp"
+        command = "npx"
+        args = ["-y", "server"]
+        env = { MODE = "read" }
+        env_files = { GITHUB_TOKEN = "github.token" }
+        env_inherit = ["SSL_CERT_FILE"]
+        timeout_seconds = 20
+        [[tool]]
+        resource = "tool.search"
+        kind = "mcp"
+        url = "https://search.example.com/mcp"
+        header_files = { Authorization = "search.token" }
+        [[tool]]
+        resource = "tool.beside"
+        kind = "mcp"
+        url = "http://127.0.0.1:9000/mcp"
+        "#;
+        let config = read(&format!("{GOOD}{tools}")).unwrap_or_else(|findings| panic!("{findings}"));
+        let whole = format!("{:?}", config.tools);
+        for expected in [
+            "command: \"npx\", args: [\"-y\", \"server\"], folder: \"/etc/writ\"",
+            "\"GITHUB_TOKEN\": File(\"/etc/writ/github.token\"), \"MODE\": Text(\"read\"), \"SSL_CERT_FILE\": Inherited",
+            "timeout: Millis(20000), start_timeout: Millis(30000), bytes_max: 262144",
+            "\"authorization\": \"/etc/writ/search.token\"",
+        ] {
+            assert!(whole.contains(expected), "{expected} not in\n{whole}");
+        }
+        for (from, to, expected) in [
+            ("command = \"npx\"", "", "either `tool.command` or `tool.url`"),
+            (
+                "command = \"npx\"",
+                "command = \"npx\"\nurl = \"https://x/\"",
+                "either `tool.command` or `tool.url`",
+            ),
+            ("MODE = \"read\"", "MODE = 5", "`tool.env.MODE` must be a text"),
+            ("MODE = \"read\"", "GITHUB_TOKEN = \"x\"", "the variable `GITHUB_TOKEN` is set twice"),
+            ("MODE = \"read\"", "\"A=B\" = \"x\"", "`A=B` is no name of a variable"),
+            ("env_inherit", "env_inherits", "did you mean `env_inherit`?"),
+            ("timeout_seconds = 20", "timeout_seconds = 0", "from 1 to 600"),
+            ("https://search", "http://search", "`http://` is for servers on this machine only"),
+            ("https://search", "https://user:word@search", "credentials stand in `header_files`"),
+            ("Authorization =", "Mcp-Session-Id =", "no header to be set here"),
+            ("http://127.0.0.1", "http://127.0.0.1.example.com", "on this machine only"),
         ] {
             let found = read(&format!("{GOOD}{}", tools.replacen(from, to, 1)));
             let found = found.err().map(|findings| findings.to_string()).unwrap_or_default();

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -195,6 +196,7 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
         Some(address) => serve_http(address).await.map(|(http, snapshots)| (Some(http), Some(snapshots)))?,
         None => (None, None),
     };
+    let running: Vec<Arc<dyn Tool>> = setup.tools.values().cloned().collect();
     let driver = Driver {
         meter: Meter::new(snapshots, clock.now().wall),
         connection: setup.bus.state(),
@@ -214,6 +216,7 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
     let done = tokio::spawn(async move {
         driver.run(guard, queue, recovered, stopping, ready_sender).await;
         tasks.shutdown().await;
+        join_all(running.iter().map(|tool| tool.close())).await;
         drop(service);
     });
     Ok(NodeHandle { stop, ready, done, boot, http })

@@ -33,6 +33,11 @@ enum Command {
     Agentdojo(Agentdojo),
     /// Measure calls, processes and what they are made of
     Bench(Bench),
+    /// Measure a tool of an MCP server, called directly and governed
+    Mcp(Bench),
+    /// Serves the tool of an MCP server that is measured
+    #[command(hide = true)]
+    Echo(Echo),
     /// Answers raw requests, as the far end of the baseline
     #[command(hide = true)]
     Responder(Responder),
@@ -61,6 +66,13 @@ struct Bench {
     /// How long each measurement under load takes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
+}
+
+#[derive(Args)]
+struct Echo {
+    /// On a port of loopback, instead of standard input and output
+    #[arg(long)]
+    listen: bool,
 }
 
 #[derive(Args)]
@@ -106,6 +118,13 @@ async fn run(cli: Cli) -> Result<()> {
             telemetry.shutdown();
             Ok(())
         }
+        Command::Mcp(Bench { json, seconds }) => {
+            let report = bench::mcp::run(std::time::Duration::from_secs(seconds)).await?;
+            let text = if json { serde_json::to_string(&report)? } else { report.table() };
+            writeln!(std::io::stdout(), "{text}")?;
+            Ok(())
+        }
+        Command::Echo(Echo { listen }) => bench::mcp::echo(listen).await,
         Command::Responder(Responder { folder, bytes }) => bench::baseline::respond(&folder, bytes).await,
     }
 }

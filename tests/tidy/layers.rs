@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{files, product, product_sources, root};
 
 /// Crates of ours that each crate may use, tests aside.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("writ-common", &[]),
     ("writ-bus", &["writ-common"]),
     ("writ-journal", &["writ-common"]),
@@ -13,6 +13,8 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("writ-node", &["writ-common", "writ-bus", "writ-journal", "writ-telemetry"]),
     ("writ-broker", &["writ-common", "writ-bus", "writ-journal", "writ-telemetry"]),
     ("writ-sdk", &["writ-common", "writ-bus"]),
+    ("writ-mcp", &["writ-common", "writ-sdk"]),
+    ("writ-upstream", &["writ-common", "writ-bus", "writ-node"]),
     (
         "writ",
         &[
@@ -20,9 +22,11 @@ const ALLOWED: [(&str, &[&str]); 11] = [
             "writ-bus",
             "writ-common",
             "writ-journal",
+            "writ-mcp",
             "writ-node",
             "writ-sdk",
             "writ-telemetry",
+            "writ-upstream",
         ],
     ),
     ("writ-tests", &["*"]),

@@ -51,7 +51,8 @@ pub struct Telemetry {
 /// [`TelemetryError`] if export is asked for and cannot be set up.
 pub fn init(service: &str, logs: LogFormat) -> Result<Telemetry, TelemetryError> {
     if logs == LogFormat::Lines {
-        let filter = EnvFilter::try_from_env("WRIT_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+        // rmcp writes down what servers send, unbounded; writ-upstream says what matters of it.
+        let filter = EnvFilter::try_from_env("WRIT_LOG").unwrap_or_else(|_| EnvFilter::new("warn,rmcp=off"));
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)

@@ -3,9 +3,11 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, bail};
+use futures_util::future::join_all;
 use writ_broker::{
     config::{BrokerConfig, read_policies},
     jwt::Issuers,
@@ -15,6 +17,7 @@ use writ_bus::{Bus, BusConfig, SystemClock, keyfile};
 use writ_common::{
     codec::decode,
     diagnostic::Diagnostics,
+    ids::Resource,
     keys::PrivateKey,
     keyset::{Keyset, KeysetDocument},
     signed::Signed,
@@ -24,8 +27,9 @@ use writ_node::{
     config::NodeConfig,
     inspect::Panel,
     serve::{NodeHandle, NodeSetup},
-    tools,
+    tools::{self, McpSettings, Tool, ToolKind},
 };
+use writ_upstream::Upstream;
 
 use crate::{dev::nats_conf::CoreUser, exit::Invalid};
 
@@ -153,6 +157,46 @@ pub fn check_broker_files(config: &BrokerConfig) -> Result<()> {
     check_broker_key(config, &keyset, &keyfile::read_key(&config.key_file)?)
 }
 
+/// Sets up what a node serves. MCP servers are given time to be there; one that is not is tried again meanwhile, and
+/// its tools are unavailable until then.
+async fn build_tools(config: &NodeConfig) -> Result<BTreeMap<Resource, Arc<dyn Tool>>> {
+    let mut built: BTreeMap<Resource, Arc<dyn Tool>> = BTreeMap::new();
+    let mut upstreams = Vec::new();
+    for (resource, kind) in &config.tools {
+        let tool: Arc<dyn Tool> = match kind {
+            ToolKind::Mcp(settings) => {
+                let upstream = Upstream::start(resource.clone(), settings.clone());
+                let upstream = Arc::new(upstream.with_context(|| format!("`{resource}`"))?);
+                upstreams.push(Arc::clone(&upstream));
+                upstream
+            }
+            other => tools::build(other).with_context(|| format!("`{resource}`"))?,
+        };
+        built.insert(resource.clone(), tool);
+    }
+    join_all(upstreams.iter().map(|upstream| upstream.first_attempt())).await;
+    Ok(built)
+}
+
+/// The settings of an MCP server of a node's configuration.
+///
+/// # Errors
+/// [`Invalid`] configuration, or no MCP server behind the resource.
+pub fn read_mcp_settings(path: &Path, resource: &Resource) -> Result<McpSettings> {
+    let config = read_node_config(path)?;
+    match config.tools.get(resource) {
+        Some(ToolKind::Mcp(settings)) => Ok(settings.clone()),
+        Some(_) => bail!("`{resource}` is no MCP server in {}", path.display()),
+        None => {
+            let is_mcp = |(_, kind): &(&Resource, &ToolKind)| matches!(kind, ToolKind::Mcp(_));
+            let known: Vec<&str> =
+                config.tools.iter().filter(is_mcp).map(|(name, _)| name.as_str()).collect();
+            let known = if known.is_empty() { "no MCP servers".to_owned() } else { known.join(", ") };
+            bail!("{} has no `{resource}`; there are {known}", path.display())
+        }
+    }
+}
+
 /// Starts a node.
 ///
 /// # Errors
@@ -164,11 +208,7 @@ pub async fn start_node(path: &Path, accept_streams: bool) -> Result<NodeHandle>
     }
     let key = keyfile::read_key(&config.key_file)?;
     let user = keyfile::read_user(&config.bus_user_file)?;
-    let mut built = BTreeMap::new();
-    for (resource, kind) in &config.tools {
-        let tool = tools::build(kind).with_context(|| format!("`{resource}`"))?;
-        built.insert(resource.clone(), tool);
-    }
+    let built = build_tools(&config).await?;
     let panel = Panel::open(&config.inspectors)?;
     let bus = Bus::connect(BusConfig {
         urls: config.bus_urls,

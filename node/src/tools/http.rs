@@ -113,7 +113,11 @@ impl Http {
     }
 }
 
-pub(crate) fn tls_config(ca_file: Option<&PathBuf>) -> Result<ClientConfig, ToolSetupError> {
+/// TLS for clients: the system's certificates, or those of a file instead of them.
+///
+/// # Errors
+/// [`ToolSetupError`] if the file has none.
+pub fn tls_config(ca_file: Option<&PathBuf>) -> Result<ClientConfig, ToolSetupError> {
     let mut roots = RootCertStore::empty();
     match ca_file {
         Some(path) => {
@@ -167,7 +171,9 @@ impl Resolve for Checked {
     }
 }
 
-pub(crate) fn chain(error: &dyn StdError) -> String {
+/// An error with everything that led to it, in one line.
+#[must_use]
+pub fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

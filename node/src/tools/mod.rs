@@ -10,6 +10,7 @@ mod http;
 pub mod http_target;
 mod mail;
 mod maildir;
+mod mcp;
 mod postgres;
 mod postgres_gate;
 pub mod retrieval;
@@ -38,12 +39,14 @@ use writ_common::{
 pub use files::{Files, FilesSettings};
 pub use http::{Http, HttpSettings};
 pub use maildir::Maildir;
+pub use mcp::{EnvValue, McpServer, McpSettings};
 pub use postgres::{Postgres, PostgresServer, PostgresSettings};
 pub use retrieval::{Retrieval, RetrievalSettings};
 pub use smtp::{Smtp, SmtpSecurity, SmtpSettings};
 pub use sqlite::Sqlite;
 
-pub(crate) use http::{chain as error_chain, tls_config};
+pub use http::{chain as error_chain, tls_config};
+pub(crate) use mcp::read_mcp;
 
 use crate::guard::ToolFailure;
 
@@ -55,6 +58,9 @@ pub trait Tool: Gate + Send + Sync {
     /// # Errors
     /// [`ToolFailure`] with what is known about the effect.
     async fn call(&self, permit: Permit) -> Result<ToolOutput, ToolFailure>;
+
+    /// Ends what it has running. No call is under way, and none comes afterwards.
+    async fn close(&self) {}
 }
 
 /// What a tool gives back.
@@ -91,6 +97,8 @@ pub enum ToolKind {
         /// The sender of every message.
         from: String,
     },
+    /// The tools of an MCP server; writ-upstream sets it up.
+    Mcp(McpSettings),
     /// SELECT on a PostgreSQL database.
     Postgres(PostgresSettings),
     /// Questions to a document store.
@@ -134,6 +142,10 @@ pub fn build(kind: &ToolKind) -> Result<Arc<dyn Tool>, ToolSetupError> {
         ToolKind::Http(settings) => Arc::new(Http::open(settings.clone())?),
         ToolKind::Maildir { folder, outbox, from } => {
             Arc::new(Maildir::open(folder, outbox.as_deref(), from)?)
+        }
+        ToolKind::Mcp(_) => {
+            let why = "an MCP server is set up by writ-upstream, which this program is without";
+            return Err(ToolSetupError::Setting(why.to_owned()));
         }
         ToolKind::Postgres(settings) => Arc::new(Postgres::open(settings)?),
         ToolKind::Retrieval(settings) => Arc::new(Retrieval::open(settings.clone())?),

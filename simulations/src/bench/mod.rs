@@ -4,6 +4,7 @@ pub mod baseline;
 mod domains;
 mod governed;
 mod labels;
+pub mod mcp;
 mod measure;
 mod process;
 mod report;

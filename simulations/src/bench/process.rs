@@ -64,12 +64,9 @@ impl Running {
         Ok(Self { child: child.context("a process of the set-up does not start")?, since })
     }
 
-    /// Resident memory in MiB, where the system says it (`VmRSS` of proc(5)).
+    /// Resident memory in MiB, where the system says it.
     pub fn resident_mib(&self) -> Option<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        let kib: u32 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(f64::from(kib) / 1_024.0)
+        resident_mib(self.child.id())
     }
 
     /// Its process id.
@@ -95,6 +92,14 @@ impl Drop for Running {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Resident memory of a process in MiB, where the system says it (`VmRSS` of proc(5)).
+pub fn resident_mib(pid: u32) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u32 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(f64::from(kib) / 1_024.0)
 }
 
 /// Microseconds a process has spent on processors, where the system says it: the sum over its threads of the first

@@ -26,10 +26,11 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from harness import ends_in_order, venvs  # noqa: E402
-from harness.model import Call, Say, Script, ScriptedModel  # noqa: E402
+from harness.model import Call, Say, Script, ScriptedModel, Together  # noqa: E402
 from harness.writ import Failed, Upstream, Writ  # noqa: E402
 
 AGENT_SECONDS_MAX = 120
+FAULTS_SHOWN_MAX = 4
 # How long policies/rules.datalog lets an errand live.
 ERRAND_SECONDS = 20
 
@@ -72,14 +73,16 @@ class Bench:
 
     def _desk(self, entry: str, env: Mapping[str, str]) -> list[str]:
         """Allowed, denied, held and granted, failed upstream, halted: in one conversation."""
-        refund = {"order": "101", "cents": 500}
+        refund, too_much = {"order": "101", "cents": 500}, {"order": "102", "cents": 990000}
+        lookup = Call("lookup_order", {"order": "101"}, gets=["analytical engine: shipped"])
         script = {
             "planner": [
-                Call("lookup_order", {"order": "101"}, gets=["analytical engine: shipped"]),
-                Call("list_orders", {"customer": "ada"}, gets=["orders of ada: 101, 102"]),
+                Together((lookup, Call("list_orders", {"customer": "ada"}, gets=["orders of ada: 101, 102"]))),
                 Call("export_customers", {"to": "all"}, gets=["customers are not exported"], lacks=["sent to"]),
                 Call("refund_order", refund, gets=["approval"], lacks=["refunded"], then=self._grant),
                 Call("refund_order", refund, gets=["refunded 500 cents of order 101"]),
+                Call("refund_order", too_much, gets=["approval"], lacks=["refunded"], then=self._refuse),
+                Call("refund_order", too_much, gets=["that is too much"], lacks=["refunded"]),
                 Call("print_label", {"order": "101"}, gets=["Error executing tool print_label"], then=self._halt),
                 Call("lookup_order", {"order": "102"}, gets=["revoked.task"], lacks=["punched cards"]),
                 Say("Ada has her money back."),
@@ -132,7 +135,8 @@ class Bench:
         if last not in said:
             faults.append(f"did not end with `{last}`: {said[-500:]}")
         really = self.journal.read_text().splitlines()
-        if really != did:
+        # In any order, since what is called together runs together; but each as often as it should.
+        if sorted(really) != sorted(did):
             faults.append(f"the MCP server did {really} instead of {did}")
         return faults
 
@@ -164,10 +168,10 @@ class Bench:
 
     def _grant(self, told: str) -> None:
         """Bob says yes, from a terminal of his own, to the approval the model was told of."""
-        found = re.search(r"\bap-[0-9a-f]{32}\b", told)
-        if found is None:
-            raise AssertionError(f"the model is not told which approval it waits for: {told[:400]}")
-        self.writ.run("approval", "grant", found[0], "--yes", approver="bob")
+        self.writ.run("approval", "grant", _approval(told), "--yes", approver="bob")
+
+    def _refuse(self, told: str) -> None:
+        self.writ.run("approval", "refuse", _approval(told), "--comment", "that is too much", "--yes", approver="bob")
 
     def _halt(self, _told: str) -> None:
         self.writ.run("task", "halt", self._last_task()["task"], "--wait")
@@ -179,9 +183,16 @@ class Bench:
         """The audit stream tells the same story."""
         chain = self._last_task()
         faults = [f"audit: {fault}" for fault in chain["faults"]]
-        if chain["denied"] != 2 or chain["held"] != 1:
-            faults.append(f"audit: {chain['denied']} denied and {chain['held']} held instead of 2 and 1")
+        if chain["denied"] != 3 or chain["held"] != 2:
+            faults.append(f"audit: {chain['denied']} denied and {chain['held']} held instead of 3 and 2")
         return faults
+
+
+def _approval(told: str) -> str:
+    found = re.search(r"\bap-[0-9a-f]{32}\b", told)
+    if found is None:
+        raise Failed(f"the model is not told which approval it waits for: {told[:400]}")
+    return found[0]
 
 
 def _until(moment: float) -> Callable[[str], None]:
@@ -236,7 +247,8 @@ def main() -> int:
         else:
             shutil.rmtree(folder, ignore_errors=True)
     for (name, scenario), found in faults.items():
-        for fault in found:
+        # The first one is the cause of most others.
+        for fault in found[:FAULTS_SHOWN_MAX]:
             print(f"FAULT {name} {scenario}: {fault}")
     return 1 if any(faults.values()) else 0
 

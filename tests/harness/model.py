@@ -34,14 +34,33 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Together:
+    """The model wants several tools at once."""
+
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True)
 class Say:
     """The model's last word."""
 
     text: str
 
 
+Step = Call | Together | Say
 # What every agent does, by the name in "You are <name>" of its system message.
-Script = Mapping[str, Sequence[Call | Say]]
+Script = Mapping[str, Sequence[Step]]
+
+
+def calls_of(step: Step) -> tuple[Call, ...]:
+    """The tools a step wants."""
+    match step:
+        case Call():
+            return (step,)
+        case Together():
+            return step.calls
+        case Say():
+            return ()
 
 
 @dataclass
@@ -80,7 +99,7 @@ class ScriptedModel:
         with self._lock:
             self._script = script
             self._next: dict[str, int] = dict.fromkeys(script, 0)
-            self._given: dict[str, Call | Say] = {}
+            self._given: dict[str, Step] = {}
             self.turns: list[Turn] = []
             self.faults: list[str] = []
 
@@ -96,7 +115,7 @@ class ScriptedModel:
         """The tools this agent's model was ever offered."""
         return {tool for turn in self.turns if turn.agent == agent for tool in turn.offered}
 
-    def _answer(self, turn: Turn, digest: str) -> Call | Say:
+    def _answer(self, turn: Turn, digest: str) -> Step:
         with self._lock:
             # A client that asks the same again, say after a timeout, is given the same again.
             if digest in self._given:
@@ -111,27 +130,29 @@ class ScriptedModel:
             if position > 0:
                 self._check(turn, steps[position - 1])
             step = steps[position]
-            if isinstance(step, Call) and step.tool not in turn.offered:
-                return self._fault(f"`{turn.agent}` wants {step.tool}, but is offered {sorted(turn.offered)}")
+            missing = {call.tool for call in calls_of(step)} - set(turn.offered)
+            if missing:
+                return self._fault(f"`{turn.agent}` wants {missing}, but is offered {sorted(turn.offered)}")
             self._next[turn.agent] = position + 1
             self._given[digest] = step
             return step
 
-    def _check(self, turn: Turn, step: Call | Say) -> None:
-        if not isinstance(step, Call):
-            return
-        told = turn.messages[-1][1] if turn.messages else ""
-        for part in step.gets:
-            if part not in told:
-                self.faults.append(f"{step.tool}: the model is not told `{part}`: {told[:400]}")
-        for part in step.lacks:
-            if part in told:
-                self.faults.append(f"{step.tool}: the model is told `{part}`")
-        if step.then is not None:
-            try:
-                step.then(told)
-            except Exception as error:  # a fault of the test is told like any other
-                self.faults.append(f"{step.tool}: {error}")
+    def _check(self, turn: Turn, step: Step) -> None:
+        calls = calls_of(step)
+        # Answers come in the order of the calls, last.
+        answers = [text for _, text in turn.messages[len(turn.messages) - len(calls) :]]
+        for call, told in zip(calls, answers):
+            for part in call.gets:
+                if part not in told:
+                    self.faults.append(f"{call.tool}: the model is not told `{part}`: {told[:400]}")
+            for part in call.lacks:
+                if part in told:
+                    self.faults.append(f"{call.tool}: the model is told `{part}`")
+            if call.then is not None:
+                try:
+                    call.then(told)
+                except Exception as error:  # a fault of the test is told like any other
+                    self.faults.append(f"{call.tool}: {error}")
 
     def _fault(self, fault: str) -> Say:
         self.faults.append(fault)
@@ -191,12 +212,12 @@ def _read_chat(request: Mapping[str, Any]) -> Turn:
     return Turn(_agent(messages), offered, messages)
 
 
-def _write_chat(step: Call | Say) -> dict[str, Any]:
+def _write_chat(step: Step) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": step.text if isinstance(step, Say) else None}
-    if isinstance(step, Call):
-        call = {"name": step.tool, "arguments": json.dumps(dict(step.arguments))}
-        message["tool_calls"] = [{"id": _id("call"), "type": "function", "function": call}]
-    choice = {"index": 0, "message": message, "finish_reason": "stop" if isinstance(step, Say) else "tool_calls"}
+    calls = [{"name": call.tool, "arguments": json.dumps(dict(call.arguments))} for call in calls_of(step)]
+    if calls:
+        message["tool_calls"] = [{"id": _id("call"), "type": "function", "function": call} for call in calls]
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if calls else "stop"}
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
     answer = {"id": _id("chat"), "object": "chat.completion", "created": 0, "model": "script"}
     return answer | {"choices": [choice], "usage": usage}
@@ -214,15 +235,16 @@ def _read_responses(request: Mapping[str, Any]) -> Turn:
     return Turn(_agent(messages), offered, messages)
 
 
-def _write_responses(step: Call | Say) -> dict[str, Any]:
-    output: dict[str, Any]
+def _write_responses(step: Step) -> dict[str, Any]:
+    output: list[dict[str, Any]]
     if isinstance(step, Say):
         content = [{"type": "output_text", "text": step.text, "annotations": []}]
-        output = {"type": "message", "id": _id("msg"), "role": "assistant", "status": "completed"}
-        output |= {"content": content}
+        message = {"type": "message", "id": _id("msg"), "role": "assistant", "status": "completed"}
+        output = [message | {"content": content}]
     else:
-        output = {"type": "function_call", "id": _id("fc"), "call_id": _id("call"), "status": "completed"}
-        output |= {"name": step.tool, "arguments": json.dumps(dict(step.arguments))}
+        calls = [{"name": call.tool, "arguments": json.dumps(dict(call.arguments))} for call in calls_of(step)]
+        called = {"type": "function_call", "status": "completed"}
+        output = [called | {"id": _id("fc"), "call_id": _id("call")} | call for call in calls]
     zero = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
     usage = zero | {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
     return {
@@ -231,7 +253,7 @@ def _write_responses(step: Call | Say) -> dict[str, Any]:
         "created_at": 0,
         "status": "completed",
         "model": "script",
-        "output": [output],
+        "output": output,
         "parallel_tool_calls": False,
         "tool_choice": "auto",
         "tools": [],
@@ -246,7 +268,7 @@ def _id(kind: str) -> str:
     return f"{kind}_{next(_COUNT)}"
 
 
-_FORMS: dict[str, tuple[Callable[[Mapping[str, Any]], Turn], Callable[[Call | Say], dict[str, Any]]]] = {
+_FORMS: dict[str, tuple[Callable[[Mapping[str, Any]], Turn], Callable[[Step], dict[str, Any]]]] = {
     "/chat/completions": (_read_chat, _write_chat),
     "/responses": (_read_responses, _write_responses),
 }

@@ -185,7 +185,10 @@ class Writ:
         (self.folder / "upstreams").mkdir(mode=0o700, parents=True)
         (self.folder / "upstreams" / f"{self.upstream.name}.toml").write_text(self.upstream.toml())
         shutil.copytree(self._policies, self.folder / "policies")
-        self._process([self.binary, "dev", "--dir", self.folder], "dev").says("Ctrl-C stops everything")
+        running = self._process([self.binary, "dev", "--dir", self.folder], "dev")
+        running.says("Ctrl-C stops everything")
+        if f'"tool.{self.upstream.name}"' not in (self.folder / "node-1.toml").read_text():
+            raise Failed(f"the node did not take up tool.{self.upstream.name}:\n{running.text()[-2000:]}")
 
     def _process(self, command: Sequence[str | Path], name: str) -> Process:
         process = Process(command, self.folder / f"{name}.log")

@@ -145,7 +145,7 @@ def compare(leg: Leg, direct: Outcome, through: Outcome, reasons: dict[tuple[str
 
 
 def tell(leg: Leg, direct: Outcome, through: Outcome | None, reasons: dict[tuple[str, str, str], str]) -> None:
-    """A line per leg, and one per scenario that does not come through."""
+    """A line per leg, and what does not come through, by reason."""
     required = [scenario for scenario in direct.failed if direct.passes(scenario) and scenario not in direct.optional]
     line = f"{leg.name:<32} {len(direct.failed):>3} scenarios, {len(required)} required and passed directly"
     if through is not None:
@@ -153,11 +153,23 @@ def tell(leg: Leg, direct: Outcome, through: Outcome | None, reasons: dict[tuple
     print(line)
     if through is None:
         return
+    missing: dict[str, list[str]] = {}
     for scenario in direct.failed:
         if direct.passes(scenario) and not through.passes(scenario):
-            found = {why for (revision, name, _), why in reasons.items() if (revision, name) == (leg.revision, scenario)}
-            found = found or {direct.optional.get(scenario, "NOT EXPECTED")}
-            print(f"  {scenario:<44} {'; '.join(sorted(found))}")
+            leg_and_name = (leg.revision, scenario)
+            known = {why for (revision, name, _), why in reasons.items() if (revision, name) == leg_and_name}
+            optional = direct.optional.get(scenario)
+            for why in known or {f"not required ({optional})" if optional else "REQUIRED"}:
+                missing.setdefault(why, []).append(scenario)
+    for why, scenarios in missing.items():
+        print(f"  {why}:\n    {', '.join(scenarios)}")
+
+
+def undocumented(reasons: dict[tuple[str, str, str], str]) -> list[str]:
+    """Skips that README.md does not speak of."""
+    readme = (HERE / "README.md").read_text()
+    needed = {text for (_, scenario, _), why in reasons.items() for text in (why, f"`{scenario}`")}
+    return [f"README.md does not speak of {text}" for text in sorted(needed) if text not in readme]
 
 
 def main() -> int:
@@ -174,8 +186,8 @@ def main() -> int:
     port = free_port()
     command = [python, "-m", "mcp_everything_server", "--port", str(port), "--log-level", "WARNING"]
     reference = Process(command, folder / "reference.log", {"PYTHONPATH": str(server)})
-    faults: list[str] = []
     reasons = skips()
+    faults = undocumented(reasons)
     try:
         reference.answers(port)
         url = f"http://127.0.0.1:{port}/mcp"

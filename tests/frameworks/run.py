@@ -61,7 +61,8 @@ class Bench:
 
     def __init__(self, framework: Framework, writ: Writ, model: ScriptedModel, journal: Path) -> None:
         self.framework, self.writ, self.model, self.journal = framework, writ, model, journal
-        self.python = venvs.python(venvs.cache("frameworks") / framework.name, HERE / framework.name / "requirements.txt")
+        requirements = HERE / framework.name / "requirements.txt"
+        self.python = venvs.python(venvs.cache("frameworks") / framework.name, requirements)
 
     def desk(self) -> list[str]:
         """Over HTTP."""

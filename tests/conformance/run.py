@@ -96,7 +96,7 @@ def run_suite(suite: Path, leg: Leg, url: str, results: Path) -> Outcome:
     """Runs one leg. Its exit code says nothing here: what failed is read off its summary and its results."""
     index = suite / "node_modules" / leg.package / "dist" / "index.js"
     node = suite / "node_modules" / "node" / "bin" / "node"
-    command = [node, index, "server", "--url", url, *leg.arguments, "--output-dir", results]
+    command = [str(node), str(index), "server", "--url", url, *leg.arguments, "--output-dir", str(results)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SUITE_SECONDS_MAX, check=False)
     said = ended.stdout + ended.stderr
     results.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def main() -> int:
     python = venvs.python(venvs.cache("conformance") / "python", HERE / "requirements.txt")
     folder = Path(tempfile.mkdtemp(prefix="writ-conformance-"))
     port = free_port()
-    command = [python, "-m", "mcp_everything_server", "--port", str(port), "--log-level", "WARNING"]
+    command = [str(python), "-m", "mcp_everything_server", "--port", str(port), "--log-level", "WARNING"]
     reference = Process(command, folder / "reference.log", {"PYTHONPATH": str(server)})
     reasons = skips()
     faults = undocumented(reasons)

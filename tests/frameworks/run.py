@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -76,7 +77,7 @@ class Bench:
         """Allowed, denied, held and granted, failed upstream, halted: in one conversation."""
         refund, too_much = {"order": "101", "cents": 500}, {"order": "102", "cents": 990000}
         lookup = Call("lookup_order", {"order": "101"}, gets=["analytical engine: shipped"])
-        script = {
+        script: Script = {
             "planner": [
                 Together((lookup, Call("list_orders", {"customer": "ada"}, gets=["orders of ada: 101, 102"]))),
                 Call("export_customers", {"to": "all"}, gets=["customers are not exported"], lacks=["sent to"]),
@@ -96,7 +97,7 @@ class Bench:
         """The capability expires while the agent works, and is not renewed."""
         over = time.monotonic() + ERRAND_SECONDS + 1
         gateway = self.writ.gateway("planner", "errand")
-        script = {
+        script: Script = {
             "planner": [
                 Call("lookup_order", {"order": "101"}, gets=["analytical engine: shipped"], then=_until(over)),
                 Call("lookup_order", {"order": "102"}, gets=["an errand is short"], lacks=["punched cards"]),
@@ -111,7 +112,7 @@ class Bench:
         planner = [self.framework.hands_over] if self.framework.hands_over else []
         # A framework that shares the connection offers the researcher everything, and Writ says no.
         tried = Call("list_orders", {"customer": "ada"}, gets=["delegation.widening"], lacks=["orders of"])
-        script = {
+        script: Script = {
             "planner": [*planner, *([Say("The planner is done.")] if self.framework.planner_ends else [])],
             "researcher": [
                 Call("lookup_order", {"order": "101"}, gets=["analytical engine: shipped"]),
@@ -154,7 +155,8 @@ class Bench:
             "OPENAI_AGENTS_DISABLE_TRACING": "1",
             "OTEL_SDK_DISABLED": "true",
         }
-        command = [self.python, HERE / self.framework.name / "agent.py", entry, "Please see to Ada's order 101."]
+        program = HERE / self.framework.name / "agent.py"
+        command = [str(self.python), str(program), entry, "Please see to Ada's order 101."]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, start_new_session=True
@@ -177,7 +179,7 @@ class Bench:
     def _halt(self, _told: str) -> None:
         self.writ.run("task", "halt", self._last_task()["task"], "--wait")
 
-    def _last_task(self) -> dict:
+    def _last_task(self) -> Any:
         return self.writ.run("audit", "chain", "last")["chain"]
 
     def _chain(self) -> list[str]:
@@ -247,10 +249,10 @@ def main() -> int:
             print(f"kept in {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    for (name, scenario), found in faults.items():
+    for (name, tried), found in faults.items():
         # The first one is the cause of most others.
         for fault in found[:FAULTS_SHOWN_MAX]:
-            print(f"FAULT {name} {scenario}: {fault}")
+            print(f"FAULT {name} {tried}: {fault}")
     return 1 if any(faults.values()) else 0
 
 

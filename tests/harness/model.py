@@ -141,7 +141,9 @@ class ScriptedModel:
         calls = calls_of(step)
         # Answers come in the order of the calls, last.
         answers = [text for _, text in turn.messages[len(turn.messages) - len(calls) :]]
-        for call, told in zip(calls, answers):
+        if len(answers) < len(calls):
+            self.faults.append(f"the model got {len(answers)} answers to {len(calls)} calls")
+        for call, told in zip(calls, answers, strict=False):
             for part in call.gets:
                 if part not in told:
                     self.faults.append(f"{call.tool}: the model is not told `{part}`: {told[:400]}")
@@ -158,7 +160,9 @@ class ScriptedModel:
         self.faults.append(fault)
         return Say(f"the script ends here: {fault}")
 
-    def _handler(model) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - `self` is the request below
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        model = self
+
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 

@@ -42,7 +42,7 @@ def python(folder: Path, requirements: Path) -> Path:
         print(f"installing into {folder}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=INSTALL_SECONDS_MAX)
         # The file names every package there is, so that nothing is left to be resolved.
-        install = [interpreter, "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", requirements]
-        subprocess.run(install, check=True, timeout=INSTALL_SECONDS_MAX)
+        install = [str(interpreter), "-m", "pip", "install", "--quiet", "--no-deps", "--requirement"]
+        subprocess.run([*install, str(requirements)], check=True, timeout=INSTALL_SECONDS_MAX)
         finish(folder, recipe)
     return interpreter

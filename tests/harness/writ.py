@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,15 +61,11 @@ class Process:
         """Asks it to stop, and makes it stop."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS_MAX)
-            except subprocess.TimeoutExpired:
-                pass
-        try:
+        with contextlib.suppress(ProcessLookupError):
             # The group is the one that `start_new_session` made for this process alone.
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
 
     def answers(self, port: int) -> None:
@@ -89,7 +85,7 @@ def free_port() -> int:
     """A port nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -167,7 +163,7 @@ class Writ:
         """An agent's gateway, on alice's authority."""
         number = len(self._started)
         bearer_file = self.folder / f"bearer-{number}"
-        command = [*self._mcp(agent, kind), "--http", "127.0.0.1:0", *options]
+        command: list[str | Path] = [*self._mcp(agent, kind), "--http", "127.0.0.1:0", *options]
         if "--open" not in options:
             command += ["--bearer-file", bearer_file]
         process = self._process(command, f"gateway-{number}")

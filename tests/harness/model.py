@@ -7,6 +7,7 @@ reached the model is no use to anybody.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -184,7 +185,9 @@ class ScriptedModel:
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                # A client that was ended meanwhile reads no answer.
+                with contextlib.suppress(ConnectionError):
+                    self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
                 pass

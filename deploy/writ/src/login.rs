@@ -19,7 +19,7 @@ use serde_json::Value;
 use writ_bus::SystemClock;
 
 pub use flow::{Prompt, log_in, revoke};
-pub use kept::{Login, file_of, forget, load, save};
+pub use kept::{Login, file_of, forget, load, locked, save};
 
 /// How much longer a token has to be good for to be handed out.
 const SPARE_SECS: u64 = 30;
@@ -65,8 +65,7 @@ pub async fn token(profile: &Path) -> Result<String> {
         return Ok(login.token);
     }
     // One refresh at a time: issuers that rotate refresh tokens take a second use for a theft.
-    let locked = file.clone();
-    let lock = tokio::task::spawn_blocking(move || kept::lock(&locked)).await??;
+    let lock = locked(&file).await?;
     let login = load(&file)?.context("the login was ended meanwhile; `writ login` starts another")?;
     if login.is_good_for(SPARE_SECS, now_secs()) {
         return Ok(login.token);
@@ -106,7 +105,7 @@ fn read_claims(token: &str, wanted: &Wanted, now: u64) -> Result<Claims> {
     let expires = body.get("exp").and_then(Value::as_f64).context("it never ends (`exp`)")?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float saturates")]
     let expires = expires as u64;
-    if expires + LEEWAY_SECS <= now {
+    if expires.saturating_add(LEEWAY_SECS) <= now {
         bail!("it has ended already; compare this machine's clock with the issuer's");
     }
     Ok(Claims { subject, expires, body })

@@ -92,7 +92,9 @@ impl Login {
         let wanted =
             Wanted { issuer, client_id, scopes: self.scopes, audience: self.audience, token: self.token };
         let kept = login::log_in(&wanted, self.device, ask).await?;
+        let lock = login::locked(&file).await?;
         login::save(&file, &kept)?;
+        drop(lock);
         common.say(
             format!("logged in; the token is in {}\n{}", file.display(), describe(&kept)),
             &to_json(&kept),
@@ -146,6 +148,7 @@ fn status(common: &Common) -> Result<Exit> {
 impl Logout {
     pub(super) async fn run(self, common: &Common) -> Result<Exit> {
         let file = login::file_of(&common.profile);
+        let _lock = if file.exists() { Some(login::locked(&file).await?) } else { None };
         // A file that cannot be read is removed as well: that is how one gets rid of it.
         let told = match login::load(&file) {
             Ok(None) => {

@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
+use writ_common::visible::visible;
+
 use super::Common;
 use crate::{
     exit::Exit,
@@ -39,14 +41,17 @@ fn is_disabled(entry: &Entry) -> bool {
         || entry.value.get("enabled") == Some(&Value::Bool(false))
 }
 
-/// How it is reached, in a few words. Nothing of its environment, and none of its arguments: they may be secret.
+/// How it is reached, in a few words: the host, or the program. Nothing of its environment, and none of its arguments,
+/// user names, paths and queries: they may be secret.
 fn reached(entry: &Entry) -> String {
     let nested = entry.value.get("command").and_then(|command| command.get("path"));
-    let text = nested
-        .or_else(|| ["command", "url", "serverUrl", "httpUrl"].iter().find_map(|key| entry.value.get(*key)));
-    // A query may hold a key.
-    let text = text.and_then(Value::as_str).unwrap_or("nothing");
-    text.split('?').next().unwrap_or_default().to_owned()
+    let text = |key: &str| entry.value.get(key).and_then(Value::as_str);
+    if let Some(url) = ["url", "serverUrl", "httpUrl"].into_iter().find_map(text) {
+        let host = reqwest::Url::parse(url).ok().filter(reqwest::Url::has_host);
+        return host.map_or_else(|| "a URL".to_owned(), |url| url.origin().ascii_serialization());
+    }
+    let command = nested.and_then(Value::as_str).or_else(|| text("command")).unwrap_or("nothing");
+    command.split_whitespace().next().unwrap_or_default().to_owned()
 }
 
 impl Scan {
@@ -125,14 +130,14 @@ fn render(common: &Common, found: &[Found], faults: &[String], (seen, open): (us
         };
         // Of several projects in one file, the project tells two servers of one name apart.
         let project = match one.entry.within.as_slice() {
-            [_, project, _] => format!("   for {project}"),
+            [_, project, _] => format!("   for {}", visible(project)),
             _ => String::new(),
         };
         text += &format!(
             "  {} {:<20} {}{project}\n",
             paint.paint(code, &format!("{word:<12}")),
-            one.entry.name,
-            reached(&one.entry)
+            visible(&one.entry.name),
+            visible(&reached(&one.entry))
         );
     }
     faults.iter().for_each(|fault| text += &format!("{}\n", paint.paint(colour::RED, fault)));

@@ -89,12 +89,21 @@ pub fn save(file: &Path, login: &Login) -> Result<()> {
     fs::rename(&new, file).with_context(cannot)
 }
 
-/// Keeps others from refreshing at the same time, until it is dropped.
-pub(super) fn lock(file: &Path) -> Result<File> {
+/// Keeps others from refreshing, logging in and logging out at the same time, until it is dropped.
+fn lock(file: &Path) -> Result<File> {
     let path = file.with_extension("lock");
     let lock = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
     lock.lock().with_context(|| format!("{} cannot be locked", path.display()))?;
     Ok(lock)
+}
+
+/// [`lock`], waited for without keeping a thread of the runtime.
+///
+/// # Errors
+/// If it cannot be had.
+pub async fn locked(file: &Path) -> Result<File> {
+    let file = file.to_owned();
+    tokio::task::spawn_blocking(move || lock(&file)).await?
 }
 
 /// Forgets a login.
@@ -102,9 +111,8 @@ pub(super) fn lock(file: &Path) -> Result<File> {
 /// # Errors
 /// If the file cannot be removed.
 pub fn forget(file: &Path) -> Result<()> {
-    fs::remove_file(file).with_context(|| format!("{} cannot be removed", file.display()))?;
-    drop(fs::remove_file(file.with_extension("lock")));
-    Ok(())
+    // The lock's file stays: whoever waits for it holds that very file open.
+    fs::remove_file(file).with_context(|| format!("{} cannot be removed", file.display()))
 }
 
 #[cfg(test)]

@@ -233,10 +233,20 @@ impl Entry {
             Some(Value::Object(nested)) => (text(nested.get("path")), nested.get("args")),
             other => (text(other), self.value.get("args")),
         };
+        // Whoever has an address besides may well be reached by that.
+        if ["url", "serverUrl", "httpUrl"].iter().any(|key| self.value.get(*key).is_some()) {
+            return false;
+        }
         let command = PathBuf::from(command.unwrap_or_default());
-        let is_writ = command == writ || command.file_name().is_some_and(|name| name == "writ");
-        let says_mcp = |arguments: &Vec<Value>| arguments.iter().any(|one| one.as_str() == Some("mcp"));
-        is_writ && arguments.and_then(Value::as_array).is_some_and(says_mcp)
+        // By its bare name it is what PATH has; by a path it has to be this very program, whatever it is called.
+        let is_writ = command == writ
+            || command == Path::new("writ")
+            || matches!((command.canonicalize(), writ.canonicalize()), (Ok(one), Ok(own)) if one == own);
+        let verb = |arguments: &Vec<Value>| {
+            let words: Vec<&str> = arguments.iter().filter_map(Value::as_str).collect();
+            matches!(words.as_slice(), ["--profile", _, "mcp", ..] | ["mcp", ..])
+        };
+        is_writ && arguments.and_then(Value::as_array).is_some_and(verb)
     }
 }
 
@@ -340,7 +350,10 @@ mod tests {
             let config = ClientConfig::read(Path::new("/w/.mcp.json"), &text).unwrap();
             config.entries[0].is_governed(Path::new("/target/writ-under-test"))
         };
-        assert!(governed(r#"{"command":"/usr/bin/writ","args":["mcp","--agent","a"]}"#));
+        assert!(governed(r#"{"command":"writ","args":["mcp","--agent","a"]}"#));
+        assert!(!governed(r#"{"command":"/elsewhere/writ","args":["mcp","--agent","a"]}"#));
+        assert!(!governed(r#"{"command":"writ","args":["doctor","mcp"]}"#));
+        assert!(!governed(r#"{"command":"writ","args":["mcp"],"url":"https://x.example/mcp"}"#));
         assert!(governed(r#"{"command":"/target/writ-under-test","args":["--profile","p","mcp"]}"#));
         assert!(!governed(r#"{"command":"writ","args":["doctor"]}"#));
         assert!(!governed(r#"{"command":"npx","args":["mcp"]}"#));

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write as _,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,6 +18,7 @@ use writ_common::{
     policy::PolicyRevision,
     record::{Record, RecordBody},
     subjects::{Subject, control_stream},
+    visible::visible,
 };
 
 use super::task_of;
@@ -129,7 +130,15 @@ impl Export {
         write(&out.join("control.jsonl"), &foundation.text)?;
         for (revision, bundle) in &revisions {
             for (path, text) in &bundle.0 {
-                write(&out.join("policies").join(revision.0.to_string()).join(path), text.as_bytes())?;
+                // The names are a policy's, and who put it in force may be who is under suspicion.
+                let named = Path::new(path);
+                ensure!(
+                    named.components().all(|part| matches!(part, Component::Normal(_))),
+                    "a file of policy {} is called `{}`, which is not written",
+                    revision.0.short(),
+                    visible(path)
+                );
+                write(&out.join("policies").join(revision.0.to_string()).join(named), text.as_bytes())?;
             }
         }
         write(&out.join("export.json"), format!("{summary:#}\n").as_bytes())?;

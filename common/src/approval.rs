@@ -583,8 +583,12 @@ impl Approvals {
         let waiting: BTreeSet<ApprovalId> =
             self.waiting(now).map(|approval| approval.request.id.clone()).collect();
         for (id, approval) in std::mem::take(&mut self.known) {
+            // A call is being made with it, and is still to find it here.
+            let is_under_way = matches!(approval.claim, Some((_, Some(_))))
+                && !approval.is_used()
+                && now < approval.request.expires;
             match approval.claim {
-                _ if waiting.contains(&id) => drop(self.known.insert(id, approval)),
+                _ if is_under_way || waiting.contains(&id) => drop(self.known.insert(id, approval)),
                 Some(claim) if self.claims.len() < CLAIMS_MAX => drop(self.claims.insert(id, claim)),
                 _ => {}
             }

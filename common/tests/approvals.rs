@@ -229,16 +229,20 @@ impl Case {
     }
 
     fn claim(&mut self, call: &[u8], state: ClaimState, at: Timestamp) -> u64 {
+        self.claim_of(id(), call, state, at)
+    }
+
+    fn claim_of(&mut self, approval: ApprovalId, call: &[u8], state: ClaimState, at: Timestamp) -> u64 {
         let claim = ApprovalClaim {
             tenant: tenant(),
-            approval: id(),
+            approval: approval.clone(),
             call_id: Digest::plain(call),
             node: NodeId::parse("node-1").unwrap(),
             boot: BootId::parse("b-1").unwrap(),
             at,
             state,
         };
-        let subject = Subject::ApprovalClaim { part: PartId::first(), approval: id() };
+        let subject = Subject::ApprovalClaim { part: PartId::first(), approval };
         self.take(&subject, &encode(&Signed::new(&claim, &key(NODE))));
         self.next - 1
     }
@@ -433,6 +437,23 @@ fn h01_a_claim_keeps_others_off_and_a_used_one_for_good() {
         let used = case.approvals.claimable(&id(), &call, after(9_999)).unwrap_err();
         assert_eq!(used.code(), ReasonCode::ApprovalConsumed);
     }
+}
+
+#[test]
+fn of_very_many_approvals_the_one_that_a_call_is_being_made_with_is_kept() {
+    let mut case = Case::new(&[need("finance", 1)]).granted_by(&["bob"]);
+    let sequence = case.claim(b"mine", ClaimState::Claimed, NOW);
+    // As many used ones as there is room for.
+    let used = |number: u32| ApprovalId::parse(format!("ap-used-{number}")).unwrap();
+    for number in 0..4_096 {
+        let request = ApprovalRequest { id: used(number), ..case.request.clone() };
+        let subject = Subject::ApprovalRequest { part: PartId::first(), approval: used(number) };
+        case.take(&subject, &encode(&Signed::new(&request, &key(NODE))));
+        case.claim_of(used(number), b"other", ClaimState::Used, NOW);
+    }
+    assert!(case.approvals.get(&used(0)).is_none(), "there was no need to make room");
+    assert_eq!(case.approvals.claimable(&id(), &Digest::plain(b"mine"), NOW), Ok(sequence));
+    assert!(case.approvals.get(&id()).is_some(), "the call under way finds no approval");
 }
 
 #[test]

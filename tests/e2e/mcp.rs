@@ -509,10 +509,6 @@ fn m08_methods_that_are_not_served_are_not_there() -> Result<()> {
         let (_planner, task) = world.task().await?;
         let listening = listen(task, GatewayOptions::default()).await?;
         for method in [
-            "completion/complete",
-            "prompts/list",
-            "resources/list",
-            "resources/templates/list",
             "resources/read",
             "resources/subscribe",
             "prompts/get",

@@ -1,7 +1,8 @@
 //! The MCP server: which methods are served, and how an answer is put for the revision the client speaks.
 //!
 //! Served are `initialize`, `server/discover`, `ping`, `tools/list`, `tools/call` and the news that the list of tools
-//! has changed. Everything else is "method not found": what Writ does not govern, it does not pass on (threat M08).
+//! has changed. Whoever lists prompts or resources, which are not advertised, hears that there are none. Everything else
+//! is "method not found": what Writ does not govern, it does not pass on (threat M08).
 
 use std::{
     collections::BTreeMap,
@@ -16,12 +17,9 @@ use axum::http::request::Parts;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler, ServiceExt as _,
     model::{
-        CallToolRequestParams, CallToolResponse, CompleteRequestMethod, CompleteRequestParams,
-        CompleteResult, ElicitRequest, ElicitRequestParams, ElicitationSchema, Extensions, Implementation,
-        InputRequest, InputRequiredResult, InputResponses, ListPromptsRequestMethod, ListPromptsResult,
-        ListResourceTemplatesRequestMethod, ListResourceTemplatesResult, ListResourcesRequestMethod,
-        ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion, ServerCapabilities,
-        ServerConfig, SubscriptionFilter,
+        CallToolRequestParams, CallToolResponse, ElicitRequest, ElicitRequestParams, ElicitationSchema,
+        Extensions, Implementation, InputRequest, InputRequiredResult, InputResponses, ListToolsResult,
+        PaginatedRequestParams, ProtocolVersion, ServerCapabilities, ServerConfig, SubscriptionFilter,
     },
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
@@ -168,38 +166,6 @@ impl ServerHandler for Server {
         })
     }
 
-    async fn list_prompts(
-        &self,
-        _request: Option<PaginatedRequestParams>,
-        _context: RequestContext<RoleServer>,
-    ) -> Result<ListPromptsResult, ErrorData> {
-        Err(not_served::<ListPromptsRequestMethod>())
-    }
-
-    async fn list_resources(
-        &self,
-        _request: Option<PaginatedRequestParams>,
-        _context: RequestContext<RoleServer>,
-    ) -> Result<ListResourcesResult, ErrorData> {
-        Err(not_served::<ListResourcesRequestMethod>())
-    }
-
-    async fn list_resource_templates(
-        &self,
-        _request: Option<PaginatedRequestParams>,
-        _context: RequestContext<RoleServer>,
-    ) -> Result<ListResourceTemplatesResult, ErrorData> {
-        Err(not_served::<ListResourceTemplatesRequestMethod>())
-    }
-
-    async fn complete(
-        &self,
-        _request: CompleteRequestParams,
-        _context: RequestContext<RoleServer>,
-    ) -> Result<CompleteResult, ErrorData> {
-        Err(not_served::<CompleteRequestMethod>())
-    }
-
     async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
         if self.is_told.swap(true, Ordering::Relaxed) {
             return;
@@ -238,12 +204,6 @@ impl ServerHandler for Server {
             }
         }
     }
-}
-
-/// "Method not found", told apart in the log from what the protocol does not know.
-fn not_served<M: rmcp::model::ConstString>() -> ErrorData {
-    tracing::debug!("{}: `{}` was asked for", ReasonCode::McpMethod, M::VALUE);
-    ErrorData::method_not_found::<M>()
 }
 
 /// Whether the client said that it can put a question to the person before it, in a revision that has the form for it

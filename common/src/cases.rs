@@ -479,6 +479,7 @@ impl<'a> Stage<'a> {
     }
 
     fn issue(&self, agent: &AgentId, bounds: &GrantBounds) -> Result<UnverifiedCapability, String> {
+        let rights = self.case.asks.clone().unwrap_or_else(|| bounds.rights.clone());
         let grant = Grant {
             tenant: self.tenant.clone(),
             user: self.user.clone(),
@@ -489,11 +490,11 @@ impl<'a> Stage<'a> {
             serial: 1,
             instruction: Digest::plain(self.case.name.as_bytes()),
             domain: domain()?,
-            rights: self.case.asks.clone().unwrap_or_else(|| bounds.rights.clone()),
+            bounds: bounds.pins.bounds(&rights),
+            rights,
             expires: Timestamp::from_secs(self.now.after(bounds.capability_life).as_secs()),
             min_epoch: self.control.epoch(),
             max_depth: bounds.max_depth,
-            bounds: Vec::new(),
         };
         grant.issue(&key("broker"), &key("block 0").seed()).map_err(nonsense)
     }

@@ -18,7 +18,7 @@ pub use inspected::{ResultJudgement, judge_result, passes_checks};
 use crate::{
     approval::{self, APPROVERS_MAX, ApprovalTerms, Need},
     budget::{Charge, Charges},
-    capability::{Capability, Right, engine::World},
+    capability::{Capability, Pins, Right, engine::World},
     contract::{ActionContract, ToolContract},
     control::ControlState,
     datalog::{Predicate, Term},
@@ -859,7 +859,7 @@ fn grant_bounds(world: &mut World) -> Result<GrantBounds, Reason> {
     let max_depth = least(world, "depth_limit")?.unwrap_or(0);
     let task_life = least(world, "task_seconds")?.map_or(TASK_LIFE, Millis::from_secs);
     let capability_life = least(world, "capability_seconds")?.map_or(CAPABILITY_LIFE, Millis::from_secs);
-    let rights = world
+    let mut rights: BTreeSet<Right> = world
         .facts("grant", 2)?
         .iter()
         .filter_map(|tuple| match tuple.as_slice() {
@@ -871,12 +871,44 @@ fn grant_bounds(world: &mut World) -> Result<GrantBounds, Reason> {
             _ => None,
         })
         .collect();
+    let pins = pins(world, &mut rights)?;
     Ok(GrantBounds {
         rights,
+        pins,
         max_depth: u8::try_from(max_depth).unwrap_or(u8::MAX),
         task_life,
         capability_life,
     })
+}
+
+/// The calls that rights are for. A right with a pin that means nothing is not granted: without it the right would be for
+/// every call.
+fn pins(world: &mut World, rights: &mut BTreeSet<Right>) -> Result<Pins, Reason> {
+    let mut calls: BTreeMap<(Right, String), BTreeMap<String, Term>> = BTreeMap::new();
+    for tuple in world.facts("pin", 5)? {
+        let [Term::Str(resource), Term::Str(action), rest @ ..] = tuple.as_slice() else { continue };
+        let parsed = Resource::parse(resource.as_str()).ok().zip(Action::parse(action.as_str()).ok());
+        let Some((resource, action)) = parsed else { continue };
+        let right = Right { resource, action };
+        let pinned = match rest {
+            [Term::Str(call), Term::Str(path), value @ (Term::Str(_) | Term::Integer(_) | Term::Bool(_))]
+                if path.starts_with('/') =>
+            {
+                let call = calls.entry((right.clone(), call.as_str().to_owned())).or_default();
+                // One argument has one value: a call with two can never be made.
+                call.insert(path.as_str().to_owned(), value.clone()).is_none_or(|other| other == *value)
+            }
+            _ => false,
+        };
+        if !pinned {
+            rights.remove(&right);
+        }
+    }
+    let mut pins = Pins::default();
+    for ((right, _), call) in calls {
+        pins.insert(right, call);
+    }
+    Ok(pins)
 }
 
 /// The rights an issue request asks for by name; `None` if it takes what policy grants.

@@ -14,6 +14,7 @@ use crate::{
     json::Value,
     label::{Confidentiality, Integrity, Label, TOP, Tag},
     pointer::Pattern,
+    request::Arguments,
     settings::{Document, Section},
     source::{Instruction, Source, SourceKind, SourceKinds},
 };
@@ -280,6 +281,35 @@ impl ActionFlow {
             .map(|(_, entity, value)| (entity, value))
             .take(SOURCES_OF_RESULT_MAX)
             .collect()
+    }
+
+    /// Everything in a result that later calls may take as a source: what trusted fields hold, unless the call itself said
+    /// it, since a tool may echo; and the ids of what the user called by name, where the instruction is known.
+    ///
+    /// `own` is the tool's own word. Where it knows that outsiders had a say in what it returns, no field is trusted, and
+    /// ids go by the user's words as in any other result of outsiders.
+    #[must_use]
+    pub fn sources<'a>(
+        &'a self,
+        arguments: &Arguments,
+        result: &'a Value,
+        own: Integrity,
+        instruction: Option<&Instruction>,
+    ) -> Vec<(&'a EntityType, &'a Value)> {
+        if self.fields.is_empty() {
+            return Vec::new();
+        }
+        let said = |value: &Value| match value {
+            Value::String(text) => arguments.canonical().contains(text.as_str()),
+            other => arguments.canonical().contains(&other.to_string()),
+        };
+        let mut sources = match own {
+            Integrity::Trusted => self.vouched(result),
+            Integrity::Untrusted => Vec::new(),
+        };
+        sources.retain(|(_, value)| !said(value));
+        sources.extend(instruction.into_iter().flat_map(|user| self.named(arguments.value(), result, user)));
+        sources
     }
 
     /// The ids in a result, whoever wrote it, of what the user asked for by name; bounded as [`ActionFlow::vouched`].

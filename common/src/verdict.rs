@@ -6,7 +6,7 @@ use crate::{
     act::Acts,
     approval::{ApprovalTerms, Approved},
     budget::{Charges, Spent},
-    capability::{Capability, Right},
+    capability::{Capability, Pins, Right},
     contract::ActionContract,
     digest::Digest,
     flow::FlowVerdict,
@@ -46,6 +46,8 @@ pub enum Obligation {
 pub struct GrantBounds {
     /// Its rights.
     pub rights: BTreeSet<Right>,
+    /// The calls that some of them are for.
+    pub pins: Pins,
     /// How deep it may be delegated.
     pub max_depth: u8,
     /// How long the task may live.

@@ -232,6 +232,81 @@ fn f09_only_the_sources_a_contract_names_count() {
 }
 
 #[test]
+fn a_right_that_is_pinned_is_for_these_calls_only() {
+    let pins = r#"
+        pin("tool.mail", "send", "1", "/to/0", "ann@hall.example") <- task_kind("work");
+        pin("tool.mail", "send", "1", "/to/1", "bob@hall.example") <- task_kind("work");
+        pin("tool.mail", "send", "2", "/to/0", "cy@hall.example") <- task_kind("work");
+    "#;
+    let check = |to: &str, expected: &str| {
+        let rest = format!(r#""arguments":{{"to":{to}}},{expected}"#);
+        assert_eq!(faults(pins, "tool.mail:send", CLERK, &rest), Vec::<String>::new(), "{to}");
+    };
+    let (allowed, refused) = (r#""expect":"allow""#, r#""expect":"deny","reasons":["token.check_failed"]"#);
+    check(r#"["ann@hall.example","bob@hall.example"]"#, allowed);
+    check(r#"["cy@hall.example"]"#, allowed);
+    // Values of one call go together, and none of them may be missing.
+    check(r#"["ann@hall.example","cy@hall.example"]"#, refused);
+    check(r#"["ann@hall.example"]"#, refused);
+    check(r#"["bob@hall.example"]"#, refused);
+    check("[]", refused);
+    // Another agent holds no more than it was given.
+    let handed =
+        r#""arguments":{"to":["eve@evil.example"]},"expect":"deny","reasons":["token.check_failed"]"#;
+    assert_eq!(faults(pins, "tool.mail:send", r#""clerk","helper""#, handed), Vec::<String>::new());
+    // What is not pinned is as it was.
+    assert_eq!(faults(pins, "tool.crm:read", CLERK, r#""expect":"allow""#), Vec::<String>::new());
+}
+
+#[test]
+fn of_several_whom_the_instruction_names_the_pinned_one_is_meant() {
+    let pin = r#"pin("tool.mail", "send", "1", "/to/0", "ann@hall.example") <- task_kind("work");"#;
+    let named = |to: &str, rest: &str| {
+        format!(
+            r#""arguments":{{"to":["{to}"]}},"untrusted":true,"instruction":"Tell ann@hall.example, not bob@hall.example",{rest}"#
+        )
+    };
+    let unpinned = named("ann@hall.example", r#""expect":"deny","reasons":["flow.integrity"]"#);
+    holds("tool.mail:send", CLERK, &unpinned);
+    let pinned = named("ann@hall.example", r#""expect":"allow""#);
+    assert_eq!(faults(pin, "tool.mail:send", CLERK, &pinned), Vec::<String>::new());
+    let other = named("bob@hall.example", r#""expect":"deny","reasons":["token.check_failed"]"#);
+    assert_eq!(faults(pin, "tool.mail:send", CLERK, &other), Vec::<String>::new());
+}
+
+#[test]
+fn a_pin_that_means_nothing_takes_the_right_away() {
+    let start = |pin: &str| {
+        let grants = r#""tool.crm:read","tool.crm:dump","tool.crm:sql","tool.mail:send","tool.pay:wire""#;
+        let (kept, lost) =
+            (format!("\"agent.helper:invoke\",{grants}"), grants.replace(",\"tool.mail:send\"", ""));
+        let grants = |rights: &str| {
+            let text = format!(
+                r#"{{"name":"x","start":true,"chain":[{CLERK}],"roles":["staff"],"task":"work","expect":"allow","grants":[{rights}]}}"#
+            );
+            let case: Case = serde_json::from_str(&text).unwrap();
+            case.run(&policy(pin)).faults.is_empty()
+        };
+        (grants(&kept), grants(&format!("\"agent.helper:invoke\",{lost}")))
+    };
+    assert_eq!(start(""), (true, false));
+    assert_eq!(
+        start(r#"pin("tool.mail", "send", "1", "/to/0", "a@b.example") <- task_kind("work");"#),
+        (true, false)
+    );
+    // A path that is none, and an argument that would need two values at once.
+    assert_eq!(
+        start(r#"pin("tool.mail", "send", "1", "to", "a@b.example") <- task_kind("work");"#),
+        (false, true)
+    );
+    let two = r#"
+        pin("tool.mail", "send", "1", "/to/0", "a@b.example") <- task_kind("work");
+        pin("tool.mail", "send", "1", "/to/0", "c@d.example") <- task_kind("work");
+    "#;
+    assert_eq!(start(two), (false, true));
+}
+
+#[test]
 fn people_can_vouch_where_the_policy_says_who() {
     let vouched = r#"source_approval("voucher", 1) <- resource("tool.mail");"#;
     let held = r#""arguments":{"to":["eve@evil.example"]},"untrusted":true,"expect":"hold","approvals":{"voucher":1}"#;

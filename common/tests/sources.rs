@@ -1,16 +1,19 @@
 //! What a grant pins, and which ids of a result the user has called by name.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use writ_common::{
     capability::{Grant, Narrowing, Right},
     datalog::{Body, Check, CheckKind, Predicate, Term},
     digest::Digest,
     epoch::Epoch,
+    flow::ActionFlow,
     ids::{Action, AgentId, CapabilityId, FlowDomain, Resource, TaskId, TenantId, UserId},
     json::Value,
     keys::PrivateKey,
+    label::Integrity,
     policy::{PolicyBundle, PolicySet},
+    request::Arguments,
     source::Instruction,
     time::Timestamp,
 };
@@ -26,10 +29,17 @@ const DIARY: &str = r#"
     returns = { tags = [], integrity = "untrusted" }
     field = [{ path = "/*/id", entity = "event_id", named_by = ["title"] }]
     schema = { type = "object", properties = { query = { type = "string" } } }
+
+    [[action]]
+    name = "add"
+    effect = "internal"
+    returns = { tags = [], integrity = "trusted" }
+    field = [{ path = "/id", entity = "event_id", named_by = ["title"] }, { path = "/host", entity = "email" }]
+    schema = { type = "object", properties = { title = { type = "string" } } }
 "#;
 
 #[expect(clippy::unwrap_used, reason = "what this test writes loads")]
-fn named(query: &str, result: &str, instruction: &str) -> Vec<String> {
+fn flow(action: &str) -> Arc<ActionFlow> {
     let files = [
         ("agents.toml", AGENTS),
         ("rules.datalog", "allow if request(\"call\");"),
@@ -38,7 +48,12 @@ fn named(query: &str, result: &str, instruction: &str) -> Vec<String> {
     let files = files.into_iter().map(|(path, text)| (path.to_owned(), text.to_owned())).collect();
     let policy = PolicySet::load(&PolicyBundle(files)).unwrap().0;
     let contract = policy.contract(&Resource::parse("tool.diary").unwrap()).unwrap();
-    let flow = &contract.action(&Action::parse("search").unwrap()).unwrap().flow;
+    contract.action(&Action::parse(action).unwrap()).unwrap().flow.clone()
+}
+
+#[expect(clippy::unwrap_used, reason = "what this test writes parses")]
+fn named(query: &str, result: &str, instruction: &str) -> Vec<String> {
+    let flow = flow("search");
     let arguments: Value = [("query", Value::from(query))].into_iter().collect();
     let result = Value::parse(result).unwrap();
     assert!(flow.vouched(&result).is_empty(), "outsiders write it");
@@ -74,6 +89,31 @@ fn f09_a_record_that_an_outsider_adds_under_the_same_name_makes_both_unknown() {
     // The words of the search are the agent's, not the user's.
     let one = r#"[{"id":"7","title":"Appointment"}]"#;
     assert!(named("tooth doctor", one, "Tidy my diary").is_empty());
+}
+
+/// What the result of adding an event vouches for, where the tool itself knows who had a say in it.
+#[expect(clippy::unwrap_used, reason = "what this test writes parses")]
+fn sources(title: &str, own: Integrity, instruction: &str) -> Vec<String> {
+    let flow = flow("add");
+    let arguments = Arguments::new([("title", Value::from(title))].into_iter().collect());
+    let result = Value::parse(r#"{"host":"ann@hall.example","id":"7","title":"Team lunch"}"#).unwrap();
+    let found = flow.sources(&arguments, &result, own, Some(&Instruction::new(instruction)));
+    let found: BTreeSet<String> =
+        found.into_iter().map(|(entity, value)| format!("{entity} {value}")).collect();
+    found.into_iter().collect()
+}
+
+#[test]
+fn f04_what_outsiders_had_a_say_in_vouches_for_what_the_user_called_and_for_nothing_else() {
+    let (host, id) = (r#"email "ann@hall.example""#, r#"event_id "7""#);
+    let (called, other) = ("Add a team lunch", "Tidy my diary");
+    assert_eq!(sources("Team lunch", Integrity::Trusted, called), [host, id]);
+    assert_eq!(sources("Team lunch", Integrity::Trusted, other), [host, id]);
+    assert_eq!(sources("Team lunch", Integrity::Untrusted, called), [id]);
+    assert!(sources("Team lunch", Integrity::Untrusted, other).is_empty());
+    // What the call itself said comes back from a tool that echoes, and is nobody's word but the agent's.
+    assert_eq!(sources("for ann@hall.example", Integrity::Trusted, other), [id]);
+    assert_eq!(sources("at 7", Integrity::Trusted, other), [host]);
 }
 
 #[expect(clippy::unwrap_used, reason = "what this test writes parses")]

@@ -21,14 +21,14 @@ use writ_common::{
     epoch::Epoch,
     fresh::{FreshAnswer, FreshQuestion},
     ids::{
-        Action, AgentId, BootId, CapabilityId, DetectorId, FindingKind, FlowDomain, InspectorId, NodeId,
-        Resource, TaskId, TenantId, UserId,
+        Action, AgentId, BootId, CapabilityId, DetectorId, EntityType, FindingKind, FlowDomain, InspectorId,
+        NodeId, Resource, TaskId, TenantId, UserId,
     },
     inspect::{Answer as Said, Direction, Failure, Finding, Inspection, Inspector, OnError, Severity},
     json::Value,
     keys::PrivateKey,
     keyset::{KeysetDocument, KeysetKey},
-    label::{Confidentiality, DomainLabel, Integrity, Label, Origins, Tag},
+    label::{Confidentiality, DomainLabel, DomainSources, Integrity, Label, Origins, Tag},
     policy::{PolicyBundle, PolicyRevision, PolicySet},
     reason::{Reason, ReasonCode},
     record::{OutcomeStatus, Record, RecordBody, RecordKind, Verdicted},
@@ -39,7 +39,9 @@ use writ_common::{
     wire::{Answer, CallReply, FetchRequest, UnsignedCall, call_id},
 };
 use writ_journal::{Entry, Unpublished, Unsettled};
-use writ_node::guard::{Arrival, CallRef, Effect, Event, Guard, GuardConfig, Output, Ticket, ToolFailure};
+use writ_node::guard::{
+    Arrival, CallRef, Effect, Event, FoundSources, Guard, GuardConfig, Output, Ticket, ToolFailure,
+};
 
 const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 const CONNECTION: &str = "UPLANNER";
@@ -519,6 +521,51 @@ fn what_a_tool_says_its_result_carries_is_for_those_who_are_cleared_for_it() {
 }
 
 /// Released or kept back: what was read stands in the record. More than fits there is given to nobody.
+#[test]
+fn f09_what_the_user_called_by_name_is_known_from_the_first_result_on() {
+    const FIELD: &str = r#"
+[[action.field]]
+path = "/rows/*/id"
+entity = "customer_id"
+integrity = "untrusted"
+named_by = ["name"]
+"#;
+    let said = "Write to 'Ada Lovelace', please";
+    let mut bench = Bench::new();
+    let mut policy = shipped("");
+    policy.0.get_mut("tools/crm.toml").unwrap().push_str(FIELD);
+    bench.control(ControlEvent::Policy(policy));
+    let mut grant = bench.capability.grant().clone();
+    grant.instruction = Digest::plain(said.as_bytes());
+    bench.capability = grant.issue(&key(2), &[9; 32]).unwrap();
+    let call = bench.call(1);
+    let (ticket, ..) = bench.intent();
+    bench.published(ticket, stored(8));
+    bench.take(|effect| matches!(effect, Effect::RunTool(..)));
+    let rows = r#"{"rows":[{"id":"c-7","name":"Ada Lovelace"},{"id":"c-8","name":"Eve"}]}"#;
+    bench.happen(Event::Finished(call, Ok(rows.to_owned().into())));
+    let (ticket, ..) = bench.raise();
+    bench.published(ticket, stored(9));
+    // The task is trusted: until now nobody had to know what the user said.
+    let read = bench.take(|effect| matches!(effect, Effect::ReadSources(..)));
+    let Effect::ReadSources(domain, task) = read else { unreachable!() };
+    assert!(!bench.replies.contains_key(&call), "what it vouches for is not put down");
+    let found = FoundSources { instruction: Some(Bytes::from(said)), results: None };
+    bench.happen(Event::SourcesRead(domain.clone(), task, Ok(found)));
+    let subject = Subject::Sources(domain.clone()).of(&TenantId::parse("acme").unwrap());
+    let Effect::Publish { ticket, store, .. } =
+        bench.take(|effect| matches!(effect, Effect::Publish { store, .. } if store.subject == subject))
+    else {
+        unreachable!()
+    };
+    let sources = decode::<Signed<DomainSources>>(&store.payload).unwrap().open(|_| true).unwrap();
+    let customer = EntityType::parse("customer_id").unwrap();
+    assert!(sources.results.contains(&domain, &customer, "c-7"));
+    assert!(!sources.results.contains(&domain, &customer, "c-8"));
+    bench.published(ticket, stored(10));
+    assert!(matches!(bench.replies[&call], Answer::Done { .. }));
+}
+
 #[test]
 fn the_record_lists_what_a_result_is_made_of() {
     for (pieces, acknowledged) in [(2, stored(12)), (2, Err(StoreError::Full)), (65, Err(StoreError::Full))] {

@@ -47,6 +47,9 @@ enum Command {
 struct Agentdojo {
     /// The traces, as JSON, gzipped or not
     file: PathBuf,
+    /// Have a broker and a node decide, over a nats-server started for it, instead of this process
+    #[arg(long)]
+    bus: bool,
     /// A folder of rules in place of those that come with this program
     #[arg(long)]
     policy: Option<PathBuf>,
@@ -104,8 +107,9 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::Agentdojo(Agentdojo { file, policy, mint, json }) => {
-            let report = agentdojo::run(&file, policy.as_deref(), mint)?;
+        Command::Agentdojo(Agentdojo { file, bus, policy, mint, json }) => {
+            let place = if bus { agentdojo::Place::Bus } else { agentdojo::Place::InProcess };
+            let report = agentdojo::run(&file, policy.as_deref(), mint, place).await?;
             let text = if json { report.json().to_string() } else { report.table() };
             writeln!(std::io::stdout(), "{text}")?;
             Ok(())

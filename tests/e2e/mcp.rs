@@ -1,6 +1,10 @@
 //! The agent's side of MCP: what a model sees, and what cannot be had through it.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -17,7 +21,7 @@ use writ_common::{
 use writ_mcp::{
     Bearer, Gateway, GatewayOptions, HttpGateway, HttpOptions, RemoteOptions, serve_http, serve_remote,
 };
-use writ_sdk::{Agent, Task};
+use writ_sdk::Task;
 use writ_tests::{
     KIND, Seen, World, WorldOptions, WritProcess, eventually,
     mcp::{McpClient, Revision, request, send},
@@ -54,11 +58,17 @@ async fn client(listening: &HttpGateway, revision: Revision) -> Result<McpClient
 }
 
 /// A token of the development provider for these audiences; `with` makes it another token of the same user.
-fn user_token(world: &World, user: &str, group: &str, audience: &[&str], with: &str) -> Result<String> {
+fn user_token(
+    world: &World,
+    (user, group): (&str, &str),
+    audience: &[&str],
+    with: &str,
+    life: u64,
+) -> Result<String> {
     let now = SystemClock::new().now().wall.as_secs();
     world.tokens.sign(&json!({
         "iss": world.idp.url(), "aud": audience, "sub": user, "groups": [group],
-        "iat": now, "nbf": now, "exp": now + 600, "jti": with,
+        "iat": now, "nbf": now, "exp": now + life, "jti": with,
     }))
 }
 
@@ -189,9 +199,10 @@ fn a_client_that_can_be_asked_is_asked_to_wait_and_approves_nothing() -> Result<
         let (status, _, answer) = send(&url, Some(SECRET), &call(first)).await?;
         assert_eq!((status, &answer["result"]["resultType"]), (200, &json!("input_required")), "{answer}");
         let state = answer["result"]["requestState"].as_str().context("no state")?.to_owned();
+        let id = ApprovalId::parse(state.split('~').next().unwrap_or_default())?;
         let question = &answer["result"]["inputRequests"]["approval"];
         assert_eq!(question["method"], "elicitation/create");
-        assert!(question["params"]["message"].as_str().unwrap().contains(&state), "{answer}");
+        assert!(question["params"]["message"].as_str().unwrap().contains(id.as_str()), "{answer}");
         let again = |arguments: Value, state: &str| {
             call(json!({"name": SEND, "arguments": arguments, "requestState": state,
                         "inputResponses": {"approval": {"action": "accept", "content": {"again": true}}}}))
@@ -200,21 +211,22 @@ fn a_client_that_can_be_asked_is_asked_to_wait_and_approves_nothing() -> Result<
         let (_, _, answer) = send(&url, Some(SECRET), &again(mail(), &state)).await?;
         assert_eq!(answer["result"]["resultType"], "input_required", "{answer}");
         assert_eq!(outbox(&world), 0);
+        // Whoever does not want to wait is told that it waits, and whoever always does as well, after a while.
+        let declined = call(json!({"name": SEND, "arguments": mail(), "requestState": state,
+                                   "inputResponses": {"approval": {"action": "decline"}}}));
+        let patient = again(mail(), &format!("{id}~3"));
+        for wanted in [declined, patient] {
+            let (_, _, answer) = send(&url, Some(SECRET), &wanted).await?;
+            assert_eq!(answer["result"]["structuredContent"]["approval"], id.as_str(), "{answer}");
+        }
         // The state of one call opens no other.
         let mut other = mail();
         other["to"] = json!(["eve@example.com"]);
-        for (arguments, state) in [(other, state.as_str()), (mail(), "ap-000000000000000000000000000")] {
+        for (arguments, state) in [(other, state.as_str()), (mail(), "ap-000000000000000000000000000~1")] {
             let (_, _, answer) = send(&url, Some(SECRET), &again(arguments, state)).await?;
             assert_eq!(answer["result"]["structuredContent"]["reason"], "approval.unknown", "{answer}");
         }
-        answer_for(
-            &world,
-            "bob",
-            &ApprovalId::parse(&state)?,
-            ApprovalDecision::Granted,
-            Millis::from_secs(600),
-        )
-        .await?;
+        answer_for(&world, "bob", &id, ApprovalDecision::Granted, Millis::from_secs(600)).await?;
         eventually("the call is done", async || {
             let (_, _, answer) = send(&url, Some(SECRET), &again(mail(), &state)).await?;
             Ok(answer["result"]["resultType"] == "complete" && answer["result"]["isError"] != true)
@@ -319,12 +331,11 @@ fn an_agent_hands_a_part_of_its_task_on_by_a_tool() -> Result<()> {
 fn m07_a_session_is_of_use_to_nobody_but_its_opener() -> Result<()> {
     run(async {
         let world = World::shared().await?;
-        let agent = world.agent("planner").await?;
-        let listening = remote(&agent).await?;
+        let listening = remote(world).await?;
         let (url, resource) = (listening.url(), RESOURCE);
         let (alice, mallory) = (
-            user_token(world, "alice", "analysts", &["writ", resource], "1")?,
-            user_token(world, "alice", "analysts", &["writ", resource], "2")?,
+            user_token(world, ALICE, &["writ", resource], "1", 600)?,
+            user_token(world, ("mallory", "analysts"), &["writ", resource], "2", 600)?,
         );
         let open = |method: &str, params: Value| {
             let headers = vec![("accept".to_owned(), "application/json, text/event-stream".to_owned())];
@@ -354,24 +365,26 @@ fn m07_a_session_is_of_use_to_nobody_but_its_opener() -> Result<()> {
     })
 }
 
+const ALICE: (&str, &str) = ("alice", "analysts");
 const RESOURCE: &str = "https://tools.acme.example/mcp";
 
-async fn remote(agent: &Agent) -> Result<HttpGateway> {
+async fn remote(world: &World) -> Result<HttpGateway> {
+    let agent = world.agent("planner").await?;
     let options = RemoteOptions {
         address: "127.0.0.1:0".parse()?,
         resource: RESOURCE.to_owned(),
-        issuers: vec!["https://idp.acme.example".to_owned()],
+        issuers: vec![world.idp.url()],
         kind: KIND.to_owned(),
         gateway: GatewayOptions::default(),
     };
-    Ok(serve_remote(agent.clone(), options).await?)
+    Ok(serve_remote(agent, options).await?)
 }
 
 #[test]
 fn m07_audience_users_from_elsewhere_bring_a_token_for_this_resource() -> Result<()> {
     run(async {
         let world = World::shared().await?;
-        let listening = remote(&world.agent("planner").await?).await?;
+        let listening = remote(world).await?;
         let (url, http) = (listening.url(), reqwest::Client::new());
         let list = request("tools/list", json!({}), json!({}));
         let (status, headers, _) = send(&url, None, &list).await?;
@@ -382,10 +395,10 @@ fn m07_audience_users_from_elsewhere_bring_a_token_for_this_resource() -> Result
         let told: Value = serde_json::from_str(&http.get(own).send().await?.text().await?)?;
         assert_eq!(
             (&told["resource"], &told["authorization_servers"][0]),
-            (&json!(RESOURCE), &json!("https://idp.acme.example"))
+            (&json!(RESOURCE), &json!(world.idp.url()))
         );
 
-        let for_us = user_token(world, "alice", "analysts", &["writ", RESOURCE], "3")?;
+        let for_us = user_token(world, ALICE, &["writ", RESOURCE], "3", 600)?;
         let (status, _, answer) = send(&url, Some(&for_us), &list).await?;
         assert_eq!(status, 200, "{answer}");
         assert!(answer["result"]["tools"].as_array().is_some_and(|tools| tools.len() == 5), "{answer}");
@@ -395,7 +408,7 @@ fn m07_audience_users_from_elsewhere_bring_a_token_for_this_resource() -> Result
         forged.truncate(forged.len() - 4);
         forged.push_str("AAAA");
         for (token, why) in
-            [(for_others.as_str(), "another resource"), (&forged, "jwt.signature"), ("x", "another resource")]
+            [(for_others.as_str(), "another resource"), (&forged, "jwt.signature"), ("x", "no JWT")]
         {
             let (status, headers, _) = send(&url, Some(token), &list).await?;
             let challenge = &headers["www-authenticate"];
@@ -405,10 +418,45 @@ fn m07_audience_users_from_elsewhere_bring_a_token_for_this_resource() -> Result
             );
         }
         // Who he is is beyond doubt, and he may not.
-        let bob = user_token(world, "bob", "approvers", &["writ", RESOURCE], "4")?;
+        let bob = user_token(world, ("bob", "approvers"), &["writ", RESOURCE], "4", 600)?;
         let (status, _, answer) = send(&url, Some(&bob), &list).await?;
         assert!(status == 403 && answer.to_string().contains("grant.not_allowed"), "{status} {answer}");
         listening.stop().await;
+        Ok(())
+    })
+}
+
+#[test]
+fn m07_expiry_a_user_has_one_task_whose_label_outlives_a_token() -> Result<()> {
+    run(async {
+        let world = World::shared().await?;
+        let listening = remote(world).await?;
+        let url = listening.url();
+        let token =
+            |with: &str, life| user_token(world, ("carla", "analysts"), &["writ", RESOURCE], with, life);
+        let read = || {
+            let arguments = sql("SELECT name FROM customers");
+            request("tools/call", json!({"name": READ, "arguments": arguments}), json!({}))
+        };
+        let (first, second) = (token("1", 3)?, token("2", 600)?);
+        for token in [&first, &second] {
+            let (status, _, answer) = send(&url, Some(token), &read()).await?;
+            assert!(status == 200 && answer["result"]["isError"] != true, "{answer}");
+        }
+        // In the middle of a session the end of a token is a refusal that a model hears of.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let (status, _, answer) = send(&url, Some(&first), &read()).await?;
+        let reason = &answer["result"]["structuredContent"]["reason"];
+        assert_eq!((status, reason), (200, &json!("jwt.exp")), "{answer}");
+        let (_, _, answer) = send(&url, Some(&second), &read()).await?;
+        assert!(answer["result"]["isError"] != true, "{answer}");
+        listening.stop().await;
+        let seen = Seen::read(world, None).await?;
+        let carlas = seen.verdicts().filter(|(_, verdict)| {
+            verdict.who.user.as_ref().is_some_and(|user| user.subject() == "carla") && is_read(verdict)
+        });
+        let tasks: BTreeSet<_> = carlas.filter_map(|(_, verdict)| verdict.who.task.clone()).collect();
+        assert_eq!(tasks.len(), 1, "{tasks:?}");
         Ok(())
     })
 }
@@ -461,7 +509,10 @@ fn m08_methods_that_are_not_served_are_not_there() -> Result<()> {
         let (_planner, task) = world.task().await?;
         let listening = listen(task, GatewayOptions::default()).await?;
         for method in [
+            "completion/complete",
+            "prompts/list",
             "resources/list",
+            "resources/templates/list",
             "resources/read",
             "resources/subscribe",
             "prompts/get",
@@ -472,11 +523,16 @@ fn m08_methods_that_are_not_served_are_not_there() -> Result<()> {
             "tasks/get",
             "tools/forget",
         ] {
-            let wanted = request(method, json!({"uri": "file:///etc/passwd", "name": "x"}), json!({}));
+            let wanted = request(
+                method,
+                json!({"uri": "file:///etc/passwd", "name": "x", "ref": {"type": "ref/prompt", "name": "x"}, "argument": {"name": "x", "value": "y"}}),
+                json!({}),
+            );
             let (status, _, answer) = send(&listening.url(), Some(SECRET), &wanted).await?;
-            let refused = answer["error"]["code"].as_i64();
-            let listed = answer["result"]["resources"].as_array().is_some_and(Vec::is_empty);
-            assert!(listed || (status >= 400 && refused.is_some()), "{method}: {status} {answer}");
+            assert!(
+                status >= 400 && answer["error"]["code"].as_i64().is_some(),
+                "{method}: {status} {answer}"
+            );
         }
         listening.stop().await;
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use writ_bus::{Attested, Fence, Store, StoreError, Stored};
 use writ_common::{
-    capability::{Grant, Right},
+    capability::{Grant, Pins, Right},
     codec::{decode, encode},
     decide::{Evidence, decide, without_policy},
     digest::Digest,
@@ -42,6 +42,8 @@ pub(super) struct Issuing {
     holder: PublicKey,
     expires: Timestamp,
     verdicted: Verdicted,
+    /// The calls that some of the rights are for, as the policy pins them now.
+    pins: Pins,
     /// What the user asked for, until it is published.
     instruction: Option<String>,
     prepared: Option<Box<Prepared>>,
@@ -276,7 +278,7 @@ impl Broker {
         let verdicted = Verdicted::new(RecordedDecision::Allow, &verdict, who, what, Basis::default());
         // The user vouches for no longer than the token says (J20); what comes after is up to renewal.
         let end = token_ends.min(now.wall.after(bounds.capability_life));
-        let mut issuing = self.issuing(asking, entry, end, verdicted);
+        let mut issuing = self.issuing(asking, entry, end, verdicted, bounds.pins);
         // The label comes first: a capability whose domain has none is denied everything.
         issuing.instruction = Some(new.instruction.clone());
         self.publish_label(issuing, now);
@@ -331,7 +333,7 @@ impl Broker {
         entry.serial += 1;
         let verdicted = Verdicted::new(RecordedDecision::Allow, &verdict, who, what, Basis::default());
         let end = now.wall.after(bounds.capability_life);
-        let issuing = self.issuing(asking, entry, end, verdicted);
+        let issuing = self.issuing(asking, entry, end, verdicted, bounds.pins);
         self.write_issue(issuing, now);
     }
 
@@ -393,6 +395,7 @@ impl Broker {
         entry: TaskEntry,
         end: Timestamp,
         mut verdicted: Verdicted,
+        pins: Pins,
     ) -> Box<Issuing> {
         // Capabilities count in whole seconds.
         let expires = Timestamp::from_secs(end.min(entry.deadline).as_secs());
@@ -422,6 +425,7 @@ impl Broker {
             holder: asking.holder,
             expires,
             verdicted,
+            pins,
             instruction: None,
             prepared: None,
         })
@@ -540,6 +544,7 @@ impl Broker {
         if let Err(reason) = self.control.check_task(capability, task, user, agent, decided) {
             return self.answer(issuing.back, IssueAnswer::Refused { reasons: told(&[reason]) });
         }
+        let rights: BTreeSet<Right> = entry.rights.iter().cloned().collect();
         let grant = Grant {
             tenant: self.setup.tenant.clone(),
             user: entry.user.clone(),
@@ -550,12 +555,12 @@ impl Broker {
             serial: entry.serial,
             instruction: entry.instruction,
             domain: entry.domain.clone(),
-            rights: entry.rights.iter().cloned().collect(),
+            bounds: issuing.pins.bounds(&rights),
+            rights,
             expires: issuing.expires,
             // What it was decided on: a revocation since then covers it.
             min_epoch: issuing.verdicted.basis.epoch.unwrap_or_default(),
             max_depth: entry.max_depth,
-            bounds: Vec::new(),
         };
         let answer = match grant.issue(&self.setup.key, &draw(self.entropy.as_mut())) {
             Ok(capability) => IssueAnswer::Task(Box::new(IssuedTask {

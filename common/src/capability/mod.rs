@@ -15,6 +15,7 @@ pub(crate) mod block;
 pub(crate) mod chain;
 pub mod engine;
 mod extend;
+mod pins;
 mod verify;
 
 use std::{collections::BTreeSet, fmt};
@@ -22,6 +23,7 @@ use std::{collections::BTreeSet, fmt};
 pub use authority::{Grant, Right};
 pub use chain::{DelegationChain, Hop, Link, Narrowed};
 pub use extend::{ExtendError, Narrowing};
+pub use pins::Pins;
 
 use crate::{digest::Digest, keys::PublicKey, time::Timestamp};
 

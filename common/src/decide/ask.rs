@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     approval::Need,
-    capability::{Right, engine::World},
+    capability::{Pins, Right, engine::World},
     datalog::{Predicate, Term},
     ids::ResourceKind,
     json::Value,
@@ -97,6 +97,7 @@ pub(super) fn decide(
     let life = least(&mut world, "capability_seconds")?.map_or(EXTRA_LIFE_MAX, Millis::from_secs);
     let bounds = GrantBounds {
         rights: BTreeSet::from([right]),
+        pins: Pins::default(),
         max_depth: 0,
         task_life: Millis(0),
         capability_life: if crate::red::off("K03-right") { life } else { life.min(EXTRA_LIFE_MAX) },

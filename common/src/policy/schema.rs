@@ -353,6 +353,13 @@ pub const SCHEMA: &[Declared] = {
         ),
         declared("path", &[("name", Text)], Action, Gate, "a file or folder, from the folder of the tool"),
         declared(
+            "pin",
+            &[("resource", Text), ("action", Text), ("call", Text), ("path", Text), ("value", Any)],
+            Identity,
+            Policy,
+            "that a new capability holds this right only for calls whose argument has this value; values of one `call` go together, and of several calls one has to fit",
+        ),
+        declared(
             "provider",
             &[("agent", Text), ("name", Text)],
             Flow,

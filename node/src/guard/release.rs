@@ -15,6 +15,7 @@ use writ_common::{
     policy::Memory,
     reason::{Reason, ReasonCode},
     record::{Outcome, OutcomeStatus, RecordBody, RecordedFinding},
+    request::Arguments,
     source::{Instruction, ResultSources},
     time::{Millis, Now},
     verdict::{Permit, Verdict},
@@ -51,8 +52,10 @@ pub(super) struct Flowing {
     pub(super) failure: Option<ToolFailure>,
     /// The label the intent was fenced on: what the arguments may hold.
     pub(super) told: Label,
-    /// Whether fields of the result may vouch for later arguments.
+    /// Whether the result may vouch for later arguments at all.
     vouches: bool,
+    /// The tool's own word on it.
+    own: Integrity,
     /// What inspectors found in it, for the record.
     pub(super) seen: Vec<RecordedFinding>,
 }
@@ -71,6 +74,7 @@ impl Default for Flowing {
             failure: None,
             told: Label::top(),
             vouches: false,
+            own: Integrity::Untrusted,
             seen: Vec::new(),
         }
     }
@@ -89,16 +93,21 @@ impl Flowing {
         }
     }
 
+    /// Whether what the result vouches for depends on what the user called by its name.
+    fn goes_by_names(&self) -> bool {
+        let named = |contract: &ActionFlow| contract.fields.iter().any(|field| !field.named_by.is_empty());
+        self.vouches && self.failure.is_none() && self.contract.as_deref().is_some_and(named)
+    }
+
     /// The values of a result that later calls may take as a source. None, if something made the whole of it less
-    /// trusted than the contract says (a column, a rule, the tool itself, a finding), and none of a query, where the caller
-    /// chooses what stands where. Nor does what the call itself said: a tool may echo it.
-    /// `asked` is what the call was given and what the user said, for the ids of what they called by name.
+    /// trusted than the contract says (a column, a rule, a finding), and none of a query, where the caller chooses what
+    /// stands where. `instruction` is what the user said, if it is known here.
     fn vouched(
         &self,
         domain: &FlowDomain,
         text: &str,
-        arguments: &str,
-        asked: Option<(&Value, &Instruction)>,
+        arguments: &Arguments,
+        instruction: Option<&Instruction>,
     ) -> ResultSources {
         let mut sources = ResultSources::default();
         let Some(contract) = &self.contract else { return sources };
@@ -106,13 +115,7 @@ impl Flowing {
             return sources;
         }
         let Ok(value) = Value::parse_canonical(text) else { return sources };
-        let named = asked.map(|(arguments, instruction)| contract.named(arguments, &value, instruction));
-        let said = |value: &Value| match value {
-            Value::String(text) => arguments.contains(text.as_str()),
-            other => arguments.contains(&other.to_string()),
-        };
-        let own = contract.vouched(&value).into_iter().filter(|(_, value)| !said(value));
-        for (entity, value) in own.chain(named.unwrap_or_default()) {
+        for (entity, value) in contract.sources(arguments, &value, self.own, instruction) {
             sources.insert(domain, entity, value);
         }
         sources
@@ -159,7 +162,7 @@ impl Guard {
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
         let declared = known.flowing.result.clone();
         let own = output.label.clone().unwrap_or_else(Label::bottom);
-        known.flowing.vouches &= own.integrity == Integrity::Trusted;
+        known.flowing.own = own.integrity;
         known.flowing.manifest = output.manifest.clone();
         known.flowing.output = Some(output);
         if known.request.resource.kind() == ResourceKind::Agent {
@@ -224,11 +227,14 @@ impl Guard {
         let Some(output) = &known.flowing.output else { return };
         let domain = known.capability.grant().domain.clone();
         let instruction = self.sources.instruction(&known.capability.grant().instruction);
-        let asked = instruction.as_deref().map(|instruction| (known.request.arguments.value(), instruction));
-        let arguments = known.request.arguments.canonical();
+        // Its label may have been trusted until now, so that nobody had to know what the user said.
+        if instruction.is_none() && !known.sources_read && known.flowing.goes_by_names() {
+            return self.read_sources(call);
+        }
+        let arguments = &known.request.arguments;
         let vouched = match known.flowing.failure {
             Some(_) => ResultSources::default(),
-            None => known.flowing.vouched(&domain, &output.text, arguments, asked),
+            None => known.flowing.vouched(&domain, &output.text, arguments, instruction.as_deref()),
         };
         self.remember(&domain, vouched, call, now);
     }

@@ -1,7 +1,8 @@
 //! What may vouch for guarded arguments: the user's instruction, and what trusted results of the domain named.
 //!
-//! Both are read when an argument of an untrusted task has no other source. Being behind is harmless: less is vouched
-//! for. The instruction is believed by its digest, which the capability carries.
+//! Both are read when an argument of an untrusted task has no other source, and the instruction also when a result
+//! vouches for what the user called by name. Being behind is harmless: less is vouched for. The instruction is believed
+//! by its digest, which the capability carries.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -117,7 +118,12 @@ impl Guard {
             self.remember_on(domain, now);
         }
         for call in waiting {
-            self.decide_call(call, now);
+            let known = self.calls.get(&call).and_then(|flight| flight.known.as_ref());
+            match known.is_some_and(|known| known.flowing.output.is_some()) {
+                // It has run, and its result waits for what the user said.
+                true => self.vouch(call, now),
+                false => self.decide_call(call, now),
+            }
         }
     }
 

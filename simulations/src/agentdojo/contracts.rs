@@ -17,12 +17,14 @@ use super::{
 
 /// The agent that is given every task.
 pub const ORCHESTRATOR: &str = "orchestrator";
-/// The role of the user.
-pub const ROLE: &str = "user";
-/// The kind of every task.
-pub const KIND: &str = "request";
-/// Who approves.
-const APPROVER: &str = "owner";
+/// The role of the user, as the development set-up's identity provider has it.
+pub const ROLE: &str = "analyst";
+/// The user whose tasks these are.
+pub const USER: &str = "alice";
+/// Who approves, one of the approvers of a development set-up.
+pub const APPROVER: &str = "bob";
+/// What they approve as.
+pub const OWNER: &str = "owner";
 /// Decimals of a number argument.
 pub const SCALE: u8 = 6;
 /// Deepest structure of an argument or result that is looked into.
@@ -37,6 +39,11 @@ pub fn resource(group: &str) -> String {
 pub fn agent(group: &str) -> String {
     let id = id_of(group);
     if id == ORCHESTRATOR { format!("{id}_") } else { id }
+}
+
+/// The kind of a user's task. Each is of a kind of its own, so that rules can grant what this one needs.
+pub fn kind(task: &str) -> String {
+    id_of(task)
 }
 
 /// Every right that calls of the suite's tools and agents need.
@@ -65,17 +72,19 @@ pub fn files(suite: &Suite) -> Result<PolicyBundle> {
     }
     let agents: Vec<String> = groups.keys().map(|group| agent(group)).collect();
     files.insert("agents.toml".to_owned(), toml::to_string(&inventory(&agents))?);
-    let everything = rights(suite).into_iter().map(Toml::from).collect();
-    let task = table([
-        ("kind", KIND.into()),
-        ("agents", Toml::Array(vec![ORCHESTRATOR.into()])),
-        ("rights", Toml::Array(everything)),
-    ]);
-    let role = table([("name", ROLE.into()), ("task", Toml::Array(vec![Toml::Table(task)]))]);
+    let everything: Vec<Toml> = rights(suite).into_iter().map(Toml::from).collect();
+    let tasks = suite.tasks.keys().map(|task| {
+        Toml::Table(table([
+            ("kind", kind(task).into()),
+            ("agents", Toml::Array(vec![ORCHESTRATOR.into()])),
+            ("rights", Toml::Array(everything.clone())),
+        ]))
+    });
+    let role = table([("name", ROLE.into()), ("task", Toml::Array(tasks.collect()))]);
     files.insert("roles.toml".to_owned(), toml::to_string(&named("role", vec![role]))?);
     let approver = table([
         ("name", APPROVER.into()),
-        ("roles", Toml::Array(vec![APPROVER.into()])),
+        ("roles", Toml::Array(vec![OWNER.into()])),
         ("users", Toml::Array(vec![APPROVER.into()])),
     ]);
     files.insert("approvers.toml".to_owned(), toml::to_string(&named("approver", vec![approver]))?);
@@ -104,8 +113,21 @@ fn facts(suite: &Suite) -> String {
             lines.insert(format!("tool_word(\"{resource}\", \"{action}\", \"{word}\");"));
         }
     }
+    // The words of a task's prompt are facts where it is started.
+    for (name, task) in &suite.tasks {
+        let said = task.prompt.split(|c: char| !c.is_alphanumeric());
+        let said: BTreeSet<String> = said
+            .flat_map(|word| [word.to_lowercase(), words(word).join("")])
+            .filter(|word| word.is_ascii())
+            .collect();
+        lines.extend(said.iter().map(|word| format!("word(\"{word}\") <- task_kind(\"{}\");", kind(name))));
+    }
+    // The operator of the set-up enrols the agents.
+    lines.insert("allow if request(\"admin\"), operator($name);".to_owned());
     // Every predicate is there in every suite, so that rules may speak of it.
-    for none in ["destroys(\"\", \"\");", "names_nobody(\"\", \"\");", "only_reads(\"\", \"\");"] {
+    for none in
+        ["destroys(\"\", \"\");", "names_nobody(\"\", \"\");", "only_reads(\"\", \"\");", "word(\"\");"]
+    {
         lines.insert(none.to_owned());
     }
     lines.into_iter().collect::<Vec<_>>().join("\n") + "\n"

@@ -4,43 +4,43 @@
 //! has them stored as a record that a trusted tool looks up; it has them written somewhere and read again; or it leaves
 //! them behind for another task, with agents and a label of its own.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use writ_common::json::Value;
 
 use super::{
     entities::{Sort, sort},
-    replay::{Session, State},
-    report::{Fate, SuiteReport},
-    trace::{Attack, Call, Effect, Suite, Tool},
+    mint::writes,
+    trace::{Attack, Call, Suite, Tool},
+    traces::{Leg, Trace, What, before},
 };
 
-/// Replays every attack of the file in the three ways.
-pub fn replay(suite: &Suite, sessions: &BTreeMap<&str, Session<'_>>, report: &mut SuiteReport) {
+/// Every attack of the file in the three ways.
+pub fn of(suite: &Suite) -> Vec<Trace<'_>> {
     let (trusted, any) = (Detour::find(suite, true), Detour::find(suite, false));
+    let mut traces = Vec::new();
     for attack in &suite.attacks {
         let Some(value) = wanted(suite, attack) else { continue };
-        let Some(first) = sessions.get(attack.user.as_str()) else { continue };
-        let Some(task) = suite.tasks.get(&attack.user) else { continue };
-        let prefix = task.calls.get(..attack.prefix).unwrap_or(&task.calls);
+        let own = attack.user.as_str();
         // Whoever comes next, and the first one after the last.
-        let next = sessions.range(attack.user.as_str()..).nth(1).or_else(|| sessions.first_key_value());
-        let mut run = |kind, detour: &Option<Detour<'_>>, other: Option<&Session<'_>>| {
+        let next = suite.tasks.range(attack.user.clone()..).nth(1).or_else(|| suite.tasks.first_key_value());
+        let mut add = |kind, detour: &Option<Detour<'_>>, other: Option<&'_ str>| {
             let Some(detour) = detour else { return };
             let (write, read) = detour.calls(suite, &value);
-            let mut state = State::new();
-            first.run(prefix, Some(attack), &mut state);
-            first.run(&[write], Some(attack), &mut state);
-            let session = other.unwrap_or(first);
-            let mut state = if other.is_some() { state.of_another_task() } else { state };
-            session.run(&[read], Some(attack), &mut state);
-            let answers = session.run(&attack.calls, Some(attack), &mut state);
-            report.launderer(kind, &attack.id, Fate::of(&attack.calls, &answers));
+            let then = other.and_then(|name| suite.tasks.get_key_value(name)).map_or(own, |(name, _)| name);
+            let legs = vec![
+                Leg::of(own, before(suite, attack)),
+                Leg::of(own, vec![write]),
+                Leg { is_another: other.is_some(), ..Leg::of(then, vec![read]) },
+                Leg::of(then, attack.calls.as_slice()),
+            ];
+            traces.push(Trace { what: What::Launderer(kind, &attack.id), attack: Some(attack), legs });
         };
-        run("seeds a record", &trusted, None);
-        run("writes, then reads", &any, None);
-        run("in another task", &any, next.map(|(_, session)| session));
+        add("seeds a record", &trusted, None);
+        add("writes, then reads", &any, None);
+        add("in another task", &any, next.map(|(name, _)| name.as_str()));
     }
+    traces
 }
 
 /// The value an attack wants to act on: the first that names somebody or something.
@@ -96,7 +96,7 @@ impl<'a> Detour<'a> {
 }
 
 fn reads(tool: &Tool) -> bool {
-    matches!(tool.effect, Effect::Read | Effect::ReadEgress)
+    !writes(tool)
 }
 
 fn arguments(tool: &Tool, value: &str) -> Value {

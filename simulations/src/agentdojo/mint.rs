@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use writ_common::{
-    capability::{Narrowing, Right},
+    capability::{Narrowing, Pins, Right},
     contract::ActionContract,
     datalog::{Binary, Body, Check, CheckKind, Expression, Node, Predicate, Term, Unary},
     json::Value,
@@ -13,9 +13,10 @@ use writ_common::{
 };
 
 use super::{
-    contracts::{agent, resource},
+    contracts::{agent, kind, resource},
     entities::id_of,
-    trace::{Call, Effect, Suite, UserTask},
+    trace::{Call, Effect, Suite, Tool, UserTask},
+    world::World,
 };
 
 /// How capabilities come about.
@@ -42,23 +43,59 @@ impl Mint {
 
 /// Most predicates of one alternative of a check.
 const PREDICATES_MAX: usize = 6;
-/// Most arguments of an alternative that also says what is called.
-const ARGUMENTS_MAX: usize = PREDICATES_MAX - 2;
 
 /// What the oracle asks for.
 pub struct Wanted {
     /// The rights of the capability.
     pub rights: BTreeSet<Right>,
-    /// Bounds of the grant: guarded arguments of writes are as in the ground truth.
-    pub bounds: Vec<Check>,
+    /// The calls it makes of them, by guarded arguments.
+    pub pins: Pins,
     /// Every write, with what whoever makes it may still do.
     pub writes: Vec<(Right, Narrowing)>,
+}
+
+/// The pins of every task as rules. Those of a task with more writes than a grant has room for are left out: its writes
+/// are still exact where each is handed on.
+pub fn rules_of_pins(suite: &Suite, world: &World) -> Result<String> {
+    let mut rules = String::new();
+    for (name, task) in &suite.tasks {
+        let wanted = oracle(suite, task, &world.policy)?;
+        if !world.has_room_for(name, &wanted)? {
+            continue;
+        }
+        for (right, calls) in wanted.pins.iter() {
+            // One call without guarded arguments, and the right is for every call.
+            if calls.iter().any(BTreeMap::is_empty) {
+                continue;
+            }
+            for (number, call) in calls.iter().enumerate() {
+                for (path, value) in call {
+                    let terms = [
+                        Term::str(right.resource.as_str()),
+                        Term::str(right.action.as_str()),
+                        Term::str(number.to_string()),
+                        Term::str(path.as_str()),
+                        value.clone(),
+                    ];
+                    let pin = Predicate::new("pin", terms);
+                    let of = Predicate::new("task_kind", [Term::str(kind(name))]);
+                    rules.push_str(&format!("{pin} <- {of};\n"));
+                }
+            }
+        }
+    }
+    Ok(rules)
 }
 
 /// The right a call needs.
 pub fn right(suite: &Suite, tool: &str) -> Result<Right> {
     let group = suite.tools.get(tool).map_or("", |tool| tool.group.as_str());
     Ok(Right::parse(&format!("{}:{}", resource(group), id_of(tool)))?)
+}
+
+/// Whether a tool changes what is kept.
+pub fn writes(tool: &Tool) -> bool {
+    !matches!(tool.effect, Effect::Read | Effect::ReadEgress)
 }
 
 /// Whether a tool only reads, so that its rights go by domain.
@@ -79,7 +116,7 @@ pub fn oracle(suite: &Suite, task: &UserTask, policy: &PolicySet) -> Result<Want
             rights.insert(right(suite, name)?);
         }
     }
-    let mut exact: BTreeMap<Right, Vec<BTreeMap<String, Term>>> = BTreeMap::new();
+    let mut pins = Pins::default();
     let mut writes = Vec::new();
     for call in task.calls.iter().filter(|call| !only_reads(suite, &call.tool)) {
         let right = right(suite, &call.tool)?;
@@ -87,12 +124,11 @@ pub fn oracle(suite: &Suite, task: &UserTask, policy: &PolicySet) -> Result<Want
         let Some(contract) = contract else { continue };
         let pinned = guarded(contract, call);
         let narrowing = exactly(&right, contract, call, &pinned);
-        exact.entry(right.clone()).or_default().push(pinned);
+        pins.insert(right.clone(), pinned);
         rights.insert(right.clone());
         writes.push((right, narrowing));
     }
-    let bounds = exact.iter().flat_map(|(right, calls)| bounds(right, calls, &rights)).collect();
-    Ok(Wanted { rights, bounds, writes })
+    Ok(Wanted { rights, pins, writes })
 }
 
 /// The guarded arguments of a call, as the facts they become.
@@ -161,31 +197,4 @@ fn nothing_else(root: &str, present: &BTreeSet<String>) -> Check {
     };
     let predicates = vec![Predicate::new("arg", [Term::var("p"), Term::var("v")])];
     Check { kind: CheckKind::All, alternatives: vec![Body { predicates, expressions: vec![expression] }] }
-}
-
-/// The bounds that let an action be called as in the ground truth only, and everything else as it is.
-fn bounds(right: &Right, calls: &[BTreeMap<String, Term>], rights: &BTreeSet<Right>) -> Vec<Check> {
-    let called = |right: &Right| {
-        vec![
-            Predicate::new("resource", [Term::str(right.resource.as_str())]),
-            Predicate::new("action", [Term::str(right.action.as_str())]),
-        ]
-    };
-    let body = |predicates| Body { predicates, expressions: Vec::new() };
-    let pieces = calls.iter().map(|call| call.len().div_ceil(ARGUMENTS_MAX)).max().unwrap_or(0);
-    let check = |piece: usize| {
-        let others = rights.iter().filter(|other| *other != right).map(|other| body(called(other)));
-        let exact: BTreeSet<Vec<(&String, &Term)>> = calls
-            .iter()
-            .map(|call| call.iter().skip(piece * ARGUMENTS_MAX).take(ARGUMENTS_MAX).collect())
-            .collect();
-        let exact = exact.into_iter().map(|pinned| {
-            let arguments = pinned
-                .into_iter()
-                .map(|(path, value)| Predicate::new("arg", [Term::str(path.as_str()), value.clone()]));
-            body(called(right).into_iter().chain(arguments).collect())
-        });
-        Check { kind: CheckKind::One, alternatives: others.chain(exact).collect() }
-    };
-    (0..pieces).map(check).collect()
 }

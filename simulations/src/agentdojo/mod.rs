@@ -6,6 +6,7 @@
 //! directories are made from the file, and the task label is raised as results come back. What is counted is what the
 //! policy layer lets through; how often a model obeys is another question.
 
+mod bus;
 mod contracts;
 mod directories;
 mod entities;
@@ -16,69 +17,64 @@ mod report;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod traces;
 mod world;
 
-use std::{collections::BTreeMap, path::Path, time::Instant};
+use std::{path::Path, time::Instant};
 
 use anyhow::{Context as _, Result};
 use writ_common::policy::PolicyBundle;
 
 pub use self::mint::Mint;
 use self::{
-    replay::{Replay, State},
-    report::{Fate, Report, SuiteReport},
+    replay::Replay,
+    report::{Report, SuiteReport},
     trace::{Suite, Suites},
 };
+
+/// Where calls are decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In this process, by the same functions.
+    InProcess,
+    /// By a broker and a node, over a bus.
+    Bus,
+}
 
 /// Replays every suite of a file.
 ///
 /// # Errors
-/// If the file or the policy cannot be read.
-pub fn run(file: &Path, policy: Option<&Path>, mint: Mint) -> Result<Report> {
+/// If the file or the policy cannot be read, or the set-up does not come up.
+pub async fn run(file: &Path, policy: Option<&Path>, mint: Mint, place: Place) -> Result<Report> {
     let started = Instant::now();
     let suites = trace::read(file)?;
     let read = started.elapsed();
-    let mut report = replay_all(&suites, &replay::rules(policy, mint)?, mint)?;
+    let mut report = replay_all(&suites, &replay::rules(policy, mint)?, mint, place).await?;
     report.read_ms = read.as_millis();
     Ok(report)
 }
 
-fn replay_all(suites: &Suites, rules: &PolicyBundle, mint: Mint) -> Result<Report> {
+async fn replay_all(suites: &Suites, rules: &PolicyBundle, mint: Mint, place: Place) -> Result<Report> {
     let started = Instant::now();
-    let mut report = Report::new(mint);
+    let mut report = Report::new(mint, place);
     for (name, suite) in suites {
-        let replayed = replay_suite(suite, rules, mint).with_context(|| format!("suite `{name}`"))?;
-        report.suites.insert(name.clone(), replayed);
+        let replayed = replay_suite(suite, rules, mint, place).await;
+        report.suites.insert(name.clone(), replayed.with_context(|| format!("suite `{name}`"))?);
     }
     report.replay_ms = started.elapsed().as_millis();
     Ok(report)
 }
 
-fn replay_suite(suite: &Suite, rules: &PolicyBundle, mint: Mint) -> Result<SuiteReport> {
-    let mut files = contracts::files(suite)?;
-    files.0.extend(rules.0.clone());
-    let replay = Replay::new(suite, &files, mint)?;
+async fn replay_suite(suite: &Suite, rules: &PolicyBundle, mint: Mint, place: Place) -> Result<SuiteReport> {
+    let replay = Replay::new(suite, rules, mint)?;
+    let traces = traces::of(suite);
+    let answers = match place {
+        Place::InProcess => replay.run(&traces)?,
+        Place::Bus => bus::run(&replay, &traces).await?,
+    };
     let mut report = SuiteReport::default();
-    let mut sessions = BTreeMap::new();
-    for (name, task) in &suite.tasks {
-        let session = replay.start(name, task)?;
-        let answers = session.run(&task.calls, None, &mut State::new());
-        report.decisions += answers.len();
-        report.benign(name, &task.calls, &answers);
-        sessions.insert(name.as_str(), session);
+    for (trace, answers) in traces.iter().zip(&answers) {
+        report.count(trace, answers);
     }
-    for attack in &suite.attacks {
-        let (Some(session), Some(task)) = (sessions.get(attack.user.as_str()), suite.tasks.get(&attack.user))
-        else {
-            continue;
-        };
-        let mut state = State::new();
-        let prefix = task.calls.get(..attack.prefix).unwrap_or(&task.calls);
-        let before = session.run(prefix, Some(attack), &mut state);
-        let answers = session.run(&attack.calls, Some(attack), &mut state);
-        report.decisions += before.len() + answers.len();
-        report.attack(&attack.id, Fate::of(&attack.calls, &answers));
-    }
-    laundering::replay(suite, &sessions, &mut report);
     Ok(report)
 }

@@ -8,22 +8,25 @@ use std::{
 use anyhow::{Context as _, Result};
 use writ_common::{
     capability::{Capability, Narrowing, Right},
-    ids::EntityType,
     json::Value,
-    label::{Integrity, Label},
+    label::Label,
     policy::{PolicyBundle, PolicySet},
     reason::{Reason, ReasonCode},
+    request::Arguments,
     source::{Instruction, ResultSources},
     verdict::{Decision, Verdict},
 };
 
 use super::{
-    contracts::{agent, as_list, resource},
-    entities::words,
+    contracts::{self, agent, as_list, resource},
     mint::{self, Mint},
-    trace::{Attack, Call, Effect, Suite, UserTask},
+    trace::{Attack, Call, Suite, UserTask},
+    traces::{Leg, Trace},
     world::{Issued, Known, World, reasons},
 };
+
+/// What an agent is told when it is invoked.
+pub const INPUT: &str = "go on";
 
 /// What a call comes to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,16 +43,18 @@ pub enum Answer {
 pub struct Replay<'a> {
     /// The suite.
     pub suite: &'a Suite,
-    files: &'a PolicyBundle,
-    mint: Mint,
-    world: Option<World>,
+    /// How its capabilities come about.
+    pub mint: Mint,
+    /// The whole policy: what describes the suite, the rules, and what the mint adds.
+    pub files: PolicyBundle,
+    /// The same, loaded, with everything a decision needs.
+    pub world: World,
 }
 
 /// What a user's task is made with.
-pub struct Session<'a> {
-    world: Holder<'a>,
-    mint: Mint,
-    suite: &'a Suite,
+struct Session<'a> {
+    name: &'a str,
+    replay: &'a Replay<'a>,
     instruction: Instruction,
     issued: Issued,
     /// Everything the tools can do, to see what stands against a call beside a missing right.
@@ -58,20 +63,6 @@ pub struct Session<'a> {
     agents: BTreeMap<String, Capability>,
     /// What is held for each write.
     writes: Vec<(Right, Capability)>,
-}
-
-enum Holder<'a> {
-    Shared(&'a World),
-    Own(Box<World>),
-}
-
-impl Holder<'_> {
-    fn get(&self) -> &World {
-        match self {
-            Self::Shared(world) => world,
-            Self::Own(world) => world,
-        }
-    }
 }
 
 /// What a task has been told so far, and what it has left behind in tools.
@@ -98,84 +89,112 @@ impl State {
 }
 
 impl<'a> Replay<'a> {
-    /// Loads the policy of a suite. Where words of the prompt are facts, there is one policy per task.
+    /// Loads the policy of a suite.
     ///
     /// # Errors
     /// What is wrong with the policy, with the place.
-    pub fn new(suite: &'a Suite, files: &'a PolicyBundle, mint: Mint) -> Result<Self> {
-        let world = match mint {
-            Mint::Rules => None,
-            Mint::Oracle | Mint::Suite => Some(World::new(load(files)?)?),
+    pub fn new(suite: &'a Suite, rules: &PolicyBundle, mint: Mint) -> Result<Self> {
+        let mut files = contracts::files(suite)?;
+        files.0.extend(rules.0.clone());
+        let mut world = World::new(load(&files)?)?;
+        if mint == Mint::Oracle {
+            files.0.insert("pins.datalog".to_owned(), mint::rules_of_pins(suite, &world)?);
+            world = World::new(load(&files)?)?;
+        }
+        Ok(Self { suite, mint, files, world })
+    }
+
+    /// Replays traces in process.
+    ///
+    /// # Errors
+    /// If the policy does not let a task start, or a chain would be refused.
+    pub fn run(&self, traces: &[Trace<'_>]) -> Result<Vec<Vec<Vec<Answer>>>> {
+        let mut sessions = BTreeMap::new();
+        for (name, task) in &self.suite.tasks {
+            sessions.insert(name.as_str(), self.start(name, task)?);
+        }
+        let one = |trace: &Trace<'_>| {
+            let mut state = State::new();
+            let leg = |leg: &Leg<'_>| {
+                if leg.is_another {
+                    state = state.of_another_task();
+                }
+                let session = sessions.get(leg.task);
+                session.map(|session| session.run(&leg.calls, trace.attack, &mut state)).unwrap_or_default()
+            };
+            trace.legs.iter().map(leg).collect()
         };
-        Ok(Self { suite, files, mint, world })
+        Ok(traces.iter().map(one).collect())
     }
 
     /// Starts a user's task and hands it on to every agent.
-    ///
-    /// # Errors
-    /// If the policy does not let it start, or a chain would be refused.
-    pub fn start(&'a self, name: &str, task: &UserTask) -> Result<Session<'a>> {
-        let holder = match &self.world {
-            Some(world) => Holder::Shared(world),
-            None => {
-                let mut files = self.files.clone();
-                files.0.insert("words.datalog".to_owned(), said(&task.prompt));
-                Holder::Own(Box::new(World::new(load(&files)?)?))
-            }
-        };
-        let world = holder.get();
-        let groups: BTreeSet<&str> = self.suite.tools.values().map(|tool| tool.group.as_str()).collect();
+    fn start(&'a self, name: &'a str, task: &UserTask) -> Result<Session<'a>> {
+        let world = &self.world;
         let mut agents = BTreeMap::new();
         let mut writes = Vec::new();
         let (issued, wide) = match self.mint {
             Mint::Oracle => {
                 let wanted = mint::oracle(self.suite, task, &world.policy)?;
-                // Too many writes for one block's bounds are still exact where each is handed on.
-                let bounded = world.issue(name, &task.prompt, Some(&wanted.rights), wanted.bounds);
-                let issued = match bounded {
-                    Ok(issued) => issued,
-                    Err(_) => world.issue(name, &task.prompt, Some(&wanted.rights), Vec::new())?,
-                };
+                let issued = world.issue(name, &task.prompt, Some(&wanted.rights))?;
                 for (right, narrowing) in wanted.writes {
-                    let agent = agent_of(right.resource.name(), &groups);
+                    let agent = self.agent_of(&right);
                     writes.push((right, world.hand_on(&issued, &agent, &narrowing)?));
                 }
                 (issued, None)
             }
             Mint::Rules | Mint::Suite => {
-                let issued = world.issue(name, &task.prompt, None, Vec::new())?;
-                let all = super::contracts::rights(self.suite);
+                let issued = world.issue(name, &task.prompt, None)?;
+                let all = contracts::rights(self.suite);
                 let all =
                     all.iter().map(|right| Right::parse(right)).collect::<Result<BTreeSet<Right>, _>>()?;
                 let wide = world.widened(&issued, all)?;
                 (issued, Some(wide))
             }
         };
-        for group in &groups {
-            let own =
-                issued.capability.rights().iter().filter(|right| right.resource.as_str() == resource(group));
-            let kept: BTreeSet<Right> = match self.mint {
-                // What is written is handed on call by call.
-                Mint::Oracle => {
-                    own.filter(|right| !writes.iter().any(|(write, _)| write == *right)).cloned().collect()
-                }
-                Mint::Rules | Mint::Suite => own.cloned().collect(),
-            };
+        for group in self.groups() {
+            let is_write = |right: &Right| writes.iter().any(|(write, _)| write == right);
+            let kept = self.kept(group, issued.capability.rights(), is_write);
             let capability = world.hand_on(&issued, &agent(group), &Narrowing::new().only(kept))?;
-            agents.insert((*group).to_owned(), capability);
+            agents.insert(group.to_owned(), capability);
         }
         let instruction = Instruction::new(&task.prompt);
-        Ok(Session {
-            mint: self.mint,
-            suite: self.suite,
-            instruction,
-            issued,
-            wide,
-            agents,
-            writes,
-            world: holder,
-        })
+        Ok(Session { name, replay: self, instruction, issued, wide, agents, writes })
     }
+
+    /// The groups of tools.
+    pub fn groups(&self) -> BTreeSet<&'a str> {
+        self.suite.tools.values().map(|tool| tool.group.as_str()).collect()
+    }
+
+    /// The agent that has the tool of a right.
+    pub fn agent_of(&self, right: &Right) -> String {
+        let group = self.groups().into_iter().find(|group| resource(group) == right.resource.as_str());
+        agent(group.unwrap_or_else(|| right.resource.name()))
+    }
+
+    /// What the agent of a group holds beside what it is handed for each write.
+    pub fn kept(
+        &self,
+        group: &str,
+        rights: &BTreeSet<Right>,
+        is_write: impl Fn(&Right) -> bool,
+    ) -> BTreeSet<Right> {
+        let own = rights.iter().filter(|right| right.resource.as_str() == resource(group));
+        own.filter(|right| !is_write(right)).cloned().collect()
+    }
+}
+
+/// Whether a refusal for these causes is one that a human could lift by granting the right.
+pub fn lacks_right(mint: Mint, codes: &BTreeSet<ReasonCode>) -> bool {
+    mint != Mint::Oracle && *codes == [ReasonCode::RightMissing].into()
+}
+
+/// What is said of a call that waits for its right.
+pub const RIGHT_IS_MISSING: &str = "the right is missing";
+
+/// What is said of a held call, by the arguments nothing vouches for.
+pub fn held_for(unsourced: &[String]) -> String {
+    if unsourced.is_empty() { "a rule asks for approval".to_owned() } else { unsourced.join(", ") }
 }
 
 impl Session<'_> {
@@ -187,10 +206,11 @@ impl Session<'_> {
     /// One call: the agent it takes is invoked, the call is decided, and what it returns is told to the task. A human
     /// who is asked says yes.
     fn step(&self, call: &Call, attack: Option<&Attack>, state: &mut State) -> Answer {
-        let Ok(right) = mint::right(self.suite, &call.tool) else {
+        let suite = self.replay.suite;
+        let Ok(right) = mint::right(suite, &call.tool) else {
             return Answer::Denied(format!("no right is called `{}`", call.tool));
         };
-        let Some(tool) = self.suite.tools.get(&call.tool) else {
+        let Some(tool) = suite.tools.get(&call.tool) else {
             return Answer::Denied(format!("there is no tool `{}`", call.tool));
         };
         let mut answer = Answer::Allowed;
@@ -200,9 +220,9 @@ impl Session<'_> {
             };
             let known =
                 Known { label: &state.label, instruction: &self.instruction, results: &state.results };
-            let world = self.world.get();
-            let verdict = world.invoke(&self.issued.capability, handover, &Value::from("go on"), &known);
-            answer = self.answer(&verdict, || None);
+            let input = Value::from(INPUT);
+            let verdict = self.replay.world.invoke(&self.issued.capability, handover, &input, &known);
+            answer = answer_to(&verdict);
             if matches!(answer, Answer::Denied(_)) {
                 return answer;
             }
@@ -213,28 +233,26 @@ impl Session<'_> {
         if matches!(answer, Answer::Denied(_)) {
             return answer;
         }
-        let result = self.suite.seen(&call.result, attack);
+        let result = suite.seen(&call.result, attack);
         self.tell(call, &right, &verdict, &result, state);
         answer
     }
 
-    /// The best answer that any capability at hand gets.
+    /// The best answer that any capability at hand gets, and the verdict under which the call is then made.
     fn decide(&self, call: &Call, right: &Right, state: &State) -> (Answer, Verdict) {
-        let world = self.world.get();
         let known = Known { label: &state.label, instruction: &self.instruction, results: &state.results };
-        let group = self.suite.tools.get(&call.tool).map_or("", |tool| tool.group.as_str());
+        let group = self.replay.suite.tools.get(&call.tool).map_or("", |tool| tool.group.as_str());
         let writes = self.writes.iter().filter(|(write, _)| write == right).map(|(_, capability)| capability);
         let others = self.agents.get(group).filter(|_| !self.writes.iter().any(|(write, _)| write == right));
         let judged = writes.chain(others).map(|capability| {
-            let verdict = world.call(capability, right, &call.arguments, &known);
-            let answer = self.answer(&verdict, || {
-                // Only a right is missing: a human could grant it. Whatever else stands against the call still would.
-                let wide = self.wide.as_ref()?;
-                let rights = Narrowing::new().only([right.clone()]);
-                let capability = world.hand_on(wide, capability.chain().caller().as_str(), &rights).ok()?;
-                Some(world.call(&capability, right, &call.arguments, &known))
-            });
-            (answer, verdict)
+            let verdict = self.replay.world.call(capability, right, &call.arguments, &known);
+            let codes = verdict.reasons().iter().map(Reason::code).collect();
+            match verdict.decision() {
+                Decision::Deny if lacks_right(self.replay.mint, &codes) => {
+                    self.with_right(call, right, &known).unwrap_or_else(|| (answer_to(&verdict), verdict))
+                }
+                _ => (answer_to(&verdict), verdict),
+            }
         });
         let best = judged.min_by(|(a, _), (b, _)| a.cmp(b));
         best.unwrap_or_else(|| {
@@ -242,82 +260,58 @@ impl Session<'_> {
         })
     }
 
-    fn answer(&self, verdict: &Verdict, granted: impl FnOnce() -> Option<Verdict>) -> Answer {
-        match verdict.decision() {
-            Decision::Allow if verdict.approval().is_some() => {
-                let unsourced: Vec<String> =
-                    verdict.flow().unsourced().map(|one| format!("{} ({})", one.path, one.entity)).collect();
-                let why = if unsourced.is_empty() {
-                    "a rule asks for approval".to_owned()
-                } else {
-                    unsourced.join(", ")
-                };
-                Answer::Held(why)
-            }
-            Decision::Allow => Answer::Allowed,
-            Decision::Deny => {
-                let codes: BTreeSet<ReasonCode> = verdict.reasons().iter().map(Reason::code).collect();
-                let lacks_right = self.mint != Mint::Oracle && codes == [ReasonCode::RightMissing].into();
-                let with_right = if lacks_right { granted() } else { None };
-                match with_right {
-                    Some(verdict) if verdict.decision() == Decision::Allow => {
-                        Answer::Held("the right is missing".to_owned())
-                    }
-                    Some(verdict) => Answer::Denied(reasons(&verdict)),
-                    None => Answer::Denied(reasons(verdict)),
-                }
-            }
+    /// Only a right is missing. If it may be asked for, a human grants it; whatever else stands against the call still
+    /// does.
+    fn with_right(&self, call: &Call, right: &Right, known: &Known<'_>) -> Option<(Answer, Verdict)> {
+        let world = &self.replay.world;
+        if !world.may_ask_for(self.name, right).unwrap_or(false) {
+            return None;
         }
+        let rights = Narrowing::new().only([right.clone()]);
+        let capability = world.hand_on(self.wide.as_ref()?, &self.replay.agent_of(right), &rights).ok()?;
+        let verdict = world.call(&capability, right, &call.arguments, known);
+        let answer = match verdict.decision() {
+            Decision::Allow => Answer::Held(RIGHT_IS_MISSING.to_owned()),
+            Decision::Deny => Answer::Denied(reasons(&verdict)),
+        };
+        Some((answer, verdict))
     }
 
     /// What a result does to the task: its label joins, and what it vouches for is remembered.
     fn tell(&self, call: &Call, right: &Right, verdict: &Verdict, result: &Value, state: &mut State) {
-        let Some(tool) = self.suite.tools.get(&call.tool) else { return };
-        let policy = &self.world.get().policy;
+        let Some(tool) = self.replay.suite.tools.get(&call.tool) else { return };
+        let policy = &self.replay.world.policy;
         let contract = policy.contract(&right.resource).and_then(|contract| contract.action(&right.action));
         let Some(contract) = contract else { return };
-        // The label of a held call's verdict is as good as that of an allowed one; of a refused one for lack of a right
-        // the contract's word is what is left.
-        let declared = match verdict.decision() {
-            Decision::Allow => verdict.flow().result.clone(),
-            Decision::Deny => contract.flow.declared(&[]),
-        };
-        if tool.effect != Effect::Read && tool.effect != Effect::ReadEgress {
+        if mint::writes(tool) {
             let store = state.stores.entry(tool.group.clone()).or_insert_with(Label::bottom);
             *store = store.join(&state.label);
         }
         let kept = state.stores.get(&tool.group).cloned().unwrap_or_else(Label::bottom);
-        let label = declared.join(&kept);
-        let domain = &self.issued.domain;
-        let result = &as_list(result);
-        // What an untrusted task has written is no source, whichever tool returns it.
-        if kept.integrity == Integrity::Trusted {
-            for (entity, value) in contract.flow.vouched(result) {
-                state.results.insert(domain, entity, value);
+        let flow = verdict.flow();
+        if flow.is_as_declared {
+            let arguments = Arguments::new((*call.arguments).clone());
+            let result = &as_list(result);
+            // What an untrusted task has written is no source, whichever tool returns it.
+            let own = kept.integrity;
+            for (entity, value) in contract.flow.sources(&arguments, result, own, Some(&self.instruction)) {
+                state.results.insert(&self.issued.domain, entity, value);
             }
         }
-        let named: Vec<(&EntityType, &Value)> =
-            contract.flow.named(&call.arguments, result, &self.instruction);
-        for (entity, value) in named {
-            state.results.insert(domain, entity, value);
-        }
-        state.label = state.label.join(&label);
+        state.label = state.label.join(&flow.result).join(&kept);
     }
 }
 
-fn agent_of(name: &str, groups: &BTreeSet<&str>) -> String {
-    let group = groups.iter().find(|group| resource(group) == format!("tool.{name}"));
-    agent(group.copied().unwrap_or(name))
-}
-
-/// The words of a prompt as facts.
-fn said(prompt: &str) -> String {
-    let lines: BTreeSet<String> = prompt
-        .split(|c: char| !c.is_alphanumeric())
-        .flat_map(|word| [word.to_lowercase(), words(word).join("")])
-        .collect();
-    // A prompt without words says nothing, and the predicate is there all the same.
-    lines.into_iter().filter(|word| word.is_ascii()).map(|word| format!("word(\"{word}\");\n")).collect()
+fn answer_to(verdict: &Verdict) -> Answer {
+    match verdict.decision() {
+        Decision::Allow if verdict.approval().is_some() => {
+            let unsourced: Vec<String> =
+                verdict.flow().unsourced().map(|one| format!("{} ({})", one.path, one.entity)).collect();
+            Answer::Held(held_for(&unsourced))
+        }
+        Decision::Allow => Answer::Allowed,
+        Decision::Deny => Answer::Denied(reasons(verdict)),
+    }
 }
 
 /// # Errors

@@ -4,11 +4,17 @@ use std::{collections::BTreeMap, fmt};
 
 use serde_json::{Value, json};
 
-use super::{Mint, replay::Answer, trace::Call};
+use super::{
+    Mint, Place,
+    replay::Answer,
+    trace::Call,
+    traces::{Trace, What},
+};
 
 /// What came of a file.
 pub struct Report {
     mint: Mint,
+    place: Place,
     /// By suite.
     pub suites: BTreeMap<String, SuiteReport>,
     /// Milliseconds that reading the file took.
@@ -18,7 +24,7 @@ pub struct Report {
 }
 
 /// What came of a suite.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct SuiteReport {
     pub benign: Counts,
     holds: usize,
@@ -70,8 +76,25 @@ impl Fate {
 }
 
 impl SuiteReport {
+    /// Counts a trace by what its calls came to.
+    pub fn count(&mut self, trace: &Trace<'_>, answers: &[Vec<Answer>]) {
+        let (Some(leg), Some(judged)) = (trace.legs.last(), answers.last()) else { return };
+        let decisions: usize = answers.iter().map(Vec::len).sum();
+        match trace.what {
+            What::Benign(name) => {
+                self.decisions += decisions;
+                self.benign(name, &leg.calls, judged);
+            }
+            What::Attack(id) => {
+                self.decisions += decisions;
+                self.attack(id, Fate::of(&leg.calls, judged));
+            }
+            What::Launderer(kind, id) => self.launderer(kind, id, Fate::of(&leg.calls, judged)),
+        }
+    }
+
     /// Counts a benign task.
-    pub fn benign(&mut self, name: &str, calls: &[Call], answers: &[Answer]) {
+    fn benign(&mut self, name: &str, calls: &[Call], answers: &[Answer]) {
         let held = answers.iter().filter(|answer| matches!(answer, Answer::Held(_))).count();
         self.holds += held;
         match answers.iter().max() {
@@ -90,7 +113,7 @@ impl SuiteReport {
     }
 
     /// Counts an attack of the file.
-    pub fn attack(&mut self, id: &str, fate: Fate) {
+    fn attack(&mut self, id: &str, fate: Fate) {
         match fate {
             Fate::Undecidable => self.undecidable += 1,
             Fate::Silent => self.silent.push(id.to_owned()),
@@ -100,7 +123,7 @@ impl SuiteReport {
     }
 
     /// Counts an attack of one of our attackers.
-    pub fn launderer(&mut self, kind: &'static str, id: &str, fate: Fate) {
+    fn launderer(&mut self, kind: &'static str, id: &str, fate: Fate) {
         let (counts, silent) = self.launderers.entry(kind).or_default();
         counts.count(fate);
         if fate == Fate::Silent {
@@ -138,8 +161,8 @@ fn ratio(part: usize, whole: usize) -> f64 {
 
 impl Report {
     /// Nothing replayed yet.
-    pub fn new(mint: Mint) -> Self {
-        Self { mint, suites: BTreeMap::new(), read_ms: 0, replay_ms: 0 }
+    pub fn new(mint: Mint, place: Place) -> Self {
+        Self { mint, place, suites: BTreeMap::new(), read_ms: 0, replay_ms: 0 }
     }
 
     /// One object: suites by name, and nothing else.
@@ -150,8 +173,12 @@ impl Report {
     /// For people.
     pub fn table(&self) -> String {
         let mut text = format!(
-            "capabilities minted by: {}\n\n{:<24} {:>8} {:>6} {:>7} {:>10}   {:>7} {:>6} {:>7}\n",
+            "capabilities minted by: {}; decided {}\n\n{:<24} {:>8} {:>6} {:>7} {:>10}   {:>7} {:>6} {:>7}\n",
             self.mint.as_str(),
+            match self.place {
+                Place::InProcess => "in this process",
+                Place::Bus => "by a broker and a node",
+            },
             "",
             "allowed",
             "held",

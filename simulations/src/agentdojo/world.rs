@@ -8,10 +8,9 @@ use writ_common::{
     capability::{Capability, Grant, Narrowing, Right, UnverifiedCapability},
     codec::encode,
     control::{ControlDocument, ControlEvent, ControlState},
-    datalog::Check,
-    decide::{AGENT_HANDOVER, AGENT_INPUT, Evidence, FlowEvidence, decide},
+    decide::{AGENT_HANDOVER, AGENT_INPUT, ASK, Evidence, FlowEvidence, ask_arguments, decide},
     digest::Digest,
-    ids::{AgentId, CapabilityId, FlowDomain, Resource, RoleId, TaskId, TaskKind, TenantId, UserId},
+    ids::{Action, AgentId, CapabilityId, FlowDomain, Resource, RoleId, TaskId, TaskKind, TenantId, UserId},
     json::Value,
     keys::PrivateKey,
     keyset::{Keyset, KeysetDocument, KeysetKey},
@@ -21,15 +20,20 @@ use writ_common::{
     signed::Signed,
     source::{Instruction, ResultSources},
     time::{Millis, Timestamp},
-    verdict::{GrantBounds, Verdict},
+    verdict::{Decision, GrantBounds, Verdict},
 };
 
-use super::contracts::{KIND, ORCHESTRATOR, ROLE};
+use super::{
+    contracts::{ORCHESTRATOR, ROLE, USER, kind},
+    mint::Wanted,
+};
 
 /// When everything happens: a Monday morning.
 const AT: &str = "2026-01-05T10:00:00Z";
 /// Longer than any replayed task.
 const LIFE: Millis = Millis::from_secs(86_400);
+/// Most bytes of a grant with pins: what a block may hold, less what the names of real tasks take.
+const GRANT_BYTES_MAX: usize = 7 * 1_024;
 
 /// One suite under one policy.
 pub struct World {
@@ -68,7 +72,7 @@ impl World {
     pub fn new(policy: PolicySet) -> Result<Self> {
         let now = Timestamp::parse(AT).context("no time")?;
         let tenant = TenantId::parse("replay")?;
-        let user = UserId::parse("https://idp.example", "user")?;
+        let user = UserId::parse("https://idp.example", USER)?;
         let (root, broker) = (key("root"), key("broker"));
         let document = KeysetDocument {
             version: 1,
@@ -105,47 +109,56 @@ impl World {
     ///
     /// # Errors
     /// If the policy refuses the task or what is asked for.
-    pub fn issue(
-        &self,
-        task: &str,
-        prompt: &str,
-        asked: Option<&BTreeSet<Right>>,
-        bounds: Vec<Check>,
-    ) -> Result<Issued> {
-        let agent = AgentId::parse(ORCHESTRATOR)?;
+    pub fn issue(&self, task: &str, prompt: &str, asked: Option<&BTreeSet<Right>>) -> Result<Issued> {
         let asks = asked.map(|rights| {
             ("rights", Value::Array(rights.iter().map(|right| Value::from(right.to_string())).collect()))
         });
-        let request = Request {
-            principal: Principal::User {
-                user: self.user.clone(),
-                roles: vec![RoleId::parse(ROLE)?],
-                agent: agent.clone(),
-            },
-            resource: Resource::task(&TaskKind::parse(KIND)?),
-            action: writ_common::ids::Action::parse("issue")?,
-            arguments: Arguments::new(asks.into_iter().collect()),
-            environment: Environment {
-                tenant: self.tenant.clone(),
-                task: None,
-                task_kind: Some(TaskKind::parse(KIND)?),
-            },
-        };
-        let label = Label::bottom();
-        let evidence = Evidence {
-            capability: None,
-            control: &self.control,
-            gate: None,
-            handover: None,
-            label: &label,
-            flow: FlowEvidence::default(),
-        };
-        let verdict = decide(&request, &evidence, &self.policy, self.now);
+        let verdict = self.ask(task, "issue", Arguments::new(asks.into_iter().collect()))?;
         let Some(granted) = verdict.grant_bounds() else {
             bail!("the task is not started: {}", reasons(&verdict));
         };
         let rights = asked.cloned().unwrap_or_else(|| granted.rights.clone());
-        self.sign(task, prompt, rights, bounds, granted)
+        self.sign(task, prompt, rights, granted)
+    }
+
+    /// Whether a task may ask people for a right it lacks.
+    ///
+    /// # Errors
+    /// Only if what is written here does not parse.
+    pub fn may_ask_for(&self, task: &str, right: &Right) -> Result<bool> {
+        Ok(self.ask(task, ASK, ask_arguments(right))?.decision() == Decision::Allow)
+    }
+
+    /// Whether a grant with what the oracle wants is within the profile.
+    ///
+    /// # Errors
+    /// If the policy refuses the task or what is asked for.
+    pub fn has_room_for(&self, task: &str, wanted: &Wanted) -> Result<bool> {
+        let issued = self.issue(task, "", Some(&wanted.rights))?;
+        let bounds = wanted.pins.bounds(&wanted.rights);
+        let grant = Grant { bounds, ..issued.capability.grant().clone() };
+        let room = self.signed(&grant).is_ok_and(|issued| issued.token.as_bytes().len() <= GRANT_BYTES_MAX);
+        Ok(room)
+    }
+
+    /// What the policy says to the user.
+    fn ask(&self, task: &str, action: &str, arguments: Arguments) -> Result<Verdict> {
+        let task_kind = TaskKind::parse(kind(task))?;
+        let request = Request {
+            principal: Principal::User {
+                user: self.user.clone(),
+                roles: vec![RoleId::parse(ROLE)?],
+                agent: AgentId::parse(ORCHESTRATOR)?,
+            },
+            resource: Resource::task(&task_kind),
+            action: Action::parse(action)?,
+            arguments,
+            environment: Environment { tenant: self.tenant.clone(), task: None, task_kind: Some(task_kind) },
+        };
+        // A broker does not read task labels.
+        let label = if action == ASK { Label::top() } else { Label::bottom() };
+        let evidence = Evidence::new(&self.control, &label);
+        Ok(decide(&request, &evidence, &self.policy, self.now))
     }
 
     /// What a task's capability would be if a human granted every right in `rights`.
@@ -162,7 +175,6 @@ impl World {
         task: &str,
         prompt: &str,
         rights: BTreeSet<Right>,
-        bounds: Vec<Check>,
         granted: &GrantBounds,
     ) -> Result<Issued> {
         let agent = AgentId::parse(ORCHESTRATOR)?;
@@ -178,11 +190,11 @@ impl World {
             serial: 1,
             instruction: Digest::plain(prompt.as_bytes()),
             domain,
+            bounds: granted.pins.bounds(&rights),
             rights,
             expires: Timestamp::from_secs(self.now.after(granted.capability_life).as_secs()),
             min_epoch: self.control.epoch(),
             max_depth: granted.max_depth,
-            bounds,
         };
         self.signed(&grant)
     }
@@ -217,7 +229,7 @@ impl World {
         arguments: &Value,
         known: &Known<'_>,
     ) -> Verdict {
-        self.decide(capability, right, arguments.clone(), None, known)
+        self.decide(capability, right, arguments, None, known)
     }
 
     /// Decides a call on an agent that a chain is handed to.
@@ -234,22 +246,27 @@ impl World {
         };
         let members =
             [(AGENT_INPUT, input.clone()), (AGENT_HANDOVER, handover.chain_id().to_string().into())];
-        self.decide(capability, &right, members.into_iter().collect(), Some(handover), known)
+        self.decide(capability, &right, &members.into_iter().collect(), Some(handover), known)
     }
 
     fn decide(
         &self,
         capability: &Capability,
         right: &Right,
-        arguments: Value,
+        arguments: &Value,
         handover: Option<&Capability>,
         known: &Known<'_>,
     ) -> Verdict {
+        // As a node reads them.
+        let arguments = match Arguments::parse(&arguments.to_string()) {
+            Ok(arguments) => arguments,
+            Err(reason) => return Verdict::deny(reason, Some(self.policy.revision())),
+        };
         let request = Request {
             principal: Principal::Agent(capability.chain().caller().clone()),
             resource: right.resource.clone(),
             action: right.action.clone(),
-            arguments: Arguments::new(arguments),
+            arguments,
             environment: Environment {
                 tenant: self.tenant.clone(),
                 task: Some(capability.grant().task.clone()),

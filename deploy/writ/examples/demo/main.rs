@@ -4,6 +4,7 @@
 //! of a model, so that every run tells the same story.
 
 mod attempts;
+mod clock;
 mod report;
 mod story;
 
@@ -55,6 +56,11 @@ async fn run(options: &Options) -> Result<()> {
     let telemetry = writ_telemetry::init("writ-demo", writ_telemetry::LogFormat::Lines)?;
     let temporary = tempfile::tempdir().context("no temporary folder")?;
     let folder = if options.keep { fresh_folder()? } else { temporary.path().join(".writ") };
+    // A server somebody else wrote, where one can be had.
+    let clock = match clock::fetch() {
+        Ok(installed) => clock::serve(&folder, &installed).await,
+        Err(error) => Err(error),
+    };
     let begin = Instant::now();
     let stack = DevStack::start(DevOptions::new(&folder)).await?;
     let ready = begin.elapsed();
@@ -63,6 +69,11 @@ async fn run(options: &Options) -> Result<()> {
         ready.as_millis()
     ))?;
     let task = Box::pin(Story::play(&stack, voice, answers_himself)).await?;
+    match &clock {
+        Ok(()) => clock::ask(&stack, &stack.agent("planner").await?, story::KIND, voice).await?,
+        Err(error) => voice
+            .say(format_args!("\nNo MCP server is part of this, since it could not be had: {error:#}"))?,
+    }
     let report = Report::read(&stack, &task, begin.elapsed()).await?;
     if options.json {
         report.print_json()?;

@@ -23,7 +23,7 @@ use crate::attempts::{self, Attempt};
 
 /// How long the demo waits for an answer from another terminal.
 const PATIENCE: Duration = Duration::from_secs(90);
-const KIND: &str = "customer-answer";
+pub const KIND: &str = "customer-answer";
 const QUESTION: &str = "Ada Lovelace (ada@example.com) asks where her punched cards are. See what the carrier's page \
                         says, look her order up, and write back.";
 const LOOK_UP: &str = "SELECT c.name, c.email, o.item, o.status, c.note FROM orders o JOIN customers c ON c.id = o.customer \
@@ -47,18 +47,19 @@ impl Voice {
         Ok(())
     }
 
-    fn done(self, who: &str, what: &str) -> Result<()> {
+    /// Says that something was let through.
+    pub fn done(self, who: &str, what: &str) -> Result<()> {
         self.say(format_args!("  {} {who:<11} {what}", self.colour.paint(colour::GREEN, "ALLOW")))
     }
 
+    /// Says that something was refused, and by which code.
+    pub fn denied(self, who: &str, what: &str, code: &str) -> Result<()> {
+        let [deny, code] = ["DENY", code].map(|text| self.colour.paint(colour::RED, text));
+        self.say(format_args!("  {deny}  {who:<11} {what:<58} {code}"))
+    }
+
     fn refused(self, attempt: &Attempt) -> Result<()> {
-        self.say(format_args!(
-            "  {}  {:<11} {:<58} {}",
-            self.colour.paint(colour::RED, "DENY"),
-            attempt.who,
-            attempt.what,
-            self.colour.paint(colour::RED, &attempt.code)
-        ))
+        self.denied(&attempt.who, attempt.what, &attempt.code)
     }
 }
 

@@ -14,6 +14,12 @@ use super::words::words;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vector(Vec<i8>);
 
+/// A vector to compare others with: its length is known.
+pub struct Direction<'a> {
+    places: &'a [i8],
+    length: f64,
+}
+
 impl Vector {
     /// From the bytes a store holds.
     #[must_use]
@@ -27,25 +33,33 @@ impl Vector {
         self.0.iter().map(|value| value.cast_unsigned()).collect()
     }
 
+    /// The same, to compare many others with.
+    #[must_use]
+    pub fn direction(&self) -> Direction<'_> {
+        // At most 127 * 127 a place: 16.6 million for 1,024.
+        let squared: i32 = self.0.iter().map(|value| i32::from(*value) * i32::from(*value)).sum();
+        Direction { places: &self.0, length: f64::from(squared).sqrt() }
+    }
+}
+
+impl Direction<'_> {
     /// The cosine of the angle between it and the vector of these bytes, from -1 to 1; 0 if either is of no length, or
     /// they are of different kinds.
     #[must_use]
     pub fn similarity(&self, bytes: &[u8]) -> f64 {
-        if bytes.len() != self.0.len() {
+        if bytes.len() != self.places.len() {
             return 0.0;
         }
-        let (mut dot, mut own, mut other) = (0i32, 0i32, 0i32);
-        for (a, b) in self.0.iter().zip(bytes) {
+        let (mut dot, mut other) = (0i32, 0i32);
+        for (a, b) in self.places.iter().zip(bytes) {
             let (a, b) = (i32::from(*a), i32::from(b.cast_signed()));
-            // At most 127 * 127 a place: 16.6 million for 1,024.
             dot += a * b;
-            own += a * a;
             other += b * b;
         }
-        if own == 0 || other == 0 {
+        if self.length == 0.0 || other == 0 {
             return 0.0;
         }
-        f64::from(dot) / (f64::from(own).sqrt() * f64::from(other).sqrt())
+        f64::from(dot) / (self.length * f64::from(other).sqrt())
     }
 }
 
@@ -122,7 +136,7 @@ mod tests {
     use super::*;
 
     fn similarity(a: &str, b: &str) -> f64 {
-        HashedGrams.embed(a).similarity(&HashedGrams.embed(b).to_bytes())
+        HashedGrams.embed(a).direction().similarity(&HashedGrams.embed(b).to_bytes())
     }
 
     #[test]
@@ -153,6 +167,6 @@ mod tests {
     fn nothing_is_near_nothing() {
         assert_eq!(similarity("", "invoice"), 0.0);
         assert_eq!(similarity("...", "!!!"), 0.0);
-        assert_eq!(HashedGrams.embed("invoice").similarity(&[1, 2, 3]), 0.0);
+        assert_eq!(HashedGrams.embed("invoice").direction().similarity(&[1, 2, 3]), 0.0);
     }
 }

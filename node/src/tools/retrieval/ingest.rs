@@ -5,7 +5,9 @@
 //! as somebody kept a later digest (`writ documents list` prints the last). Whoever can write the file can write the
 //! whole log anew; that is the owner of the file, and nobody else.
 
-use rusqlite::{OptionalExtension as _, Transaction, TransactionBehavior, params};
+use std::collections::BTreeMap;
+
+use rusqlite::{OptionalExtension as _, Statement, Transaction, TransactionBehavior, params};
 use writ_common::{digest::Digest, label::Label, time::Timestamp};
 
 use super::{
@@ -141,7 +143,7 @@ impl Store {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?;
             let mut text_row = change.prepare("INSERT INTO texts VALUES (?1, ?2)")?;
-            let mut index = change.prepare("INSERT INTO words (rowid, text) VALUES (?1, ?2)")?;
+            let mut index = Index::new(change)?;
             for (position, terms, digest, seal, vector, text) in &rows {
                 let row = chunk.insert(params![
                     id.as_bytes(),
@@ -153,7 +155,7 @@ impl Store {
                     vector
                 ])?;
                 text_row.execute(params![row, text])?;
-                index.execute(params![row, terms.join(" ")])?;
+                index.add(row, terms)?;
             }
             let done = if before.is_some() { Change::Replaced } else { Change::Added };
             record(change, act, done.as_str(), source, Some(&digest), class.as_bytes())?;
@@ -252,17 +254,70 @@ fn class_row(change: &Transaction<'_>, class: &Digest, label: &str, readers: &st
 }
 
 fn delete(change: &Transaction<'_>, id: DocumentId) -> rusqlite::Result<()> {
-    change.execute(
-        "DELETE FROM words WHERE rowid IN (SELECT id FROM chunks WHERE document = ?1)",
-        [id.as_bytes()],
+    let mut statement = change.prepare(
+        "SELECT DISTINCT term FROM occurrences WHERE chunk IN (SELECT id FROM chunks WHERE document = ?1)",
     )?;
-    // Chunks and texts go with it, by their foreign keys.
+    let terms = statement.query_map([id.as_bytes()], |row| row.get(0))?;
+    let terms: Vec<i64> = terms.collect::<rusqlite::Result<_>>()?;
+    // Chunks, texts and occurrences go with it, by their foreign keys.
     change.execute("DELETE FROM documents WHERE id = ?1", [id.as_bytes()])?;
+    // A word that is left over would tell what was there.
+    let mut left_over = change.prepare(
+        "DELETE FROM terms WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM occurrences WHERE term = ?1)",
+    )?;
+    for term in terms {
+        left_over.execute([term])?;
+    }
     change.execute(
         "DELETE FROM classes WHERE NOT EXISTS (SELECT 1 FROM chunks WHERE class = classes.id)",
         [],
     )?;
     Ok(())
+}
+
+/// The index while a document is written.
+struct Index<'a> {
+    change: &'a Transaction<'a>,
+    clear: Statement<'a>,
+    add: Statement<'a>,
+    /// The rows of words that came up already.
+    terms: BTreeMap<String, i64>,
+}
+
+impl<'a> Index<'a> {
+    fn new(change: &'a Transaction<'a>) -> rusqlite::Result<Self> {
+        let clear = change.prepare("DELETE FROM occurrences WHERE chunk = ?1")?;
+        let add = change.prepare("INSERT INTO occurrences VALUES (?1, ?2, ?3)")?;
+        Ok(Self { change, clear, add, terms: BTreeMap::new() })
+    }
+
+    /// How often each word stands in a chunk.
+    fn add(&mut self, chunk: i64, words: &[String]) -> rusqlite::Result<()> {
+        // Rows are used again. What a file that was meddled with still says of this one is not about this chunk.
+        self.clear.execute([chunk])?;
+        let mut times: BTreeMap<&str, u32> = BTreeMap::new();
+        for word in words {
+            *times.entry(word).or_default() += 1;
+        }
+        for (word, times) in times {
+            let term = self.term(word)?;
+            self.add.execute(params![term, chunk, times])?;
+        }
+        Ok(())
+    }
+
+    fn term(&mut self, word: &str) -> rusqlite::Result<i64> {
+        if let Some(known) = self.terms.get(word) {
+            return Ok(*known);
+        }
+        self.change
+            .prepare_cached("INSERT INTO terms (term) VALUES (?1) ON CONFLICT DO NOTHING")?
+            .execute([word])?;
+        let mut statement = self.change.prepare_cached("SELECT id FROM terms WHERE term = ?1")?;
+        let term = statement.query_row([word], |row| row.get(0))?;
+        self.terms.insert(word.to_owned(), term);
+        Ok(term)
+    }
 }
 
 fn record(

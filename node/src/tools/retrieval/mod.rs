@@ -15,7 +15,8 @@
 //!   back, and delegating never widens (a right is what every hop kept of it, and so is readership). A list that is
 //!   meant for one agent working for others names them too.
 //! * **Ranking knows the visible chunks only** (`rank.rs`): FTS5's `bm25()` weighs words by the whole index, so scores
-//!   would tell how often a word stands in what is hidden. FTS5 is asked where words stand; counting is done here.
+//!   would tell how often a word stands in what is hidden. The store says in which chunks a word stands; those that are
+//!   hidden are left out before anything is counted.
 //!   Vectors (`embed.rs`) are of the chunk's text alone. Both orders are merged by reciprocal rank. What fits badly
 //!   is not returned to fill up an answer: it would raise the task's label for nothing.
 //! * **The answer's label is the join of its chunks' labels** (threat F12), and joins the contract's `returns`, which

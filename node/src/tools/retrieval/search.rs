@@ -2,9 +2,10 @@
 //!
 //! Each question is one read transaction: classes, counts and texts are of one moment, and what an operator changed
 //! before it holds (threat R02); nothing is remembered from one question to the next. First every class is asked
-//! whether it admits the asker. From there on every statement that touches chunks is limited to the classes that do,
-//! so that what is hidden is in no count, no score and no order. A question takes longer the more chunks there are,
-//! hidden ones too; that is a covert channel Writ does not close.
+//! whether it admits the asker. From there on every statement that touches chunks is limited to the classes that do, and
+//! of where words stand only what is in those chunks is kept, so that what is hidden is in no count, no score and no
+//! order. A question takes longer the more chunks there are, hidden ones too; that is a covert channel Writ does not
+//! close.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -135,7 +136,7 @@ pub fn search(store: &Store, asker: &Asker, query: &str, limit: usize) -> Result
         let visible = question.visible(&store.embedder.embed(query))?;
         let mut occurrences = Vec::new();
         for word in &query_words {
-            occurrences.push(question.occurrences(word)?);
+            occurrences.push(question.occurrences(word, &visible)?);
         }
         let best = rank(&visible, &occurrences, store.embedder.similarity_min());
         let mut found = Found::default();
@@ -223,6 +224,7 @@ impl<'a> Question<'a> {
 
     /// Every chunk the asker may see, by row, with its similarity to the query.
     fn visible(&self, query: &super::embed::Vector) -> rusqlite::Result<Vec<Visible>> {
+        let query = query.direction();
         let mut statement = self.moment.prepare(
             "SELECT id, document, position, words, vector FROM chunks \
              WHERE class IN (SELECT value FROM json_each(?1)) ORDER BY id",
@@ -239,20 +241,24 @@ impl<'a> Question<'a> {
         rows.collect()
     }
 
-    /// In which of the chunks the asker may see a word occurs, and how often.
-    fn occurrences(&self, word: &str) -> rusqlite::Result<Occurrences> {
-        // Red: the counts of the whole index, as FTS5's bm25() has them.
-        let filter = if writ_common::red::off("F12-counts") {
-            "(?2 = ?2)"
-        } else {
-            "chunks.class IN (SELECT value FROM json_each(?2))"
-        };
-        let mut statement = self.moment.prepare(&format!(
-            "SELECT chunks.id, count(*) FROM occurrences JOIN chunks ON chunks.id = occurrences.doc \
-             WHERE occurrences.term = ?1 AND {filter} GROUP BY chunks.id"
-        ))?;
-        let rows = statement.query_map([word, &self.admitted], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        rows.collect()
+    /// In which of the chunks the asker may see a word occurs, and how often. Both are in the order of rows, so that one
+    /// pass over both finds what is in both; looking each chunk's class up would take longer than all the rest.
+    fn occurrences(&self, word: &str, visible: &[Visible]) -> rusqlite::Result<Occurrences> {
+        let mut statement = self.moment.prepare_cached(
+            "SELECT chunk, times FROM occurrences WHERE term = (SELECT id FROM terms WHERE term = ?1) ORDER BY chunk",
+        )?;
+        let mut rows = statement.query([word])?;
+        let mut visible = visible.iter().map(|chunk| chunk.row).peekable();
+        let mut found = Occurrences::new();
+        while let Some(row) = rows.next()? {
+            let chunk: i64 = row.get(0)?;
+            while visible.next_if(|row| *row < chunk).is_some() {}
+            // Red: the counts of the whole index, as FTS5's bm25() has them.
+            if visible.peek() == Some(&chunk) || writ_common::red::off("F12-counts") {
+                found.push((chunk, row.get(1)?));
+            }
+        }
+        Ok(found)
     }
 
     /// Adds a chunk to the answer, or to what is damaged.

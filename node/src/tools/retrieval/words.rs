@@ -4,9 +4,6 @@
 pub const WORD_BYTES_MAX: usize = 64;
 
 /// The words of a text in small letters: runs of letters and digits of any script.
-///
-/// FTS5's `ascii` tokenizer takes every character beyond ASCII for part of a word and folds A to Z, so words that are
-/// handed to it separated by spaces come out of it as they went in.
 pub fn words(text: &str) -> impl Iterator<Item = String> + '_ {
     text.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty()).map(|word| {
         let mut lower = word.to_lowercase();

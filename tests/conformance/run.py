@@ -203,6 +203,8 @@ def main() -> int:
                     faults += compare(leg, direct[leg], through[leg], reasons)
         for leg in LEGS:
             tell(leg, direct[leg], through.get(leg), reasons)
+    except Failed as error:
+        faults.append(str(error))
     finally:
         reference.end()
         if options.keep:

@@ -4,7 +4,7 @@
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -253,8 +253,10 @@ fn what_is_configured_and_not_governed_is_found() -> Result<()> {
     )?;
     put(
         "xdg/Claude/claude_desktop_config.json",
-        r#"{"mcpServers":{"done":{"command":"/opt/writ","args":["mcp"]}}}"#,
+        &json!({"mcpServers": {"done": {"command": WRIT, "args": ["mcp"]}}}).to_string(),
     )?;
+    // A program of somebody else's that has our name.
+    put("src/app/src/.mcp.json", r#"{"mcpServers":{"posing":{"command":"./writ","args":["mcp"]}}}"#)?;
     let scan = |arguments: &[&str]| -> Result<(i32, String, String)> {
         let output = std::process::Command::new(WRIT)
             .arg("scan")
@@ -273,14 +275,15 @@ fn what_is_configured_and_not_governed_is_found() -> Result<()> {
         "NOT GOVERNED time",
         "NOT GOVERNED docs",
         "governed     done",
-        "3 servers in 3 files, 2 not governed",
+        "NOT GOVERNED posing",
+        "4 servers in 4 files, 3 not governed",
         "next: writ mcp adopt",
     ] {
         assert!(out.contains(part), "{part}: {out}");
     }
     let (_, json, _) = scan(&["-o", "json"])?;
     let json: Value = serde_json::from_str(&json)?;
-    assert_eq!((&json["not_governed"], json["servers"].as_array().map(Vec::len)), (&2.into(), Some(3)));
+    assert_eq!((&json["not_governed"], json["servers"].as_array().map(Vec::len)), (&3.into(), Some(4)));
     assert!(!out.contains("s3cret") && !json.to_string().contains("s3cret"), "{out}{json}");
 
     let done = home.path().join("xdg/Claude/claude_desktop_config.json");

@@ -144,6 +144,10 @@ fn imported_tools_are_called_under_their_contract() -> Result<()> {
             &config,
             format!("{text}\n[[tool]]\nresource = \"tool.server\"\nkind = \"mcp\"\n{server}"),
         )?;
+        // A policy without the role that is meant for it.
+        let approvers = world.layout.policies().join("approvers.toml");
+        let text = fs::read_to_string(&approvers)?;
+        fs::write(&approvers, text.replace(", \"tool-approver\"", ""))?;
         world.start_broker().await?;
         world.start_node("node-1").await?;
         world.enroll_missing().await?;

@@ -89,7 +89,6 @@ pub fn save(file: &Path, login: &Login) -> Result<()> {
     fs::rename(&new, file).with_context(cannot)
 }
 
-/// Keeps others from refreshing, logging in and logging out at the same time, until it is dropped.
 fn lock(file: &Path) -> Result<File> {
     let path = file.with_extension("lock");
     let lock = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
@@ -97,7 +96,8 @@ fn lock(file: &Path) -> Result<File> {
     Ok(lock)
 }
 
-/// [`lock`], waited for without keeping a thread of the runtime.
+/// Keeps others from refreshing, logging in and logging out until it is dropped, waited for without keeping a thread of the
+/// runtime.
 ///
 /// # Errors
 /// If it cannot be had.

@@ -188,6 +188,39 @@ fn a_held_call_goes_through_once_when_it_is_made_again_after_the_approval() -> R
 }
 
 #[test]
+fn a_call_made_again_while_it_waits_is_the_same_call() -> Result<()> {
+    run(async {
+        let world = World::new().await?;
+        let options = GatewayOptions { patience: Duration::from_secs(30), ..Default::default() };
+        let listening = listen(mailer(&world).await?, options).await?;
+        let client = std::sync::Arc::new(client(&listening, Revision::Stateless).await?);
+        let again = || {
+            let client = std::sync::Arc::clone(&client);
+            tokio::spawn(async move { client.call(SEND, mail()).await })
+        };
+        let first = again();
+        let bob = world.approver("bob").await?;
+        eventually("somebody is asked", async || Ok(bob.approvals().await?.iter().count() == 1)).await?;
+        // A client that has lost patience, or a model.
+        let (second, third) = (again(), again());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let approvals = bob.approvals().await?;
+        assert_eq!(approvals.iter().count(), 1, "nobody is asked twice");
+        let id = approvals.iter().next().context("a request")?.0.clone();
+        bob.close().await;
+        answer_for(&world, "bob", &id, ApprovalDecision::Granted, Millis::from_secs(600)).await?;
+        for call in [first, second, third] {
+            let called = call.await??;
+            assert!(!called.is_error(), "{called:?}");
+        }
+        assert_eq!(outbox(&world), 1);
+        listening.stop().await;
+        world.close().await;
+        Ok(())
+    })
+}
+
+#[test]
 fn a_client_that_can_be_asked_is_asked_to_wait_and_approves_nothing() -> Result<()> {
     run(async {
         let world = World::new().await?;

@@ -339,12 +339,12 @@ impl Gateway {
     ) -> Outcome {
         let known = lock(&self.shared.held).take(key, now());
         match known {
-            held::Standing::Again(held, news) => self.go_on(task, key, held, shape, cancelled, &news).await,
-            held::Standing::Elsewhere(mut news) => match news.wait_for(Option::is_some).await.as_deref() {
+            held::Stage::Again(held, news) => self.go_on(task, key, held, shape, cancelled, &news).await,
+            held::Stage::Elsewhere(mut news) => match news.wait_for(Option::is_some).await.as_deref() {
                 Ok(Some(outcome)) => outcome.clone(),
                 _ => Outcome::Complete(answer::failed(&Error::TimedOut)),
             },
-            held::Standing::Fresh => {
+            held::Stage::Fresh => {
                 let (resource, action) = (key.right.resource.as_str(), key.right.action.as_str());
                 match task.call_labelled(resource, action, arguments).await {
                     Err(Error::Held(held)) => {
@@ -354,7 +354,7 @@ impl Gateway {
                         }
                         let again = lock(&self.shared.held).take(key, now());
                         match again {
-                            held::Standing::Again(held, news) => {
+                            held::Stage::Again(held, news) => {
                                 self.go_on(task, key, held, shape, cancelled, &news).await
                             }
                             _ => Outcome::Held(held),

@@ -39,7 +39,7 @@ enum Slot {
 }
 
 /// How a call stands that may have been held before.
-pub(crate) enum Standing {
+pub(crate) enum Stage {
     /// Nobody has made it, or it is over.
     Fresh,
     /// It was held: whoever gets this goes on with it, and says what it came to.
@@ -54,22 +54,22 @@ pub(crate) struct HeldCalls(BTreeMap<HeldKey, Slot>);
 
 impl HeldCalls {
     /// Takes a call up, or says who has.
-    pub(crate) fn take(&mut self, key: &HeldKey, now: Timestamp) -> Standing {
+    pub(crate) fn take(&mut self, key: &HeldKey, now: Timestamp) -> Stage {
         match self.0.remove(key) {
-            None => Standing::Fresh,
-            Some(Slot::Waiting(held)) if held.expires <= now => Standing::Fresh,
+            None => Stage::Fresh,
+            Some(Slot::Waiting(held)) if held.expires <= now => Stage::Fresh,
             Some(Slot::Waiting(held)) => {
                 let (sender, news) = watch::channel(None);
                 self.0.insert(key.clone(), Slot::Running(held.approval.clone(), news));
-                Standing::Again(held, sender)
+                Stage::Again(held, sender)
             }
             Some(Slot::Running(approval, news)) => {
                 // Whoever had it is gone without a word: it is nobody's.
                 if news.has_changed().is_err() && news.borrow().is_none() {
-                    return Standing::Fresh;
+                    return Stage::Fresh;
                 }
                 self.0.insert(key.clone(), Slot::Running(approval, news.clone()));
-                Standing::Elsewhere(news)
+                Stage::Elsewhere(news)
             }
         }
     }

@@ -27,7 +27,7 @@ use rmcp::{
 };
 use serde::Serialize;
 use serde_json::json;
-use writ_common::ids::Resource;
+use writ_common::{ids::Resource, policy::PolicyBundle, wire::AdminWanted};
 use writ_upstream::{ProposeOptions, propose};
 
 use super::{
@@ -224,6 +224,8 @@ async fn connected(url: &str) -> Result<Client> {
 /// # Errors
 /// If the set-up does not come up, or a call is refused or fails.
 pub async fn run(during: Duration) -> Result<McpReport> {
+    // One provider for TLS in the whole process, also for clients that use none.
+    drop(rustls::crypto::ring::default_provider().install_default());
     let temporary = tempfile::tempdir().context("no temporary folder")?;
     let folder = temporary.path().join(".writ");
     let (_server, address) = Child::listening().await?;
@@ -232,6 +234,11 @@ pub async fn run(during: Duration) -> Result<McpReport> {
     let broker = Running::writ("broker", &bench.stack.layout.broker_config())?;
     broker_answers(&bench.stack, &broker).await?;
     bench.broker = Some(broker);
+    // The first policy was put in force before the servers were there to be listed.
+    let bundle = policies_of(&bench.stack.layout.policies())?;
+    let operator = bench.stack.operator().await?;
+    operator.ask(AdminWanted::ActivatePolicy { bundle, expect: None }).await?;
+    operator.close().await;
     bench.restart_node().await?;
 
     let mut carried = Vec::new();
@@ -312,6 +319,10 @@ async fn serve_tools(bench: &Bench, address: SocketAddr) -> Result<()> {
     Ok(fs::write(&roles, text.replacen("\"tool.crm:read\",", &rights, 1))?)
 }
 
+fn policies_of(folder: &Path) -> Result<PolicyBundle> {
+    writ_broker::config::read_policies(folder).map_err(|findings| anyhow::anyhow!("{findings}"))
+}
+
 /// What is proposed asks a person before every call; what is measured does not.
 fn add_contract(
     policies: &Path,
@@ -319,8 +330,7 @@ fn add_contract(
     listing: &writ_upstream::Listing,
     options: &ProposeOptions,
 ) -> Result<()> {
-    let bundle =
-        writ_broker::config::read_policies(policies).map_err(|findings| anyhow::anyhow!("{findings}"))?;
+    let bundle = policies_of(policies)?;
     let proposal =
         propose(resource, listing, &bundle, options).map_err(|findings| anyhow::anyhow!("{findings}"))?;
     let contract = proposal.contract.replace("effect = \"egress\"", "effect = \"read\"");

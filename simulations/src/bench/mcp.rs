@@ -40,6 +40,8 @@ use super::{
 const IN_FLIGHT: [usize; 2] = [1, 32];
 /// The resource of the server on a pipe, and of the one on a socket.
 const RESOURCES: [&str; 2] = ["tool.piped", "tool.listening"];
+/// The tool's name at the server, and the one it has where the same server is there a second time.
+const NAMES: [&str; 2] = ["echo", "echo_listening"];
 /// What governing a call may add at 1 in flight, in milliseconds: what a proxy without policy and signatures added.
 const ADDED_MS_MAX: f64 = 1.2;
 
@@ -246,7 +248,7 @@ pub async fn run(during: Duration) -> Result<McpReport> {
     let direct = piped(vec!["echo".to_owned()], None).await?;
     let governed = piped(gateway_arguments(&folder, piped_tool), Some(crate::WRIT)).await?;
     for in_flight in IN_FLIGHT {
-        carried.push(compare("stdio", in_flight, &direct, &governed, during).await?);
+        carried.push(compare("stdio", in_flight, &direct, (&governed, NAMES[0]), during).await?);
     }
     direct.cancel().await?;
     governed.cancel().await?;
@@ -254,7 +256,7 @@ pub async fn run(during: Duration) -> Result<McpReport> {
     let direct = connected(&format!("http://{address}/mcp")).await?;
     let governed = connected(&url).await?;
     for in_flight in IN_FLIGHT {
-        carried.push(compare("http", in_flight, &direct, &governed, during).await?);
+        carried.push(compare("http", in_flight, &direct, (&governed, NAMES[1]), during).await?);
     }
     let gateway_mib = gateway.resident_mib();
     direct.cancel().await?;
@@ -267,23 +269,23 @@ async fn compare(
     transport: &'static str,
     in_flight: usize,
     direct: &Client,
-    governed: &Client,
+    (governed, name): (&Client, &'static str),
     during: Duration,
 ) -> Result<Carried> {
-    let direct = load(direct, in_flight, during).await?;
-    let governed = load(governed, in_flight, during).await?;
+    let direct = load(direct, NAMES[0], in_flight, during).await?;
+    let governed = load(governed, name, in_flight, during).await?;
     let added_ms = (governed.p50_us - direct.p50_us) / 1_000.0;
     let throughput_ratio = governed.per_second / direct.per_second;
     Ok(Carried { transport, in_flight, direct, governed, added_ms, throughput_ratio })
 }
 
-async fn load(client: &Client, in_flight: usize, during: Duration) -> Result<Load> {
+async fn load(client: &Client, name: &'static str, in_flight: usize, during: Duration) -> Result<Load> {
     let peer = client.peer().clone();
     measure::load(in_flight, during, move || {
         let peer = peer.clone();
         async move {
             let arguments: JsonObject = [("text".to_owned(), "hello".into())].into_iter().collect();
-            let called = peer.call_tool(CallToolRequestParams::new("echo").with_arguments(arguments)).await?;
+            let called = peer.call_tool(CallToolRequestParams::new(name).with_arguments(arguments)).await?;
             ensure!(called.is_error != Some(true), "the call came to {called:?}");
             Ok(())
         }
@@ -303,7 +305,7 @@ async fn serve_tools(bench: &Bench, address: SocketAddr) -> Result<()> {
         fs::read_to_string(&config)?
     );
     fs::write(&config, text)?;
-    for (resource, own) in [(piped, "echo"), (listening, "echo_listening")] {
+    for (resource, own) in RESOURCES.into_iter().zip(NAMES) {
         let resource = Resource::parse(resource)?;
         let settings = writ::run::read_mcp_settings(&config, &resource)?;
         let listing = writ_upstream::list(&resource, &settings).await?;
@@ -313,7 +315,8 @@ async fn serve_tools(bench: &Bench, address: SocketAddr) -> Result<()> {
         add_contract(&layout.policies(), &resource, &listing, &options)?;
     }
     let roles: PathBuf = layout.policies().join("roles.toml");
-    let rights = format!("\"{piped}:echo\", \"{listening}:echo_listening\", \"tool.crm:read\",");
+    let [echo, again] = NAMES;
+    let rights = format!("\"{piped}:{echo}\", \"{listening}:{again}\", \"tool.crm:read\",");
     let text = fs::read_to_string(&roles)?;
     ensure!(text.contains("\"tool.crm:read\","), "the role has no rights to add to");
     Ok(fs::write(&roles, text.replacen("\"tool.crm:read\",", &rights, 1))?)

@@ -4,7 +4,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use reqwest::{Certificate, Client, Url, header::ACCEPT, redirect::Policy, tls::Version};
+use reqwest::{Certificate, Client, ClientBuilder, Url, header::ACCEPT, redirect::Policy, tls::Version};
 use serde::Deserialize;
 
 use crate::jwks::{KeySet, SET_BYTES_MAX};
@@ -104,6 +104,23 @@ fn is_loopback(url: &Url) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// A client for what an issuer publishes: TLS 1.2 at least where it begins with TLS, and no redirects.
+pub fn issuer_client(first: &Url, timeout: Duration) -> ClientBuilder {
+    // reqwest brings no provider of its own here. One that is installed already is as good.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let builder = Client::builder()
+        .redirect(Policy::none())
+        .referer(false)
+        .timeout(timeout)
+        .tls_version_min(Version::TLS_1_2);
+    if first.scheme() == "https" {
+        builder.https_only(true)
+    } else {
+        // What is on this machine is not reached through another.
+        builder.no_proxy()
+    }
+}
+
 /// Where an issuer's discovery document is: a path of the issuer's is kept, a slash at its end is not (OpenID
 /// Connect Discovery 1.0 section 4.1).
 fn document_address(issuer: &str) -> Result<Url, SourceError> {
@@ -124,19 +141,7 @@ impl KeySource {
             KeyLocation::Discovery => document_address(issuer)?,
             KeyLocation::Url(url) => url.clone(),
         };
-        // reqwest brings no provider of its own here. One that is installed already is as good.
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let mut builder = Client::builder()
-            .redirect(Policy::none())
-            .referer(false)
-            .timeout(REQUEST_TIMEOUT)
-            .tls_version_min(Version::TLS_1_2);
-        if first.scheme() == "https" {
-            builder = builder.https_only(true);
-        } else {
-            // What is on this machine is not reached through another.
-            builder = builder.no_proxy();
-        }
+        let mut builder = issuer_client(&first, REQUEST_TIMEOUT);
         if let Some(pem) = ca {
             builder = builder.tls_certs_merge(Certificate::from_pem_bundle(pem)?);
         }

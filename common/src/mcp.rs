@@ -15,7 +15,7 @@ use crate::{
 pub const TOOL_NAME_BYTES_MAX: usize = 128;
 
 /// What of a listed tool is pinned: all that a model is shown of it, and what it says of its own effects.
-const PINNED: [&str; 6] = ["annotations", "description", "inputSchema", "name", "outputSchema", "title"];
+pub const PINNED: [&str; 6] = ["annotations", "description", "inputSchema", "name", "outputSchema", "title"];
 
 /// A tool as its MCP server names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,7 +113,7 @@ pub fn tool_digest(listed: &Value) -> Digest {
 /// Tools that could be taken for one another: the same name, or one that looks the same, on two servers or twice on
 /// one (threat M02).
 pub(crate) fn look_alikes(contracts: &BTreeMap<Resource, ToolContract>) -> Vec<Diagnostic> {
-    let mut seen: BTreeMap<String, (String, &Resource, &str)> = BTreeMap::new();
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
     let mut findings = Vec::new();
     for (resource, contract) in contracts {
         for (action, declared) in &contract.actions {
@@ -121,14 +121,14 @@ pub(crate) fn look_alikes(contracts: &BTreeMap<Resource, ToolContract>) -> Vec<D
             let offered = offered_name(action.as_str(), &tool.name);
             let right = format!("{resource}:{action}");
             let Ok(name) = ToolName::parse(&offered) else { continue };
-            if let Some((other, ..)) = seen.get(&name.look()) {
+            if let Some(other) = seen.get(&name.look()) {
                 let message =
                     format!("`{right}` is offered as `{offered}`, which can be taken for `{other}`");
                 let help =
                     "give the action a name of its own, which is then what agents see, or leave the tool out";
                 findings.push(Diagnostic::in_file("tools", message).help(help));
             } else {
-                seen.insert(name.look(), (right, resource, action.as_str()));
+                seen.insert(name.look(), right);
             }
         }
     }
@@ -138,12 +138,12 @@ pub(crate) fn look_alikes(contracts: &BTreeMap<Resource, ToolContract>) -> Vec<D
 /// The name agents see: the server's own, unless the operator named the action otherwise.
 #[must_use]
 pub fn offered_name(action: &str, tool: &ToolName) -> String {
-    if action == action_name(tool.as_str()) { tool.to_string() } else { action.to_owned() }
+    if action == id_of(tool.as_str()) { tool.to_string() } else { action.to_owned() }
 }
 
-/// A tool's name in the grammar of actions: lower case, and `-` for what that grammar has not.
+/// A name in the grammar of ids, as far as its letters go: lower case, and `-` for what that grammar has not.
 #[must_use]
-pub fn action_name(tool: &str) -> String {
+pub fn id_of(tool: &str) -> String {
     let lower = tool.chars().map(|letter| match letter.to_ascii_lowercase() {
         letter @ ('a'..='z' | '0'..='9' | '_' | '-') => letter,
         _ => '-',

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use writ::dev::nats_server;
+use writ::dev::nats_server::{Pins, cache_folder, install_wheels};
 
 const REQUIREMENTS: &str = "\
 aiosmtpd==1.4.6 --hash=sha256:72c99179ba5aa9ae0abbda6994668239b64a5ce054471955fe75f581d2592475
@@ -32,10 +32,11 @@ impl SmtpServer {
     /// # Errors
     /// One line that says what is missing.
     pub fn start(folder: &Path, certificate: Option<(&Path, &Path)>) -> Result<Self> {
-        let installed = nats_server::cache_folder()?.join(VERSION);
+        let installed = cache_folder()?.join(VERSION);
         let is_there = || installed.join("aiosmtpd").exists();
         if !is_there() {
-            nats_server::install_wheels(&installed, REQUIREMENTS, "aiosmtpd is not in the cache", is_there)?;
+            let missing = "aiosmtpd is not in the cache";
+            install_wheels(&installed, REQUIREMENTS, Pins::Hashes, missing, is_there)?;
         }
         fs::create_dir_all(folder)?;
         let mut command = Command::new("python3");

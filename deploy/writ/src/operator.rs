@@ -27,6 +27,8 @@ use writ_common::{
     wire::{AdminReply, AdminRequest, AdminWanted, StatusInfo},
 };
 
+use writ_sdk::Identity;
+
 use crate::{
     dev::nats_conf::CoreUser,
     exit::{Denied, Invalid},
@@ -127,6 +129,32 @@ impl OperatorProfile {
             idp_url,
             agents,
         })
+    }
+}
+
+impl OperatorProfile {
+    /// Where the identity of an agent is, or would be.
+    ///
+    /// # Errors
+    /// If the profile has no place for them.
+    pub fn agent_folder(&self, agent: &str) -> Result<PathBuf> {
+        let folder = self.agents.as_ref();
+        Ok(folder.context("the profile names no folder with agents' identities (`agents`)")?.join(agent))
+    }
+
+    /// The identity of an agent that is here.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn identity(&self, agent: &str) -> Result<Identity> {
+        let folder = self.agent_folder(agent)?;
+        if !folder.is_dir() {
+            bail!(
+                "there is no identity of an agent `{agent}` in {}; `writ agent enroll` makes one",
+                folder.parent().unwrap_or(&folder).display()
+            );
+        }
+        Ok(Identity::load(folder)?)
     }
 }
 

@@ -16,7 +16,6 @@ use writ_common::{
     json::Value,
     keys::PublicKey,
     reason::{Reason, ReasonCode},
-    time::Timestamp,
 };
 use writ_sdk::{Agent, Error, Held, Identity, Labelled, Offer, OutcomeStatus, Task};
 
@@ -75,21 +74,12 @@ struct Shared {
     own: Mutex<Standing>,
     others: Others,
     catalogue: RwLock<Listed>,
-    changed: watch::Sender<u64>,
+    changed: watch::Sender<()>,
     held: Mutex<HeldCalls>,
     known: Mutex<Known>,
     patience: Duration,
     /// When the broker was asked last; one asks at a time.
     refreshed: tokio::sync::Mutex<Option<Instant>>,
-    refresher: Mutex<Option<tokio::task::AbortHandle>>,
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        if let Some(refresher) = lock(&self.refresher).take() {
-            refresher.abort();
-        }
-    }
 }
 
 #[derive(Default)]
@@ -160,12 +150,11 @@ impl Gateway {
             own: Mutex::new(Standing::new(task)),
             others: Others(others),
             catalogue: RwLock::default(),
-            changed: watch::Sender::new(0),
+            changed: watch::Sender::new(()),
             held: Mutex::default(),
             known: Mutex::default(),
             patience: options.patience,
             refreshed: tokio::sync::Mutex::default(),
-            refresher: Mutex::default(),
         };
         let gateway = Self { shared: Arc::new(shared) };
         gateway.refresh().await?;
@@ -182,7 +171,7 @@ impl Gateway {
     /// Asks again and again, for as long as somebody holds the gateway and the task lasts.
     fn keep_fresh(&self) {
         let shared = Arc::downgrade(&self.shared);
-        let worker = tokio::spawn(async move {
+        tokio::spawn(async move {
             let mut pause = REFRESH_EVERY;
             loop {
                 tokio::time::sleep(pause).await;
@@ -201,7 +190,6 @@ impl Gateway {
                 };
             }
         });
-        *lock(&self.shared.refresher) = Some(worker.abort_handle());
     }
 
     /// Reads the tools anew if another policy is in force. Whoever asks while somebody else does, or right after, is
@@ -213,7 +201,7 @@ impl Gateway {
         }
         let task = self.task();
         // The broker would say no, and record it.
-        if task.capability().await?.expires() <= now() {
+        if task.capability().await?.expires() <= task.agent().now() {
             return Ok(());
         }
         let known = self.listed(|listed| listed.offer.clone());
@@ -226,7 +214,7 @@ impl Gateway {
         *listed = Listed { offer: Some(offer), catalogue };
         drop(listed);
         if is_other {
-            self.shared.changed.send_modify(|times| *times += 1);
+            self.shared.changed.send_replace(());
         }
         Ok(())
     }
@@ -236,7 +224,7 @@ impl Gateway {
     }
 
     /// Says when the list of tools has become another one.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.shared.changed.subscribe()
     }
 
@@ -302,7 +290,12 @@ impl Gateway {
             arguments: arguments.to_string(),
         };
         if let Some(approval) = call.state {
-            self.check_state(&key, approval)?;
+            let is_known = lock(&self.shared.held).has(&key, approval, task.agent().now());
+            // Of what a client hands back nothing is believed but which approval it means.
+            is_known.then_some(()).ok_or_else(|| {
+                Reason::new(ReasonCode::ApprovalUnknown)
+                    .told("no call with these arguments waits here under this `requestState`")
+            })?;
         }
         Ok(self.make(&task, &key, arguments, entry.shape, call.cancelled).await)
     }
@@ -319,15 +312,6 @@ impl Gateway {
         })
     }
 
-    /// What a client hands back of a call that waits names the approval, and nothing is believed of it beyond that.
-    fn check_state(&self, key: &HeldKey, approval: &ApprovalId) -> Result<(), Reason> {
-        let is_known = lock(&self.shared.held).has(key, approval, now());
-        is_known.then_some(()).ok_or_else(|| {
-            Reason::new(ReasonCode::ApprovalUnknown)
-                .told("no call with these arguments waits here under this `requestState`")
-        })
-    }
-
     /// Makes a call, or goes on with the same one if it waits for people.
     async fn make(
         &self,
@@ -337,7 +321,7 @@ impl Gateway {
         shape: Shape,
         cancelled: &CancellationToken,
     ) -> Outcome {
-        let known = lock(&self.shared.held).take(key, now());
+        let known = lock(&self.shared.held).take(key, task.agent().now());
         match known {
             held::Stage::Again(held, news) => self.go_on(task, key, held, shape, cancelled, &news).await,
             held::Stage::Elsewhere(mut news) => match news.wait_for(Option::is_some).await.as_deref() {
@@ -347,18 +331,13 @@ impl Gateway {
             held::Stage::Fresh => {
                 let (resource, action) = (key.right.resource.as_str(), key.right.action.as_str());
                 match task.call_labelled(resource, action, arguments).await {
+                    Err(Error::Held(held)) if self.shared.patience.is_zero() => {
+                        lock(&self.shared.held).put(key.clone(), held.clone(), task.agent().now());
+                        Outcome::Held(held)
+                    }
                     Err(Error::Held(held)) => {
-                        lock(&self.shared.held).put(key.clone(), held.clone(), now());
-                        if self.shared.patience.is_zero() {
-                            return Outcome::Held(held);
-                        }
-                        let again = lock(&self.shared.held).take(key, now());
-                        match again {
-                            held::Stage::Again(held, news) => {
-                                self.go_on(task, key, held, shape, cancelled, &news).await
-                            }
-                            _ => Outcome::Held(held),
-                        }
+                        let news = lock(&self.shared.held).run(key, &held);
+                        self.go_on(task, key, held, shape, cancelled, &news).await
                     }
                     made => Outcome::Complete(answer::of(made, shape)),
                 }
@@ -400,7 +379,7 @@ impl Gateway {
             }
             let mut calls = lock(&self.shared.held);
             match waits {
-                true => calls.put(key.clone(), held, now()),
+                true => calls.put(key.clone(), held, task.agent().now()),
                 false => calls.remove(key),
             }
             break match made {
@@ -500,7 +479,7 @@ impl Gateway {
         let capability = delegation.capability().await?;
         // Where the other agent is here as well, what it holds is renewed with ours.
         if let Some(agent) = self.shared.others.agent(&capability.chain().holder().id()).await? {
-            let mut standing = Standing::new(delegation.accept(&agent).await?);
+            let mut standing = Standing::new(delegation.accept(&agent, capability.clone())?);
             standing.remember(capability.chain_id());
             lock(&self.shared.known).put(&presented::write(&capability), standing);
         }
@@ -589,9 +568,4 @@ fn delegate_tool(delegates: &[AgentId]) -> Tool {
         tool.input_schema = schema.into();
     }
     tool
-}
-
-pub(crate) fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

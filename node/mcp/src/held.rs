@@ -59,9 +59,8 @@ impl HeldCalls {
             None => Stage::Fresh,
             Some(Slot::Waiting(held)) if held.expires <= now => Stage::Fresh,
             Some(Slot::Waiting(held)) => {
-                let (sender, news) = watch::channel(None);
-                self.0.insert(key.clone(), Slot::Running(held.approval.clone(), news));
-                Stage::Again(held, sender)
+                let news = self.run(key, &held);
+                Stage::Again(held, news)
             }
             Some(Slot::Running(approval, news)) => {
                 // Whoever had it is gone without a word: it is nobody's.
@@ -72,6 +71,13 @@ impl HeldCalls {
                 Stage::Elsewhere(news)
             }
         }
+    }
+
+    /// Notes that somebody goes on with a call; whoever makes it meanwhile hears by what is returned what it came to.
+    pub(crate) fn run(&mut self, key: &HeldKey, held: &Held) -> watch::Sender<Option<Outcome>> {
+        let (sender, news) = watch::channel(None);
+        self.0.insert(key.clone(), Slot::Running(held.approval.clone(), news));
+        sender
     }
 
     /// Whether a call with this approval is known under this key.

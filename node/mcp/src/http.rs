@@ -33,6 +33,8 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// After which time without a request a session of the older revision is closed: people pause, and not every client
 /// opens another one by itself.
 const SESSION_IDLE: Duration = Duration::from_secs(3_600);
+/// The names of this machine.
+pub(crate) const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 const SESSION_HEADER: &str = "mcp-session-id";
 
 /// What a client on this machine has to show.
@@ -109,7 +111,7 @@ struct Door {
 /// # Errors
 /// [`GatewayError`] if the address is not on loopback or taken.
 pub async fn serve_http(gateway: Gateway, options: HttpOptions) -> Result<HttpGateway, GatewayError> {
-    let hosts = Hosts { hosts: loopback_hosts(), origins: loopback_origins() };
+    let hosts = Hosts { hosts: LOOPBACK.map(str::to_owned).to_vec(), origins: loopback_origins() };
     listen(Access::Local(gateway, options.bearer), options.address, hosts).await
 }
 
@@ -117,10 +119,6 @@ pub async fn serve_http(gateway: Gateway, options: HttpOptions) -> Result<HttpGa
 pub(crate) struct Hosts {
     pub(crate) hosts: Vec<String>,
     pub(crate) origins: Vec<String>,
-}
-
-pub(crate) fn loopback_hosts() -> Vec<String> {
-    ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec()
 }
 
 fn loopback_origins() -> Vec<String> {

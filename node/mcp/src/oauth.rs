@@ -26,8 +26,7 @@ use writ_sdk::{Agent, Error, NewTask, Task};
 
 use crate::{
     Gateway, GatewayError, GatewayOptions, HttpGateway,
-    gateway::now,
-    http::{Access, Hosts, PATH, credential, listen, loopback_hosts},
+    http::{Access, Hosts, LOOPBACK, PATH, credential, listen},
     server::Opened,
 };
 
@@ -92,6 +91,13 @@ struct Good {
     used: Instant,
 }
 
+impl State {
+    /// The gateway of a task, if one of its user's tokens has opened it.
+    fn gateway_of(&self, task: &TaskId) -> Option<Gateway> {
+        self.good.values().find(|good| good.task == *task).map(|good| good.gateway.clone())
+    }
+}
+
 /// Names a task of a user's among all that there were.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Generation {
@@ -134,7 +140,7 @@ pub async fn serve_remote(agent: Agent, options: RemoteOptions) -> Result<HttpGa
     let (Some(scheme), Some(authority)) = (url.scheme_str(), url.authority()) else {
         return Err(unfit("is no URL with a host"));
     };
-    let is_local = ["localhost", "127.0.0.1", "[::1]"].contains(&authority.host());
+    let is_local = LOOPBACK.contains(&authority.host().trim_matches(['[', ']']));
     if scheme != "https" && !(scheme == "http" && is_local) {
         return Err(unfit("is not https"));
     }
@@ -142,8 +148,7 @@ pub async fn serve_remote(agent: Agent, options: RemoteOptions) -> Result<HttpGa
         return Err(unfit("does not end in /mcp, where the protocol is spoken"));
     }
     let origin = format!("{scheme}://{authority}");
-    let mut hosts = loopback_hosts();
-    hosts.push(authority.host().to_owned());
+    let hosts = LOOPBACK.into_iter().chain([authority.host()]).map(str::to_owned).collect();
     let port = authority.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
     let origins = vec![format!("{scheme}://{}:{port}", authority.host())];
     let address = options.address;
@@ -218,7 +223,7 @@ impl Remote {
         let good = state.good.get_mut(&written)?;
         good.used = Instant::now();
         let (gateway, owner) = (good.gateway.clone(), owner(&good.task));
-        let is_over = good.expires <= now() && !writ_common::red::off("M07-expiry");
+        let is_over = good.expires <= self.agent.now() && !writ_common::red::off("M07-expiry");
         let opened =
             if is_over { Opened::Ended(gateway, ReasonCode::JwtExpired) } else { Opened::Live(gateway) };
         Some(Ok((opened, owner)))
@@ -235,8 +240,7 @@ impl Remote {
             longest.and_then(|written| state.good.remove(&written));
         }
         let task = gateway.task().id().clone();
-        let first = state.good.values().find(|good| good.task == task).map(|good| good.gateway.clone());
-        let gateway = first.unwrap_or(gateway);
+        let gateway = state.gateway_of(&task).unwrap_or(gateway);
         let owner = owner(&task);
         let good = Good { gateway: gateway.clone(), task, expires: claims.expires, used: Instant::now() };
         state.good.insert(written, good);
@@ -245,8 +249,7 @@ impl Remote {
 
     async fn start(&self, token: &str, claims: &Claims) -> Result<Gateway, GatewayError> {
         let task = self.task(token, claims).await?;
-        let id = task.id().clone();
-        let known = self.state().good.values().find(|good| good.task == id).map(|good| good.gateway.clone());
+        let known = self.state().gateway_of(task.id());
         match known {
             Some(gateway) => Ok(gateway),
             None => Gateway::new(task, self.options.gateway.clone()).await,
@@ -256,7 +259,7 @@ impl Remote {
     /// The user's task, or the next one if that is over. Which it is does not depend on the token but on its user, whom
     /// the broker vouches for: with a new token a new task would begin, and have been told nothing.
     async fn task(&self, token: &str, claims: &Claims) -> Result<Task, Error> {
-        let today = now().as_secs() / SECS_PER_DAY;
+        let today = self.agent.now().as_secs() / SECS_PER_DAY;
         let latest = self.state().latest.get(&claims.user).copied();
         let mut generation = latest.unwrap_or(Generation { day: today, number: 0 });
         let mut waits = 0;
@@ -318,7 +321,7 @@ impl Remote {
             return Err("the token is of another issuer");
         }
         let expires = claims.get("exp").and_then(JsonValue::as_u64).map(Timestamp::from_secs);
-        let expires = expires.filter(|expires| now() < *expires).ok_or("the token has ended")?;
+        let expires = expires.filter(|expires| self.agent.now() < *expires).ok_or("the token has ended")?;
         let user = Digest::of("writ/v1/mcp-user", &[issuer.as_bytes(), subject.as_bytes()]);
         Ok(Claims { user, expires })
     }

@@ -230,7 +230,7 @@ fn input_required(held: &Held, round: u32) -> Result<InputRequiredResult, ErrorD
         requested_schema: schema,
     };
     let requests =
-        BTreeMap::from([("approval".to_owned(), InputRequest::Elicitation(ElicitRequest::new(question)))]);
+        BTreeMap::from([(QUESTION.to_owned(), InputRequest::Elicitation(ElicitRequest::new(question)))]);
     Ok(InputRequiredResult::new(Some(requests), Some(format!("{}{ROUND}{round}", held.approval))))
 }
 

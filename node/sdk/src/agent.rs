@@ -198,7 +198,9 @@ impl Agent {
         keys.delegates.keys().cloned().collect()
     }
 
-    pub(crate) fn now(&self) -> Timestamp {
+    /// The time, by the clock that what it signs goes by.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
         self.shared.clock.now().wall
     }
 

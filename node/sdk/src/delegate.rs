@@ -71,17 +71,16 @@ impl Delegation {
         extended
     }
 
-    /// The task as the other agent has it, where that agent is in this process: its capability is handed over anew
-    /// whenever the delegator's is another one, so that a renewal reaches it.
+    /// The task as the other agent has it, where that agent is in this process, from what [`Delegation::capability`]
+    /// gave: the capability is handed over anew whenever the delegator's is another one, so that a renewal reaches it.
     ///
     /// # Errors
-    /// As [`Delegation::capability`]; [`Error::Extend`] if `agent` does not hold the key that was delegated to.
-    pub async fn accept(&self, agent: &Agent) -> Result<Task, Error> {
-        if agent.identity().holder.public() != self.key {
+    /// [`Error::Extend`] if `agent` does not hold the capability.
+    pub fn accept(&self, agent: &Agent, capability: UnverifiedCapability) -> Result<Task, Error> {
+        if agent.identity().holder.public() != *capability.chain().holder() {
             return Err(ExtendError::NotHolder.into());
         }
-        let root = self.capability().await?;
-        Ok(Task::accepted(agent.clone(), self.clone(), root, &self.task.span))
+        Ok(Task::accepted(agent.clone(), self.clone(), capability, &self.task.span))
     }
 
     /// What the delegator's capability is now: what is handed over is made from it.

@@ -6,8 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use writ_bus::{BusConfig, NatsUser, keyfile};
+use writ_bus::{BusConfig, NatsUser, SystemEntropy, keyfile};
 use writ_common::{
+    entropy::draw,
     ids::{AgentId, TenantId},
     keys::{PrivateKey, PublicKey},
     settings::Document,
@@ -44,6 +45,22 @@ impl std::str::FromStr for KeyText {
 }
 
 impl Identity {
+    /// An identity with fresh keys, which nobody knows yet.
+    ///
+    /// # Errors
+    /// If no key of a NATS user comes of it.
+    pub fn generate(
+        tenant: TenantId,
+        agent: AgentId,
+        root: PublicKey,
+        bus_urls: Vec<String>,
+        ca_file: Option<PathBuf>,
+    ) -> Result<Self, Error> {
+        let holder = PrivateKey::from_seed(&draw(&mut SystemEntropy));
+        let user = NatsUser::from_seed_bytes(draw(&mut SystemEntropy))?;
+        Ok(Self { tenant, agent, root, holder, user, bus_urls, ca_file })
+    }
+
     /// Reads `agent.toml`, `holder.key` and `agent.nkey` of a folder. Key files others could read are refused.
     ///
     /// # Errors

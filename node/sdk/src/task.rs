@@ -6,7 +6,6 @@ use tokio::sync::Mutex;
 use writ_bus::SystemEntropy;
 use writ_common::{
     capability::{Narrowing, Right, UnverifiedCapability},
-    digest::Digest,
     entropy::draw,
     ids::TaskId,
     reason::ReasonCode,
@@ -47,8 +46,8 @@ fn expired(at: Timestamp, error: Error) -> Error {
 enum Renewal {
     /// The broker, until then.
     Broker(Timestamp),
-    /// The delegator, who is in this process; what it was made from last.
-    Delegator(Box<Delegation>, Mutex<Option<Digest>>),
+    /// The delegator, who is in this process.
+    Delegator(Box<Delegation>),
     /// Nobody here: it was handed over.
     Nobody,
 }
@@ -101,7 +100,7 @@ impl Task {
         let id = root.grant().task.clone();
         let span = span.invoke_agent(agent.name().as_str(), root.chain(), &id);
         let current = Current { root, issued: agent.now() };
-        let renewal = Renewal::Delegator(Box::new(delegation), Mutex::default());
+        let renewal = Renewal::Delegator(Box::new(delegation));
         let source = Source { current: Mutex::new(current), renewal, _task_span: None };
         Self { agent, id, source: Arc::new(source), steps: Arc::default(), span }
     }
@@ -153,13 +152,11 @@ impl Task {
     pub async fn capability(&self) -> Result<UnverifiedCapability, Error> {
         let mut current = self.source.current.lock().await;
         let now = self.agent.now();
-        if let Renewal::Delegator(delegation, made_from) = &self.source.renewal {
-            let mut made_from = made_from.lock().await;
-            let parent = delegation.parent().await?;
-            if *made_from != Some(parent) {
-                current.root = delegation.capability().await?;
-                *made_from = Some(parent);
-            }
+        // What it was made from is a prefix of it.
+        if let Renewal::Delegator(delegation) = &self.source.renewal
+            && !current.root.chain_ids().contains(&delegation.parent().await?)
+        {
+            current.root = delegation.capability().await?;
         }
         if self.is_due(&current, now) {
             match self.renew(&mut current).await {

@@ -14,7 +14,11 @@ use rmcp::{
     },
     transport::StreamableHttpClientTransport,
 };
-use tokio::{sync::Notify, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::timeout,
+};
 use writ_common::{ids::Resource, json::Value};
 use writ_node::tools::{McpServer, McpSettings, error_chain};
 
@@ -73,7 +77,9 @@ pub(crate) struct Session {
 pub(crate) struct Connection {
     pub(crate) session: Arc<Session>,
     /// Ends when the connection does.
-    pub(crate) ended: JoinHandle<()>,
+    running: JoinHandle<()>,
+    /// Closed when the connection is.
+    gone: watch::Receiver<()>,
     stop: RunningServiceCancellationToken,
     subscription: Option<JoinHandle<()>>,
     child: Option<ChildGroup>,
@@ -138,9 +144,13 @@ pub(crate) async fn connect(
     let peer = running.peer().clone();
     let subscription = subscribe(&peer, &changed);
     let stop = running.cancellation_token();
-    let ended = tokio::spawn(async move { drop(running.waiting().await) });
+    let (alive, gone) = watch::channel(());
+    let running = tokio::spawn(async move {
+        drop(running.waiting().await);
+        drop(alive);
+    });
     let session = Arc::new(Session { peer, wire, changed });
-    Ok(Connection { session, ended, stop, subscription, child })
+    Ok(Connection { session, running, gone, stop, subscription, child })
 }
 
 type Opened =
@@ -193,13 +203,20 @@ impl Connection {
         info.is_some_and(|info| info.protocol_version.has_initialize())
     }
 
+    /// Waits until it has ended, by whichever side.
+    pub(crate) async fn ended(&self) {
+        let mut gone = self.gone.clone();
+        // Nothing is ever sent: it closes.
+        while gone.changed().await.is_ok() {}
+    }
+
     /// Closes it, and ends the child if there is one.
     pub(crate) async fn close(self) {
         if let Some(subscription) = self.subscription {
             subscription.abort();
         }
         self.stop.cancel();
-        drop(timeout(CLOSE_TIMEOUT, self.ended).await);
+        drop(timeout(CLOSE_TIMEOUT, self.running).await);
         if let Some(child) = self.child {
             child.end().await;
         }

@@ -16,7 +16,7 @@ use writ_common::{
     ids::{Action, Resource, RoleId},
     json::Value,
     label::Tag,
-    mcp::{ToolName, action_name, offered_name},
+    mcp::{ToolName, id_of, offered_name},
     policy::{PolicyBundle, PolicySet},
     visible::deceptive,
 };
@@ -271,7 +271,7 @@ impl Import<'_> {
             return None;
         }
         let wanted = self.options.renames.get(&tool.name).cloned();
-        let wanted = wanted.unwrap_or_else(|| action_name(&tool.name));
+        let wanted = wanted.unwrap_or_else(|| id_of(&tool.name));
         let action = match Action::parse(&wanted) {
             Ok(action) => action,
             Err(error) => {

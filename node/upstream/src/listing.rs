@@ -5,15 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use writ_common::{
     digest::Digest,
     json::Value,
-    mcp::{ToolName, UpstreamTool, tool_digest},
+    mcp::{PINNED, ToolName, UpstreamTool, tool_digest},
     reason::{Reason, ReasonCode},
 };
 
 /// Most tools of one server.
 pub const TOOLS_MAX: usize = 1_000;
-
-/// The members of a listed tool whose change takes it out of use (`writ_common::mcp::tool_digest`).
-const PINNED: [&str; 6] = ["annotations", "description", "inputSchema", "name", "outputSchema", "title"];
 
 /// A tool, as its server lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]

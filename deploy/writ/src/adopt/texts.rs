@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use writ_common::{
     digest::Digest,
     ids::{AgentId, Resource, RoleId},
+    mcp::id_of,
 };
 
 use crate::mcp_clients::Connection;
@@ -17,13 +18,8 @@ pub type Secrets = BTreeMap<String, String>;
 /// # Errors
 /// Why its name will not do, in words.
 pub fn resource_of(server: &str) -> Result<Resource, String> {
-    let letters = server.chars().map(|letter| match letter.to_ascii_lowercase() {
-        letter @ ('a'..='z' | '0'..='9' | '_' | '-') => letter,
-        _ => '-',
-    });
-    let name: String = letters.collect();
-    let name = name.trim_matches('-');
-    Resource::parse(format!("tool.{name}"))
+    let name = id_of(server);
+    Resource::parse(format!("tool.{}", name.trim_matches('-')))
         .map_err(|_| format!("`{server}` makes no name of a tool; give the entry one of letters and digits"))
 }
 

@@ -14,11 +14,9 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
-use writ_bus::{NatsUser, SystemEntropy, keyfile};
+use writ_bus::{NatsUser, keyfile};
 use writ_common::{
-    entropy::draw,
     ids::{AgentId, Resource, RoleId},
-    keys::PrivateKey,
     policy::PolicyBundle,
     time::Millis,
     wire::AdminWanted,
@@ -130,10 +128,7 @@ impl Setting {
     }
 
     fn identity_folder(&self, agent: &AgentId) -> Result<PathBuf> {
-        let folder = self.profile.agents.as_ref();
-        Ok(folder
-            .context("the profile names no folder with agents' identities (`agents`)")?
-            .join(agent.as_str()))
+        self.profile.agent_folder(agent.as_str())
     }
 }
 
@@ -309,15 +304,14 @@ async fn enroll(setting: &Setting, operator: &Operator, agent: &AgentId) -> Resu
             format!("`{agent}` has no identity here, and the bootstrap user that would enroll it is not there (`--bootstrap-file`)")
         })?;
         let token = operator.join_token(agent, Millis::from_secs(600)).await?;
-        let identity = Identity {
-            tenant: setting.profile.tenant.clone(),
-            agent: agent.clone(),
-            root: setting.profile.root,
-            holder: PrivateKey::from_seed(&draw(&mut SystemEntropy)),
-            user: NatsUser::from_seed_bytes(draw(&mut SystemEntropy))?,
-            bus_urls: setting.profile.bus_urls.clone(),
-            ca_file: setting.profile.ca_file.clone(),
-        };
+        let profile = &setting.profile;
+        let identity = Identity::generate(
+            profile.tenant.clone(),
+            agent.clone(),
+            profile.root,
+            profile.bus_urls.clone(),
+            profile.ca_file.clone(),
+        )?;
         // Saved first: an enrolled key nobody has would be worth nothing and look like one that was lost. Not where
         // `writ dev` looks, though, which would have the server read its accounts again just now.
         let aside = setting.manifests.aside(agent.as_str());

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use writ_bus::{NatsUser, SystemEntropy, keyfile};
+use writ_bus::keyfile;
 use writ_common::{
-    entropy::draw,
     ids::{AgentId, KeyId, TenantId},
-    keys::{PrivateKey, PublicKey},
+    keys::PublicKey,
     time::Millis,
     wire::{AdminReply, AdminWanted, AgentInfo},
 };
@@ -204,15 +203,8 @@ impl Enroll {
 impl Join {
     async fn run(self, common: &Common) -> Result<Exit> {
         let token = keyfile::read_secret(&self.token_file)?;
-        let identity = Identity {
-            tenant: self.tenant.clone(),
-            agent: self.agent.clone(),
-            root: self.root_key,
-            holder: PrivateKey::from_seed(&draw(&mut SystemEntropy)),
-            user: NatsUser::from_seed_bytes(draw(&mut SystemEntropy))?,
-            bus_urls: self.bus_urls,
-            ca_file: self.ca_file,
-        };
+        let (tenant, agent) = (self.tenant.clone(), self.agent.clone());
+        let identity = Identity::generate(tenant, agent, self.root_key, self.bus_urls, self.ca_file)?;
         if self.out.exists() {
             bail!("{} exists already; name a new folder", self.out.display());
         }

@@ -18,7 +18,7 @@ use writ_sdk::{Agent, Identity, NewTask, Task, UnverifiedCapability};
 use writ_telemetry::LogFormat;
 
 use super::{Common, server::until_asked_to_end};
-use crate::{exit::Exit, operator::OperatorProfile};
+use crate::exit::Exit;
 
 /// An MCP server for an agent: offers the tools its task allows, and signs every call onto the bus
 ///
@@ -106,7 +106,7 @@ impl Mcp {
     async fn serve(self, common: &Common) -> Result<()> {
         let identity = self.identity(common)?;
         let name = identity.agent.clone();
-        let others = self.with.iter().map(|name| load_agent(common, name)).collect::<Result<_>>()?;
+        let others = self.with.iter().map(|name| common.profile()?.identity(name)).collect::<Result<_>>()?;
         let options = GatewayOptions {
             only: self.only.iter().cloned().collect(),
             others,
@@ -154,7 +154,7 @@ impl Mcp {
     fn identity(&self, common: &Common) -> Result<Identity> {
         match (&self.identity, &self.agent) {
             (Some(folder), _) => Ok(Identity::load(folder)?),
-            (None, Some(name)) => load_agent(common, name),
+            (None, Some(name)) => common.profile()?.identity(name),
             (None, None) => bail!("name the agent: `--agent <name>` or `--identity <folder>`"),
         }
     }
@@ -176,21 +176,6 @@ impl Mcp {
         };
         Ok(agent.start_task(NewTask::new(&self.kind, token, &self.instruction)).await?)
     }
-}
-
-/// An agent of the profile's.
-fn load_agent(common: &Common, name: &str) -> Result<Identity> {
-    let agents: PathBuf = OperatorProfile::load(&common.profile)?
-        .agents
-        .context("the profile names no folder with agents' identities; use `--identity`")?;
-    let folder = agents.join(name);
-    if !folder.is_dir() {
-        bail!(
-            "there is no identity of an agent `{name}` in {}; `writ agent enroll` makes one",
-            agents.display()
-        );
-    }
-    Ok(Identity::load(folder)?)
 }
 
 /// A capability as `writ task start` writes it, in hex, or as `writ_delegate` returns it, in base64url.

@@ -35,22 +35,14 @@ struct Found {
     is_governed: bool,
 }
 
-/// Whether nobody would start it.
-fn is_disabled(entry: &Entry) -> bool {
-    entry.value.get("disabled") == Some(&Value::Bool(true))
-        || entry.value.get("enabled") == Some(&Value::Bool(false))
-}
-
 /// How it is reached, in a few words: the host, or the program. Nothing of its environment, and none of its arguments,
 /// user names, paths and queries: they may be secret.
 fn reached(entry: &Entry) -> String {
-    let nested = entry.value.get("command").and_then(|command| command.get("path"));
-    let text = |key: &str| entry.value.get(key).and_then(Value::as_str);
-    if let Some(url) = ["url", "serverUrl", "httpUrl"].into_iter().find_map(text) {
+    if let Some(url) = entry.url().and_then(Value::as_str) {
         let host = reqwest::Url::parse(url).ok().filter(reqwest::Url::has_host);
         return host.map_or_else(|| "a URL".to_owned(), |url| url.origin().ascii_serialization());
     }
-    let command = nested.and_then(Value::as_str).or_else(|| text("command")).unwrap_or("nothing");
+    let command = entry.started().0.unwrap_or_else(|| "nothing".to_owned());
     command.split_whitespace().next().unwrap_or_default().to_owned()
 }
 
@@ -80,7 +72,7 @@ impl Scan {
                 Err(fault) => faults.push(fault),
             }
         }
-        let open = found.iter().filter(|one| !one.is_governed && !is_disabled(&one.entry)).count();
+        let open = found.iter().filter(|one| !one.is_governed && !one.entry.is_disabled()).count();
         let text = render(common, &found, &faults, (seen, open));
         let servers: Vec<Value> = found
             .iter()
@@ -88,7 +80,7 @@ impl Scan {
                 json!({
                     "file": one.file, "client": one.client.name(), "name": one.entry.name,
                     "within": one.entry.within, "reached": reached(&one.entry), "governed": one.is_governed,
-                    "disabled": is_disabled(&one.entry),
+                    "disabled": one.entry.is_disabled(),
                 })
             })
             .collect();
@@ -123,7 +115,7 @@ fn render(common: &Common, found: &[Found], faults: &[String], (seen, open): (us
             );
             last = Some(&one.file);
         }
-        let (code, word) = match (one.is_governed, is_disabled(&one.entry)) {
+        let (code, word) = match (one.is_governed, one.entry.is_disabled()) {
             (true, _) => (colour::GREEN, "governed"),
             (false, true) => (colour::DIM, "disabled"),
             (false, false) => (colour::RED, "NOT GOVERNED"),
@@ -146,7 +138,7 @@ fn render(common: &Common, found: &[Found], faults: &[String], (seen, open): (us
     }
     let (servers, files) = (plural(found.len(), "server"), plural(seen, "file"));
     text += &format!("{servers} in {files}, {open} not governed");
-    let open = found.iter().find(|one| !one.is_governed && !is_disabled(&one.entry));
+    let open = found.iter().find(|one| !one.is_governed && !one.entry.is_disabled());
     if let Some(first) = open {
         text += &format!("\nnext: writ mcp adopt {}", first.file.display());
     }

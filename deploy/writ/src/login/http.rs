@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use reqwest::{Client, StatusCode, Url, header, redirect::Policy, tls::Version};
+use reqwest::{Client, StatusCode, Url, header};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use writ_broker::oidc::parse_address;
+use writ_broker::oidc::{issuer_client, parse_address};
 
 /// Most bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -29,18 +29,8 @@ pub(super) enum Answered {
 impl Http {
     /// For an issuer at this address.
     pub(super) fn new(first: &Url) -> Result<Self> {
-        let mut builder = Client::builder()
-            .redirect(Policy::none())
-            .referer(false)
-            .timeout(REQUEST_TIMEOUT)
-            .tls_version_min(Version::TLS_1_2);
-        if first.scheme() == "https" {
-            builder = builder.https_only(true);
-        } else {
-            // What is on this machine is not reached through another.
-            builder = builder.no_proxy();
-        }
-        Ok(Self { client: builder.build().context("no HTTPS client")? })
+        let client = issuer_client(first, REQUEST_TIMEOUT).build();
+        Ok(Self { client: client.context("no HTTPS client")? })
     }
 
     /// A document.

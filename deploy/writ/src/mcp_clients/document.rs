@@ -228,25 +228,18 @@ impl Entry {
     /// Whether it runs `writ mcp` already; `writ` is this program.
     #[must_use]
     pub fn is_governed(&self, writ: &Path) -> bool {
-        let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
-        let (command, arguments) = match self.value.get("command") {
-            Some(Value::Object(nested)) => (text(nested.get("path")), nested.get("args")),
-            other => (text(other), self.value.get("args")),
-        };
         // Whoever has an address besides may well be reached by that.
-        if ["url", "serverUrl", "httpUrl"].iter().any(|key| self.value.get(*key).is_some()) {
+        if self.url().is_some() {
             return false;
         }
+        let (command, arguments) = self.started();
         let command = PathBuf::from(command.unwrap_or_default());
         // By its bare name it is what PATH has; by a path it has to be this very program, whatever it is called.
         let is_writ = command == writ
             || command == Path::new("writ")
             || matches!((command.canonicalize(), writ.canonicalize()), (Ok(one), Ok(own)) if one == own);
-        let verb = |arguments: &Vec<Value>| {
-            let words: Vec<&str> = arguments.iter().filter_map(Value::as_str).collect();
-            matches!(words.as_slice(), ["--profile", _, "mcp", ..] | ["mcp", ..])
-        };
-        is_writ && arguments.and_then(Value::as_array).is_some_and(verb)
+        let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        is_writ && matches!(words.as_slice(), ["--profile", _, "mcp", ..] | ["mcp", ..])
     }
 }
 

@@ -63,15 +63,35 @@ impl Surroundings<'_> {
 }
 
 impl Entry {
+    /// Whether nobody would start it.
+    #[must_use]
+    pub fn is_disabled(&self) -> bool {
+        self.value.get("disabled") == Some(&Value::Bool(true))
+            || self.value.get("enabled") == Some(&Value::Bool(false))
+    }
+
+    /// Where it is reached, by whichever key its client has for it.
+    #[must_use]
+    pub fn url(&self) -> Option<&Value> {
+        ["url", "serverUrl", "httpUrl"].iter().find_map(|key| self.value.get(*key))
+    }
+
+    /// The program that is started and its arguments, in either form; nothing where they are no texts.
+    #[must_use]
+    pub fn started(&self) -> (Option<String>, Vec<String>) {
+        let value = flattened(&self.value);
+        let command = value.get("command").and_then(Value::as_str).map(str::to_owned);
+        let arguments = value.get("args").and_then(Value::as_array).into_iter().flatten();
+        (command, arguments.filter_map(Value::as_str).map(str::to_owned).collect())
+    }
+
     /// How its server is reached.
     ///
     /// # Errors
     /// Why it cannot be said, in words, with what to do.
     pub fn connection(&self, client: Client, around: &Surroundings<'_>) -> Result<Connection, String> {
         let value = flattened(&self.value);
-        if value.get("disabled") == Some(&Value::Bool(true))
-            || value.get("enabled") == Some(&Value::Bool(false))
-        {
+        if self.is_disabled() {
             return Err("it is disabled".to_owned());
         }
         if value.get("type").and_then(Value::as_str) == Some("sse") {
@@ -82,8 +102,7 @@ impl Entry {
             );
         }
         let expand = |text: &str| expanded(text, client, around);
-        let url = ["url", "serverUrl", "httpUrl"].iter().find_map(|key| value.get(*key));
-        match (value.get("command"), url) {
+        match (value.get("command"), self.url()) {
             (Some(command), None) => {
                 let command = expand(&as_text("command", command)?)?;
                 let args = value.get("args").map(|args| as_texts("args", args)).transpose()?;

@@ -28,12 +28,9 @@ use crate::{
         rules,
         texts::{self, Secrets},
     },
-    cmd::{Common, policy_folder::PolicyFolder},
+    cmd::{Common, policy_folder::PolicyFolder, tools::TOOL_APPROVER},
     mcp_clients::{ClientConfig, Connection, Entry, Surroundings},
 };
-
-/// The role that approves adopted tools, where a policy has it.
-const APPROVER: &str = "tool-approver";
 
 /// What is to be done.
 pub(super) struct Plan {
@@ -265,7 +262,7 @@ fn approver(named: Option<&RoleId>, policy: &PolicySet) -> Option<RoleId> {
     for role in policy.inventory().approvers.values().flat_map(|entry| &entry.roles) {
         *people.entry(role).or_default() += 1;
     }
-    let meant = people.keys().find(|role| role.as_str() == APPROVER).copied();
+    let meant = people.keys().find(|role| role.as_str() == TOOL_APPROVER).copied();
     let most = people.iter().max_by_key(|(_, count)| **count).map(|(role, _)| *role);
     named.or(meant).or(most).cloned()
 }

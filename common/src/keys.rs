@@ -149,6 +149,17 @@ impl PublicKey {
     }
 }
 
+impl PublicKey {
+    /// Checks a signature over a C2SP note, whose form is others' and has no purpose in front; strictly.
+    ///
+    /// # Errors
+    /// [`BadSignature`].
+    pub(crate) fn verify_note(&self, text: &[u8], signature: &[u8; 64]) -> Result<(), BadSignature> {
+        let signature = ed25519_dalek::Signature::from_bytes(signature);
+        self.0.verify_strict(text, &signature).map_err(|_| BadSignature)
+    }
+}
+
 fn message(purpose: Purpose, payload: &[u8]) -> Vec<u8> {
     [purpose.prefix().as_bytes(), payload].concat()
 }
@@ -276,6 +287,11 @@ impl PrivateKey {
     #[must_use]
     pub fn sign(&self, purpose: Purpose, payload: &[u8]) -> Signature {
         Signature(self.0.sign(&message(purpose, payload)).to_bytes())
+    }
+
+    /// Signs a C2SP note. Its text begins with `writ-log/` or `cosignature/`, as no purpose's prefix does.
+    pub(crate) fn sign_note(&self, text: &[u8]) -> Signature {
+        Signature(self.0.sign(text).to_bytes())
     }
 }
 

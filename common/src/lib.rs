@@ -48,6 +48,7 @@ pub mod signed;
 pub mod source;
 pub mod subjects;
 pub mod time;
+pub mod tlog;
 pub mod trace;
 pub mod verdict;
 pub mod visible;

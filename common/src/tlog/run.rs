@@ -1,0 +1,244 @@
+//! The recorder's side: which records are in the log, and when their root is to be witnessed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{Checkpoint, Frontier, LogId, SignedCheckpoint, WitnessReply, WitnessRequest, leaf_hash};
+use crate::{
+    digest::Digest,
+    keys::PrivateKey,
+    time::{Millis, Monotonic},
+};
+
+/// How many leaves are witnessed at once however short the pause.
+const BATCH: usize = 256;
+/// Most leaves in one request: 32 bytes each.
+const LEAVES_MAX: usize = 8_192;
+/// The longest a record waits for a checkpoint that covers it.
+const PAUSE: Millis = Millis(1_000);
+/// The longest a denial does.
+const PAUSE_URGENT: Millis = Millis(100);
+
+/// A run's log while it grows and until it is closed.
+#[derive(Debug)]
+pub struct RunLog {
+    log: LogId,
+    /// Records by position, each with whether the stream has it, from the first one that may still change on.
+    waiting: BTreeMap<u64, (Digest, bool)>,
+    /// Leaves that are in the log and not witnessed yet.
+    unwitnessed: VecDeque<Digest>,
+    /// What the witness has cosigned.
+    witnessed: Frontier,
+    cosigned: Option<String>,
+    /// How many records the run has, once it has ended.
+    ends_at: Option<u64>,
+    is_closed: bool,
+    /// What is being witnessed.
+    sent: Option<(Frontier, bool)>,
+    last_sent: Option<Monotonic>,
+    is_urgent: bool,
+}
+
+/// What came of a request to the witness.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// The witness has seen it, or said how far it had got.
+    Advanced,
+    /// The run's last checkpoint is witnessed: the log is complete.
+    Closed,
+    /// It was not answered; it will be asked again.
+    Unanswered,
+    /// The witness has seen another history of this run, or more of it than is here.
+    Forked(String),
+    /// It was refused, or the answer does not fit; it will be asked again.
+    Fault(String),
+}
+
+impl RunLog {
+    /// The log of a run that begins.
+    #[must_use]
+    pub fn new(log: LogId) -> Self {
+        Self {
+            log,
+            waiting: BTreeMap::new(),
+            unwitnessed: VecDeque::new(),
+            witnessed: Frontier::default(),
+            cosigned: None,
+            ends_at: None,
+            is_closed: false,
+            sent: None,
+            last_sent: None,
+            is_urgent: false,
+        }
+    }
+
+    /// Which log it is.
+    #[must_use]
+    pub fn id(&self) -> &LogId {
+        &self.log
+    }
+
+    /// A record was prepared at a position; the last one counts.
+    pub fn prepared(&mut self, position: u64, envelope: &[u8], is_urgent: bool) {
+        if position >= self.size() {
+            self.waiting.insert(position, (leaf_hash(envelope), false));
+            self.is_urgent |= is_urgent;
+        }
+    }
+
+    /// The stream has the record prepared last at this position.
+    pub fn committed(&mut self, position: u64) {
+        if let Some((_, is_committed)) = self.waiting.get_mut(&position) {
+            *is_committed = true;
+        }
+        while let Some(entry) = self.waiting.first_entry()
+            && *entry.key() == self.witnessed.size() + self.unwitnessed.len() as u64
+            && entry.get().1
+        {
+            let (leaf, _) = entry.remove();
+            self.unwitnessed.push_back(leaf);
+        }
+    }
+
+    /// The run has ended after so many records; its log is closed once the stream has all of them.
+    pub fn end(&mut self, records: u64) {
+        self.ends_at = Some(records);
+    }
+
+    /// How many records are in the log.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.witnessed.size() + self.unwitnessed.len() as u64
+    }
+
+    /// How many records no cosigned checkpoint covers yet, those included that the stream does not have yet.
+    #[must_use]
+    pub fn unwitnessed(&self) -> u64 {
+        (self.unwitnessed.len() + self.waiting.len()) as u64
+    }
+
+    /// Whether the witness has cosigned the last checkpoint there will be.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// What is to be witnessed now, if anything is.
+    pub fn due(&mut self, now: Monotonic, key: &PrivateKey) -> Option<WitnessRequest> {
+        let closes = self.ends_at == Some(self.size());
+        if self.sent.is_some() || self.is_closed || (self.unwitnessed.is_empty() && !closes) {
+            return None;
+        }
+        let pause = if self.is_urgent || self.unwitnessed.len() >= BATCH { PAUSE_URGENT } else { PAUSE };
+        if self.last_sent.is_some_and(|last| now.since(last) < pause) {
+            return None;
+        }
+        let (checkpoint, frontier, leaves) = self.next(LEAVES_MAX, closes);
+        let is_closed = checkpoint.is_closed;
+        let checkpoint = SignedCheckpoint::sign(checkpoint, key).ok()?;
+        self.sent = Some((frontier, is_closed));
+        self.last_sent = Some(now);
+        self.is_urgent = false;
+        Some(WitnessRequest {
+            checkpoint: checkpoint.note().to_owned(),
+            from: self.witnessed.clone(),
+            cosigned: self.cosigned.clone(),
+            leaves,
+        })
+    }
+
+    /// The checkpoint over what is witnessed and at most so many leaves more.
+    fn next(&self, leaves_max: usize, closes: bool) -> (Checkpoint, Frontier, Vec<Digest>) {
+        let leaves: Vec<Digest> = self.unwitnessed.iter().take(leaves_max).copied().collect();
+        let mut frontier = self.witnessed.clone();
+        leaves.iter().for_each(|leaf| frontier.append(*leaf));
+        let is_closed = closes && leaves.len() == self.unwitnessed.len();
+        let checkpoint =
+            Checkpoint { log: self.log.clone(), size: frontier.size(), root: frontier.root(), is_closed };
+        (checkpoint, frontier, leaves)
+    }
+
+    /// A checkpoint nobody but its recorder signs: what a broker says of its own log.
+    pub fn own(&mut self, now: Monotonic, key: &PrivateKey) -> Option<SignedCheckpoint> {
+        let request = self.due(now, key)?;
+        SignedCheckpoint::parse(&request.checkpoint).ok()
+    }
+
+    /// Takes the witness's answer; `is_witness` says whether a note bears a cosignature that counts.
+    pub fn answered(
+        &mut self,
+        reply: Option<WitnessReply>,
+        is_witness: impl Fn(&SignedCheckpoint) -> bool,
+    ) -> Answered {
+        let Some((frontier, is_closed)) = self.sent.take() else { return Answered::Unanswered };
+        match reply {
+            None => Answered::Unanswered,
+            Some(WitnessReply::Refused { why }) => Answered::Fault(why),
+            Some(WitnessReply::Cosigned { checkpoint } | WitnessReply::Known { checkpoint }) => {
+                let note = match SignedCheckpoint::parse(&checkpoint) {
+                    Ok(note) if note.checkpoint().log == self.log && is_witness(&note) => note,
+                    Ok(_) => return Answered::Fault("its answer is not cosigned by a broker".to_owned()),
+                    Err(error) => return Answered::Fault(format!("its answer {error}")),
+                };
+                self.advance(&note, &frontier, is_closed)
+            }
+        }
+    }
+
+    /// Takes what the witness has cosigned, which may be more or less than what was asked for.
+    fn advance(&mut self, note: &SignedCheckpoint, sent: &Frontier, closing: bool) -> Answered {
+        let said = note.checkpoint();
+        if said.size < self.witnessed.size() {
+            return Answered::Fault(format!(
+                "the witness has forgotten: it says {} and cosigned {}",
+                said.size,
+                self.witnessed.size()
+            ));
+        }
+        if said.size > self.size() {
+            return Answered::Forked(format!(
+                "the witness has seen {} records of this run and {} are here",
+                said.size,
+                self.size()
+            ));
+        }
+        let more = said.size - self.witnessed.size();
+        let frontier = if said.size == sent.size() {
+            sent.clone()
+        } else {
+            let mut frontier = self.witnessed.clone();
+            let leaves = usize::try_from(more).unwrap_or(usize::MAX);
+            self.unwitnessed.iter().take(leaves).for_each(|leaf| frontier.append(*leaf));
+            frontier
+        };
+        if frontier.root() != said.root {
+            return Answered::Forked(format!(
+                "the witness has seen other records than are here, {} of them",
+                said.size
+            ));
+        }
+        if said.is_closed && !closing {
+            return Answered::Forked("the witness has seen this run end before".to_owned());
+        }
+        for _ in 0..more {
+            self.unwitnessed.pop_front();
+        }
+        self.witnessed = frontier;
+        self.cosigned = Some(note.note().to_owned());
+        self.is_closed = said.is_closed;
+        if self.is_closed { Answered::Closed } else { Answered::Advanced }
+    }
+
+    /// What was published without a witness is in the stream, or is not.
+    pub fn own_published(&mut self, is_stored: bool) -> Answered {
+        let Some((frontier, is_closed)) = self.sent.take() else { return Answered::Unanswered };
+        if !is_stored {
+            return Answered::Unanswered;
+        }
+        for _ in self.witnessed.size()..frontier.size() {
+            self.unwitnessed.pop_front();
+        }
+        self.witnessed = frontier;
+        self.is_closed = is_closed;
+        if is_closed { Answered::Closed } else { Answered::Advanced }
+    }
+}

@@ -101,6 +101,7 @@ impl Meter {
             }
         }
         text.records(&self.records.all(), broker.unacknowledged());
+        text.log(broker.unwitnessed(), broker.witness_refusals());
         let generation = broker.control().policy().map_or(0, |(sequence, _)| sequence);
         let help = "Control stream sequence of the policy in force; 0 without one.";
         text.single("writ_policy_generation", Kind::Gauge, help, as_f64(generation));

@@ -12,7 +12,7 @@ use tokio::{
     time::Instant,
 };
 use writ_bus::{
-    ApprovalNews, Bus, BusError, ConnectionState, Endpoint, Incoming, Service, StreamFacts, StreamSpec,
+    ApprovalNews, Bus, BusError, ConnectionState, Endpoint, Incoming, Keeps, Service, StreamFacts, StreamSpec,
     SystemClock, SystemEntropy, follow_approvals,
 };
 use writ_common::{
@@ -24,10 +24,10 @@ use writ_common::{
     policy::PolicyBundle,
     record::{Origin, Record, RecordKind},
     signed::Signed,
-    subjects::{Subject, control_stream, filter, part_stream},
+    subjects::{Subject, control_stream, filter, heads_stream, part_stream},
     time::Millis,
 };
-use writ_journal::{JournalDir, JournalError, JournalFile, Sync, Unpublished, unsettled};
+use writ_journal::{JournalDir, JournalError, JournalFile, Sync, Unpublished, Unsettled, unsettled};
 use writ_telemetry::{HttpError, HttpHandle, Spans, serve_http};
 
 use crate::{
@@ -47,6 +47,12 @@ const QUEUE_EVENTS_MAX: usize = 16_384;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long streams remember message ids: call age 30 s, skew 5 s, staleness 60 s, and room.
 pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// Most bytes of the heads stream: some hundred thousand runs.
+const HEADS_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// How long the end of a run waits for its last checkpoint to be stored; if not then, the next run sees to it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause before a record that could not be read is read again.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Most bytes of the control stream.
 const CONTROL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
@@ -181,6 +187,7 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         ("enroll", Subject::Enroll.of(tenant)),
         ("fresh", Subject::Fresh.of(tenant)),
         ("admin", Subject::Admin.of(tenant)),
+        ("witness", filter::witness(tenant)),
     ];
     let mut endpoints = Vec::new();
     for (name, subject) in subjects {
@@ -205,8 +212,10 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         })
     };
     workers.spawn(follow_approvals(setup.bus.clone(), setup.tenant.clone(), events.clone(), news));
+    workers.spawn(follow_heads(setup.bus.clone(), setup.tenant.clone(), events.clone()));
     workers.spawn(watch_audit_stream(setup.bus.clone(), part_stream(&setup.tenant, &part), events.clone()));
 
+    let stream = part_stream(&setup.tenant, &part);
     let core = BrokerSetup {
         tenant: setup.tenant,
         broker: setup.broker,
@@ -235,6 +244,7 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         connection: setup.bus.state(),
         index_fault: None,
         bus: setup.bus,
+        stream,
         spans: Spans::new(),
         events: events.clone(),
         waiting: BTreeMap::new(),
@@ -247,8 +257,8 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         on_their_way: BTreeMap::new(),
         clock,
     };
-    for (run, records) in open {
-        for effect in broker.recover(run, &records, clock.now()) {
+    for (run, unsettled, records) in open {
+        for effect in broker.recover(run, &unsettled, &records, clock.now()) {
             driver.perform(effect);
         }
     }
@@ -267,7 +277,10 @@ async fn ensure_streams(setup: &ServeSetup, part: &PartId) -> Result<(StreamFact
         bytes_max,
         duplicate_window: DUPLICATE_WINDOW,
         replicas: setup.replicas,
+        keeps: Keeps::All,
     };
+    let heads = spec(heads_stream(&setup.tenant), vec![filter::heads(&setup.tenant)], HEADS_BYTES_MAX);
+    setup.bus.ensure_stream(&StreamSpec { keeps: Keeps::Last, ..heads }).await?;
     let control =
         spec(control_stream(&setup.tenant), vec![filter::control(&setup.tenant)], CONTROL_BYTES_MAX);
     let audit =
@@ -333,18 +346,20 @@ async fn open_records(
     bus: &Bus,
     tenant: &TenantId,
     part: &PartId,
-) -> Result<Vec<(BootId, Vec<Vec<u8>>)>, BrokerError> {
+) -> Result<Vec<(BootId, Unsettled, Vec<Vec<u8>>)>, BrokerError> {
     let stream = part_stream(tenant, part);
     let mut open = Vec::new();
     for run in dir.runs()? {
         let mut records = Vec::new();
-        for Unpublished { kind, subject, record, .. } in unsettled(&dir.read(&run)?).unpublished {
+        let mut unsettled = unsettled(&dir.read(&run)?);
+        for Unpublished { seq, kind, subject, record, .. } in std::mem::take(&mut unsettled.unpublished) {
             let is_there = kind == RecordKind::Allow && bus.find(&stream, &subject, &record).await?.is_some();
-            if !is_there {
-                records.push(record);
+            match unsettled.leaves.get_mut(&seq) {
+                Some((_, is_committed)) if is_there => *is_committed = true,
+                _ => records.push(record),
             }
         }
-        open.push((run, records));
+        open.push((run, unsettled, records));
     }
     Ok(open)
 }
@@ -361,6 +376,8 @@ struct Driver {
     /// Why the index could not be written the last time, if it could not.
     index_fault: Option<String>,
     bus: Bus,
+    /// The audit stream's name.
+    stream: String,
     spans: Spans,
     events: mpsc::Sender<Wake>,
     waiting: BTreeMap<CallRef, Incoming>,
@@ -388,7 +405,7 @@ impl Driver {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut batch = Vec::new();
-        let mut asked_to_stop = None;
+        let (mut asked_to_stop, mut closing) = (None, None);
         loop {
             tokio::select! {
                 taken = queue.recv_many(&mut batch, ROUND_EVENTS_MAX) => {
@@ -407,8 +424,18 @@ impl Driver {
             // What a stream that cannot be reached did not take is in the journal, for the next run.
             let has_waited = *stopping.borrow()
                 && *asked_to_stop.get_or_insert_with(Instant::now) + STOP_TIMEOUT < Instant::now();
-            if has_waited || (*stopping.borrow() && broker.is_idle() && queue.is_empty()) {
+            if has_waited {
                 return;
+            }
+            if *stopping.borrow() && (closing.is_some() || broker.is_idle()) && queue.is_empty() {
+                // Nothing more will be recorded: the last checkpoint says so.
+                let closing_since = *closing.get_or_insert_with(Instant::now);
+                for effect in broker.close_log(self.clock.now()) {
+                    self.perform(effect);
+                }
+                if broker.is_log_closed() || closing_since + CLOSE_TIMEOUT < Instant::now() {
+                    return;
+                }
             }
         }
     }
@@ -527,6 +554,17 @@ impl Driver {
                 }
                 return Some(Event::Indexed(ticket, written));
             }
+            Effect::ReadRecord { ticket, sequence } => {
+                let (bus, events, stream) = (self.bus.clone(), self.events.clone(), self.stream.clone());
+                tokio::spawn(async move {
+                    let found = bus.message_at(&stream, sequence).await.ok().flatten();
+                    if found.is_none() {
+                        tokio::time::sleep(READ_AGAIN_AFTER).await;
+                    }
+                    let found = found.map(|message| message.payload);
+                    drop(events.send(Wake::Event(Event::RecordRead(ticket, found))).await);
+                });
+            }
             Effect::Reply(call, payload) => {
                 if let Some(incoming) = self.waiting.remove(&call) {
                     tokio::spawn(async move {
@@ -588,6 +626,30 @@ async fn follow_control(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) 
                 } else {
                     Event::Ticked { payload: message.payload }
                 };
+                if events.send(Wake::Event(event)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// Follows the heads stream for good.
+async fn follow_heads(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) {
+    let (stream, subjects) = (heads_stream(&tenant), filter::heads(&tenant));
+    let mut next = 1;
+    loop {
+        if let Ok(mut tail) = bus.tail(&stream, &subjects, next).await {
+            let mut pending = tail.pending;
+            loop {
+                if pending == 0 && events.send(Wake::Event(Event::HeadsRead)).await.is_err() {
+                    return;
+                }
+                let Ok(message) = tail.next().await else { break };
+                next = message.sequence + 1;
+                pending = message.pending;
+                let event = Event::Head { sequence: message.sequence, payload: message.payload };
                 if events.send(Wake::Event(event)).await.is_err() {
                     return;
                 }

@@ -542,6 +542,11 @@ impl ControlState {
         self.record_keys.get(origin).is_some_and(|keys| keys.contains(key))
     }
 
+    /// Every key that signs, or once signed, the records of a broker or node.
+    pub fn record_keys(&self, origin: &Origin) -> impl Iterator<Item = &PublicKey> {
+        self.record_keys.get(origin).into_iter().flatten()
+    }
+
     /// Whether a label signed by this key counts: a broker's of the keyset, or an enrolled node's.
     #[must_use]
     pub fn is_label_key(&self, key: &PublicKey) -> bool {

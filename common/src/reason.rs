@@ -201,6 +201,10 @@ reason_codes! {
         "A record is not signed by a key that was ever enrolled for the name it bears.",
         "Somebody with access to the stream wrote it, or the control stream was lost and with it the enrollment.",
         "`writ audit tail` shows where it stands; treat it as an attack until you know better.";
+    AuditFork = "audit.fork", Audit, Denied,
+        "A run's log has two histories: what its recorder signed contradicts what a witness has cosigned.",
+        "The node runs twice, was restored from a backup, or has left out or exchanged records.",
+        "Quarantine the node, keep its journal, and compare it with the stream: `writ audit verify` on an export.";
     AuditFull = "audit.full", Audit, CouldNotDecide,
         "The audit stream or the journal is nearly full; what is left is kept for outcomes and voids.",
         "The stream's max_bytes was reached to 90 %, or the node's disk is full.",

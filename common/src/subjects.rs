@@ -11,6 +11,7 @@ use crate::{
         OperatorId, PartId, Resource, TaskId, TenantId,
     },
     record::RecordKind,
+    tlog::LogId,
 };
 
 /// A subject of this protocol.
@@ -76,6 +77,8 @@ pub enum Subject {
     Enroll,
     /// A freshness question: `fresh`.
     Fresh,
+    /// The newest checkpoint of a log: `head.<kind>.<name>.<run>`.
+    Head(LogId),
     /// A call handed on to an agent: `inbox.<agent>.<key id>`.
     Inbox {
         /// The agent.
@@ -112,6 +115,8 @@ pub enum Subject {
     Sources(FlowDomain),
     /// A heartbeat of the control stream: `control.tick`.
     Tick,
+    /// A node's request to cosign a checkpoint: `witness.<node>`.
+    Witness(NodeId),
 }
 
 impl Subject {
@@ -168,6 +173,9 @@ impl Subject {
             ["control", "tick"] => Self::Tick,
             ["enroll"] => Self::Enroll,
             ["fresh"] => Self::Fresh,
+            ["head", kind, name, boot] => {
+                Self::Head(LogId::parse(&format!("writ-log/v1/{tenant}/{kind}/{name}/{boot}"))?)
+            }
             ["inbox", agent, key] => Self::Inbox { agent: AgentId::parse(*agent)?, key: KeyId::parse(*key)? },
             ["inspect", inspector] => Self::Inspect(InspectorId::parse(*inspector)?),
             ["issue", agent] => Self::Issue { agent: AgentId::parse(*agent)? },
@@ -180,6 +188,7 @@ impl Subject {
             ["label", part, domain, "sources"] => {
                 Self::Sources(FlowDomain { part: PartId::parse(*part)?, domain: DomainId::parse(*domain)? })
             }
+            ["witness", node] => Self::Witness(NodeId::parse(*node)?),
             _ => return Err(unknown()),
         };
         Ok((tenant, subject))
@@ -205,6 +214,7 @@ impl fmt::Display for Subject {
             Self::Control => f.write_str("control.event"),
             Self::Enroll => f.write_str("enroll"),
             Self::Fresh => f.write_str("fresh"),
+            Self::Head(log) => write!(f, "head.{}.{}.{}", log.kind(), log.origin, log.boot),
             Self::Inbox { agent, key } => write!(f, "inbox.{agent}.{key}"),
             Self::Inspect(inspector) => write!(f, "inspect.{inspector}"),
             Self::Issue { agent } => write!(f, "issue.{agent}"),
@@ -213,6 +223,7 @@ impl fmt::Display for Subject {
             Self::LabelAct { part, act, by } => write!(f, "approval.{part}.{act}.act.{by}"),
             Self::Sources(domain) => write!(f, "label.{}.{}.sources", domain.part, domain.domain),
             Self::Tick => f.write_str("control.tick"),
+            Self::Witness(node) => write!(f, "witness.{node}"),
         }
     }
 }
@@ -263,6 +274,18 @@ pub mod filter {
         format!("writ.v1.{tenant}.control.>")
     }
 
+    /// The newest checkpoint of every log.
+    #[must_use]
+    pub fn heads(tenant: &TenantId) -> String {
+        format!("writ.v1.{tenant}.head.>")
+    }
+
+    /// Every node's requests to cosign.
+    #[must_use]
+    pub fn witness(tenant: &TenantId) -> String {
+        format!("writ.v1.{tenant}.witness.*")
+    }
+
     /// Everything that lives in the stream of a part: labels, records, approvals and claims.
     #[must_use]
     pub fn part(tenant: &TenantId, part: &PartId) -> Vec<String> {
@@ -286,6 +309,12 @@ pub fn audit_part(subject: &str) -> Option<PartId> {
 #[must_use]
 pub fn part_stream(tenant: &TenantId, part: &PartId) -> String {
     format!("WRIT_{tenant}_{part}")
+}
+
+/// Name of the JetStream stream of the newest checkpoints.
+#[must_use]
+pub fn heads_stream(tenant: &TenantId) -> String {
+    format!("WRIT_{tenant}_heads")
 }
 
 /// Name of the JetStream stream of control events.
@@ -318,12 +347,14 @@ mod tests {
             "writ.v1.acme.control.tick",
             "writ.v1.acme.enroll",
             "writ.v1.acme.fresh",
+            "writ.v1.acme.head.node.node-1.b-1",
             "writ.v1.acme.inbox.mailer.0a0b",
             "writ.v1.acme.inspect.dlp",
             "writ.v1.acme.issue.planner",
             "writ.v1.acme.label.p0.t-1",
             "writ.v1.acme.label.p0.t-1.instruction",
             "writ.v1.acme.label.p0.t-1.sources",
+            "writ.v1.acme.witness.node-1",
         ] {
             let (tenant, subject) = Subject::parse(text).unwrap();
             assert_eq!(subject.of(&tenant), text);

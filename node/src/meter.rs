@@ -93,6 +93,7 @@ impl Meter {
         let help = "Time the guard took for what led to a verdict, without waiting for others.";
         text.histogram("writ_decision_duration_seconds", help, &self.decisions);
         text.records(&self.records.all(), guard.unacknowledged());
+        text.log(guard.unwitnessed(), guard.witness_refusals());
         let help = "From the broker's decision to revoke until this node had applied it.";
         text.histogram("writ_revocation_lag_seconds", help, &self.lag);
         if let Some(age) = guard.staleness(now) {

@@ -38,6 +38,10 @@ use crate::{
 
 /// How long an acknowledgement of the stream is waited for.
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the broker may take to cosign a checkpoint.
+const WITNESS_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the end of a run waits for its last checkpoint to be cosigned; if not then, the next run sees to it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the guard is told that time has passed.
 const TICK: Duration = Duration::from_millis(100);
 /// How often the streams are compared with what was known of them.
@@ -202,6 +206,7 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
         connection: setup.bus.state(),
         bus: setup.bus,
         tenant: setup.tenant,
+        node: setup.node,
         tools: setup.tools,
         panel: setup.panel,
         spans: Spans::new(),
@@ -235,6 +240,7 @@ struct Driver {
     connection: watch::Receiver<ConnectionState>,
     bus: Bus,
     tenant: TenantId,
+    node: NodeId,
     tools: BTreeMap<Resource, Arc<dyn Tool>>,
     panel: Panel,
     spans: Spans,
@@ -260,7 +266,7 @@ impl Driver {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         self.round(&mut guard, recovered.into_iter().map(Wake::Event).collect());
         let mut batch = Vec::new();
-        let mut asked_to_stop = None;
+        let (mut asked_to_stop, mut closing) = (None, None);
         loop {
             tokio::select! {
                 taken = queue.recv_many(&mut batch, ROUND_EVENTS_MAX) => {
@@ -282,8 +288,18 @@ impl Driver {
             // What a stream that cannot be reached did not take is in the journal, for the next run.
             let has_waited = *stopping.borrow()
                 && *asked_to_stop.get_or_insert_with(Instant::now) + STOP_TIMEOUT < Instant::now();
-            if has_waited || (*stopping.borrow() && drained && queue.is_empty()) {
+            if has_waited {
                 return;
+            }
+            if *stopping.borrow() && drained && queue.is_empty() {
+                // Nothing more will be recorded: the last checkpoint says so.
+                let closing_since = *closing.get_or_insert_with(Instant::now);
+                for effect in guard.close_log(self.clock.now()) {
+                    self.perform(effect);
+                }
+                if guard.is_log_done() || closing_since + CLOSE_TIMEOUT < Instant::now() {
+                    return;
+                }
             }
         }
     }
@@ -389,6 +405,14 @@ impl Driver {
                 }
             }
             Effect::AskFresh(payload) => self.ask_fresh(payload),
+            Effect::Witness(boot, payload) => {
+                let bus = self.bus.clone();
+                let subject = Subject::Witness(self.node.clone()).of(&self.tenant);
+                self.report(async move {
+                    let answer = bus.request(subject, payload, None, WITNESS_TIMEOUT).await;
+                    Wake::Event(Event::Witnessed(boot, answer.ok().map(|reply| reply.payload)))
+                });
+            }
             Effect::Pin(pins) => {
                 if let Err(error) = pin_file::write(&self.folder, &pins) {
                     tracing::warn!("{error}");

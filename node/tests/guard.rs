@@ -997,7 +997,7 @@ fn a18_what_an_earlier_run_left_open_is_looked_for_and_never_run() {
 
     // The intent was acknowledged and nothing more is known.
     let mut bench = Bench::new();
-    let unsettled = Unsettled { unpublished: Vec::new(), without_outcome: vec![(0, envelope.clone())] };
+    let unsettled = Unsettled { without_outcome: vec![(0, envelope.clone())], ..Unsettled::default() };
     bench.happen(Event::Recovered { boot: record.id.boot.clone(), unsettled });
     let outcome = bench.journal.last().unwrap();
     assert!(matches!(&outcome.body, RecordBody::Outcome(o) if o.status == OutcomeStatus::UnknownOutcome));
@@ -1012,7 +1012,7 @@ fn a18_what_an_earlier_run_left_open_is_looked_for_and_never_run() {
         message_id: "x".to_owned(),
         record: envelope,
     };
-    let unsettled = Unsettled { unpublished: vec![unpublished], without_outcome: Vec::new() };
+    let unsettled = Unsettled { unpublished: vec![unpublished], ..Unsettled::default() };
     bench.happen(Event::Recovered { boot: record.id.boot, unsettled });
     assert!(
         bench.wants(|effect| matches!(effect, Effect::Search { .. } | Effect::Publish { .. })),

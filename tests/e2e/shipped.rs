@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 use writ::dev::{nats_conf, nats_server};
-use writ_bus::{Bus, BusConfig, Fence, NatsUser, Store, StreamSpec};
+use writ_bus::{Bus, BusConfig, Fence, Keeps, NatsUser, Store, StreamSpec};
 use writ_tests::{eventually, run};
 
 /// The accounts with a key in every place; `node-1` and `broker-1` are ours.
@@ -73,6 +73,7 @@ fn the_shipped_cluster_runs_with_tls_and_keeps_a_stream_on_all_three() -> Result
             bytes_max: 1024 * 1024,
             duplicate_window: Duration::from_secs(120),
             replicas: 3,
+            keeps: Keeps::All,
         };
         // They have to find each other first.
         eventually("a stream on three servers", async || Ok(bus.ensure_stream(&spec).await.is_ok())).await?;

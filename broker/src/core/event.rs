@@ -60,6 +60,17 @@ pub enum Event {
     ApprovalsRead,
     /// The control stream has been read to where it ended when it was opened.
     ControlRead,
+    /// A message of the heads stream.
+    Head {
+        /// Its sequence.
+        sequence: u64,
+        /// Its bytes.
+        payload: Bytes,
+    },
+    /// The heads stream has been read to where it ended when it was opened.
+    HeadsRead,
+    /// The record at a sequence of the audit stream, if it could be read.
+    RecordRead(Ticket, Option<Bytes>),
     /// A tick of the control stream.
     Ticked {
         /// Its bytes.
@@ -88,7 +99,7 @@ pub enum Effect {
     Alarm(String),
     /// Fetch an issuer's keys and say what came of it.
     FetchKeys(IssuerRef, Arc<KeySource>),
-    /// Forget the journal of an earlier run.
+    /// Forget the journal of a run whose log is closed.
     Forget(BootId),
     /// Append to the journal, in the order of the effects.
     Journal(Option<Ticket>, Entry),
@@ -108,6 +119,13 @@ pub enum Effect {
         /// The task.
         task: Box<TaskEntry>,
         /// Stream sequence of its record.
+        sequence: u64,
+    },
+    /// Read the record at a sequence of the audit stream.
+    ReadRecord {
+        /// Whose answer.
+        ticket: Ticket,
+        /// Where.
         sequence: u64,
     },
     /// Answer a request.

@@ -507,9 +507,7 @@ impl Broker {
         match result {
             Ok(stored) => {
                 if let Some(prepared) = &issuing.prepared {
-                    let entry =
-                        writ_journal::Entry::Committed { seq: prepared.id.seq, stream: stored.sequence };
-                    self.push(Effect::Journal(None, entry));
+                    self.committed(prepared.id.seq, stored.sequence);
                 }
                 let ticket = self.fresh_ticket();
                 let task = Box::new(issuing.entry.clone());

@@ -9,6 +9,7 @@ mod control;
 mod event;
 mod fresh;
 mod issue;
+mod log;
 mod offer;
 mod policy;
 mod right;
@@ -42,15 +43,16 @@ use writ_common::{
     keyset::KeysetDocument,
     policy::{PolicyBundle, PolicySet},
     reason::{Reason, ReasonCode},
-    record::{Basis, Origin, Record, RecordBody, RecordedDecision, RecordedReason, Verdicted, Who},
+    record::{Basis, Origin, Record, RecordBody, RecordKind, RecordedDecision, RecordedReason, Verdicted, Who},
     recorder::{Prepared, Recorder},
     signed::Signed,
     subjects::Subject,
     time::{Millis, Now, Timestamp},
+    tlog::LogId,
     verdict::Verdict,
     wire::{EnrollReply, ToldReason},
 };
-use writ_journal::Entry;
+use writ_journal::{Entry, Unsettled};
 
 use crate::jwt::IdentityProvider;
 
@@ -186,6 +188,9 @@ pub struct Broker {
     unacknowledged: BTreeMap<Ticket, (Box<Prepared>, Store)>,
     /// Earlier runs, with how many of their records the stream does not have yet.
     recovering: BTreeMap<BootId, usize>,
+    logs: log::Logs,
+    /// Whether the run is ending, so that nothing more may be recorded.
+    is_closing: bool,
     /// The audit stream when it was last looked at.
     audit_stream: Option<StreamFacts>,
     next_ticket: u64,
@@ -208,6 +213,10 @@ enum Pending {
     RecordWritten(Box<Prepared>, Option<(CallRef, Vec<u8>)>),
     /// A tick is being published.
     TickPublished,
+    /// A log's head is being published.
+    Head(Box<log::HeadOnItsWay>),
+    /// What is stored under a void's id, at this sequence, is being read.
+    ReadBack(Box<Prepared>, u64),
 }
 
 /// Pause before a record is published again.
@@ -230,6 +239,11 @@ impl Broker {
             PartId::first(),
             setup.record_key.clone(),
         );
+        let log = LogId {
+            tenant: setup.tenant.clone(),
+            origin: recorder.origin().clone(),
+            boot: setup.boot.clone(),
+        };
         let mut broker = Self {
             recorder,
             control: ControlState::new(setup.tenant.clone(), setup.root),
@@ -254,6 +268,8 @@ impl Broker {
             pending: BTreeMap::new(),
             unacknowledged: BTreeMap::new(),
             recovering: BTreeMap::new(),
+            logs: log::Logs::new(log),
+            is_closing: false,
             audit_stream: None,
             next_ticket: 0,
             effects: VecDeque::new(),
@@ -302,6 +318,9 @@ impl Broker {
             }
             Event::ApprovalsRead => self.approvals_read = true,
             Event::ControlRead => self.control_was_read(now),
+            Event::Head { sequence, payload } => self.head(sequence, &payload),
+            Event::HeadsRead => self.heads_were_read(),
+            Event::RecordRead(ticket, found) => self.record_read(ticket, found.as_deref()),
             Event::Ticked { payload } => self.ticked(&payload, now),
             Event::KeysFetched(issuer, keys) => self.keys_fetched(issuer, keys, now),
             Event::AuditStream(facts) => self.audit_stream = Some(facts),
@@ -337,6 +356,7 @@ impl Broker {
                 }
                 Subject::Enroll => self.enroll(call, arrival, now),
                 Subject::Fresh => self.fresh_question(call, arrival, now),
+                Subject::Witness(node) => self.witness(call, arrival, &node, now),
                 Subject::Issue { .. } if !self.admit(arrival, now) => self.over_quota(call, arrival, now),
                 Subject::Issue { agent } => self.issue(call, arrival, &agent, now),
                 _ => self.alarm(format!("a request on `{}` is not for a broker", arrival.subject)),
@@ -367,7 +387,10 @@ impl Broker {
     }
 
     fn tick(&mut self, now: Now) {
-        self.record_refused(now);
+        if !self.is_closing {
+            self.record_refused(now);
+        }
+        self.publish_own_heads(now);
         self.nonces.retain(|_, until| *until > now.wall);
         self.approvals.prune(now.wall);
         self.rights.prune(now.wall);
@@ -407,6 +430,7 @@ impl Broker {
             ends: None,
             record: prepared.bytes.clone(),
         };
+        self.logs.prepared(prepared);
         self.push(Effect::Journal(Some(ticket), entry));
         ticket
     }
@@ -432,13 +456,20 @@ impl Broker {
     ///
     /// An allowance nobody was told of is voided, under its own id; everything else is published as it was.
     /// The run's journal is forgotten once the stream has all of it.
-    pub fn recover(&mut self, boot: BootId, records: &[Vec<u8>], now: Now) -> Vec<Effect> {
+    pub fn recover(
+        &mut self,
+        boot: BootId,
+        unsettled: &Unsettled,
+        records: &[Vec<u8>],
+        now: Now,
+    ) -> Vec<Effect> {
+        self.take_up_log(&boot, unsettled);
         let before = self.unacknowledged.len();
         let readable = records.iter().filter(|record| self.republish(record, now)).count();
         match self.unacknowledged.len() - before {
             // What cannot be read stays where somebody can look at it.
             _ if readable < records.len() => {}
-            0 => self.push(Effect::Forget(boot)),
+            0 => self.run_settled(&boot),
             open => drop(self.recovering.insert(boot, open)),
         }
         self.effects.drain(..).collect()
@@ -477,7 +508,7 @@ impl Broker {
         *open -= 1;
         if *open == 0 {
             self.recovering.remove(boot);
-            self.push(Effect::Forget(boot.clone()));
+            self.run_settled(boot);
         }
     }
 
@@ -522,26 +553,38 @@ impl Broker {
             Some(Pending::IssuePublished(issuing)) => return self.issue_published(issuing, result, now),
             Some(Pending::Right(way)) => return self.right_published(way, result, now),
             Some(Pending::TickPublished) => return self.tick_published(&result),
+            Some(Pending::Head(head)) => return self.head_published(*head, &result),
             Some(other) => drop(self.pending.insert(ticket, other)),
             None => {}
         }
         let Some((prepared, store)) = self.unacknowledged.remove(&ticket) else { return };
         match result {
-            Ok(stored) => {
-                let is_own = prepared.id.boot == self.setup.boot;
-                if is_own {
-                    let entry = Entry::Committed { seq: prepared.id.seq, stream: stored.sequence };
-                    self.push(Effect::Journal(None, entry));
-                } else {
-                    self.settled(&prepared.id.boot);
-                }
+            // It bears the id of what it voids: that may have been stored after all.
+            Ok(stored) if stored.duplicate && prepared.kind == RecordKind::Void => {
+                self.read_back(prepared, stored.sequence);
             }
+            Ok(stored) => self.acknowledged(&prepared, stored.sequence),
             Err(_) => {
                 let ticket = self.fresh_ticket();
                 self.push(Effect::Publish { ticket, store: store.clone(), delay: REPUBLISH_AFTER });
                 self.unacknowledged.insert(ticket, (prepared, store));
             }
         }
+    }
+
+    fn acknowledged(&mut self, prepared: &Prepared, stream: u64) {
+        if prepared.id.boot == self.setup.boot {
+            self.committed(prepared.id.seq, stream);
+        } else {
+            self.stands(prepared);
+            self.settled(&prepared.id.boot);
+        }
+    }
+
+    /// The stream has the record of this run that was prepared last at a position.
+    fn committed(&mut self, seq: u64, stream: u64) {
+        self.logs.committed(&self.setup.boot, seq);
+        self.push(Effect::Journal(None, Entry::Committed { seq, stream }));
     }
 
     fn indexed(&mut self, ticket: Ticket, result: Result<(), String>, now: Now) {

@@ -38,7 +38,6 @@ use writ_common::{
     verdict::{Decision, Verdict},
     wire::{IssueAnswer, RightWanted, ToldReason, WHY_BYTES_MAX, right_digest, right_id},
 };
-use writ_journal::Entry;
 
 use super::{
     Broker, Effect, Pending, TaskEntry,
@@ -548,8 +547,7 @@ impl Broker {
                 return self.answer(wanting.back, IssueAnswer::Refused { reasons });
             }
         };
-        let entry = Entry::Committed { seq: issuing.prepared.id.seq, stream: stored.sequence };
-        self.push(Effect::Journal(None, entry));
+        self.committed(issuing.prepared.id.seq, stored.sequence);
         // Answers may have ended, and roles, keys and policy changed, since it was claimed.
         if let Err(reason) = self.still_granted(&wanting, now) {
             return self.not_handed_out(&wanting, &issuing, &reason, now);

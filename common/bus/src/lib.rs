@@ -21,5 +21,5 @@ pub use error::{BusError, StoreError};
 pub use headers::Attested;
 pub use serve::{Endpoint, Inbox, Incoming, Service};
 pub use store::{Fence, Store, Stored};
-pub use stream::{StoredMessage, StreamFacts, StreamSpec, Tail};
+pub use stream::{Keeps, StoredMessage, StreamFacts, StreamSpec, Tail};
 pub use system::{SystemClock, SystemEntropy};

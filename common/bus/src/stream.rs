@@ -26,6 +26,17 @@ pub struct StreamSpec {
     pub duplicate_window: Duration,
     /// On how many servers it lives.
     pub replicas: usize,
+    /// What it keeps of each subject.
+    pub keeps: Keeps,
+}
+
+/// What a stream keeps of each of its subjects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// Every message.
+    All,
+    /// The last one.
+    Last,
 }
 
 /// What distinguishes this stream from another of the same name.
@@ -103,6 +114,10 @@ impl Bus {
             name: spec.name.clone(),
             subjects: spec.subjects.clone(),
             max_bytes: i64::try_from(spec.bytes_max).unwrap_or(i64::MAX),
+            max_messages_per_subject: match spec.keeps {
+                Keeps::All => -1,
+                Keeps::Last => 1,
+            },
             discard: DiscardPolicy::New,
             storage: StorageType::File,
             num_replicas: spec.replicas,
@@ -220,7 +235,9 @@ fn check_remembers(config: &Config, spec: &StreamSpec) -> Result<(), BusError> {
         Config { discard, .. } if *discard != DiscardPolicy::New => "it makes room by forgetting (discard)",
         Config { max_age, .. } if !max_age.is_zero() => "messages end by age (max_age)",
         Config { max_messages, .. } if *max_messages > 0 => "it holds a number of messages (max_msgs)",
-        Config { max_messages_per_subject, .. } if *max_messages_per_subject > 0 => {
+        Config { max_messages_per_subject, .. }
+            if *max_messages_per_subject > 0 && spec.keeps == Keeps::All =>
+        {
             "it holds a number of messages per subject (max_msgs_per_subject)"
         }
         Config { duplicate_window, .. } if *duplicate_window < spec.duplicate_window => {

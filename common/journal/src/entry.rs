@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use writ_common::{
     codec::{CodecError, Message},
+    digest::Digest,
     record::RecordKind,
+    tlog::leaf_hash,
 };
 
 /// One journal entry.
@@ -55,6 +57,8 @@ pub struct Unsettled {
     pub unpublished: Vec<Unpublished>,
     /// Acknowledged intents without an outcome, in order: (seq, envelope).
     pub without_outcome: Vec<(u64, Vec<u8>)>,
+    /// The leaf of the run's log at each position, and whether the stream has it.
+    pub leaves: BTreeMap<u64, (Digest, bool)>,
 }
 
 /// A record of which the journal does not know that the stream has it.
@@ -81,10 +85,12 @@ pub fn unsettled(entries: &[Entry]) -> Unsettled {
     let mut last: BTreeMap<u64, &Entry> = BTreeMap::new();
     let mut committed: BTreeMap<u64, bool> = BTreeMap::new();
     let mut ended: BTreeMap<u64, ()> = BTreeMap::new();
+    let mut open = Unsettled::default();
     for entry in entries {
         match entry {
-            Entry::Prepared { seq, ends, .. } => {
+            Entry::Prepared { seq, ends, record, .. } => {
                 last.insert(*seq, entry);
+                open.leaves.insert(*seq, (leaf_hash(record), false));
                 committed.insert(*seq, false);
                 if let Some(intent) = ends {
                     ended.insert(*intent, ());
@@ -92,10 +98,12 @@ pub fn unsettled(entries: &[Entry]) -> Unsettled {
             }
             Entry::Committed { seq, .. } => {
                 committed.insert(*seq, true);
+                if let Some((_, is_committed)) = open.leaves.get_mut(seq) {
+                    *is_committed = true;
+                }
             }
         }
     }
-    let mut open = Unsettled::default();
     for (seq, entry) in last {
         let Entry::Prepared { kind, subject, message_id, record, .. } = entry else { continue };
         if !committed.get(&seq).copied().unwrap_or(false) {

@@ -99,6 +99,20 @@ impl RunLog {
         }
     }
 
+    /// A record of an earlier run, as its journal has it.
+    pub fn taken_up(&mut self, position: u64, leaf: Digest, is_committed: bool) {
+        self.waiting.insert(position, (leaf, false));
+        if is_committed {
+            self.committed(position);
+        }
+    }
+
+    /// The run has ended with the last record there is.
+    pub fn end_here(&mut self) {
+        let last = self.waiting.last_key_value().map(|(position, _)| position + 1);
+        self.end(last.unwrap_or(self.size()));
+    }
+
     /// The run has ended after so many records; its log is closed once the stream has all of them.
     pub fn end(&mut self, records: u64) {
         self.ends_at = Some(records);
@@ -124,6 +138,10 @@ impl RunLog {
 
     /// What is to be witnessed now, if anything is.
     pub fn due(&mut self, now: Monotonic, key: &PrivateKey) -> Option<WitnessRequest> {
+        self.due_up_to(LEAVES_MAX, now, key)
+    }
+
+    fn due_up_to(&mut self, leaves_max: usize, now: Monotonic, key: &PrivateKey) -> Option<WitnessRequest> {
         let closes = self.ends_at == Some(self.size());
         if self.sent.is_some() || self.is_closed || (self.unwitnessed.is_empty() && !closes) {
             return None;
@@ -132,7 +150,7 @@ impl RunLog {
         if self.last_sent.is_some_and(|last| now.since(last) < pause) {
             return None;
         }
-        let (checkpoint, frontier, leaves) = self.next(LEAVES_MAX, closes);
+        let (checkpoint, frontier, leaves) = self.next(leaves_max, closes);
         let is_closed = checkpoint.is_closed;
         let checkpoint = SignedCheckpoint::sign(checkpoint, key).ok()?;
         self.sent = Some((frontier, is_closed));
@@ -157,9 +175,9 @@ impl RunLog {
         (checkpoint, frontier, leaves)
     }
 
-    /// A checkpoint nobody but its recorder signs: what a broker says of its own log.
+    /// A checkpoint nobody but its recorder signs, over all there is: what a broker says of its own log.
     pub fn own(&mut self, now: Monotonic, key: &PrivateKey) -> Option<SignedCheckpoint> {
-        let request = self.due(now, key)?;
+        let request = self.due_up_to(usize::MAX, now, key)?;
         SignedCheckpoint::parse(&request.checkpoint).ok()
     }
 

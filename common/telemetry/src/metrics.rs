@@ -104,6 +104,14 @@ impl Exposition {
         );
     }
 
+    /// How far the logs are witnessed.
+    pub fn log(&mut self, unwitnessed: u64, refused: u64) {
+        let help = "Records of this run and earlier ones that no checkpoint in the heads stream covers yet.";
+        self.single("writ_log_leaves_unwitnessed", Kind::Gauge, help, as_f64(unwitnessed));
+        let help = "Checkpoints that were refused: by the witness here, or there.";
+        self.single("writ_log_witness_refused_total", Kind::Counter, help, as_f64(refused));
+    }
+
     /// Records by their class.
     pub fn records(&mut self, records: &[(RecordKind, u64)], unacknowledged: usize) {
         let name = "writ_audit_records_total";

@@ -98,6 +98,8 @@ pub enum Event {
     FirstRead(CallRef, Result<Option<Bytes>, String>),
     /// A tool or an agent is done.
     Finished(CallRef, Result<Output, ToolFailure>),
+    /// The broker's answer to a request to cosign a run's checkpoint, if there was one.
+    Witnessed(BootId, Option<Bytes>),
     /// Time has passed.
     Tick,
 }
@@ -142,7 +144,7 @@ pub enum Effect {
     Alarm(String),
     /// Ask the broker for freshness and hand its answer back as [`Event::Fresh`].
     AskFresh(Vec<u8>),
-    /// Forget the journal of a settled run.
+    /// Forget the journal of a run whose log is closed.
     Forget(BootId),
     /// Have inspectors look at texts, and hand what they say back as [`Event::Inspected`].
     Inspect(CallRef, Box<Inspect>),
@@ -196,4 +198,6 @@ pub enum Effect {
     },
     /// Export a span.
     Span(Box<SpanRecord>),
+    /// Ask the broker to cosign a run's checkpoint, and hand its answer back as [`Event::Witnessed`].
+    Witness(BootId, Vec<u8>),
 }

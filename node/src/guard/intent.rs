@@ -458,6 +458,8 @@ impl Guard {
             let message_id = intent.call_id.to_string();
             self.journal(None, &intent.prepared, &message_id, None);
             self.committed(intent.prepared.id.seq, sequence);
+        } else {
+            self.stands(&intent.prepared);
         }
         let status = if is_own { OutcomeStatus::NotRun } else { OutcomeStatus::UnknownOutcome };
         self.record_outcome_of(&intent.prepared.id, intent.call_id, intent.who.task.clone(), status, now);

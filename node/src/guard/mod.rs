@@ -18,6 +18,7 @@ mod inspect;
 mod intent;
 mod kept;
 mod labels;
+mod log;
 mod pins;
 mod recovery;
 mod release;
@@ -40,6 +41,7 @@ use call::InFlight;
 use chains::Chains;
 use kept::KeptResults;
 use labels::Labels;
+use log::Logs;
 use sources::KnownSources;
 use writ_bus::{Store, StoreError, Stored, StreamFacts};
 use writ_common::{
@@ -57,12 +59,13 @@ use writ_common::{
     label::DomainLabel,
     policy::{PolicyBundle, PolicySet},
     reason::ReasonCode,
-    record::Origin,
+    record::{Origin, RecordKind},
     recorder::{Prepared, Recorder},
     signed::{Signable, Signed},
     source::ResultSources,
     subjects::Subject,
     time::{Millis, Now},
+    tlog::LogId,
 };
 use writ_journal::Entry;
 
@@ -161,6 +164,9 @@ pub struct Guard {
     /// Records whose publish is under way or has to be tried again.
     unacknowledged: BTreeMap<Ticket, Unacknowledged>,
     recovering: BTreeMap<BootId, usize>,
+    logs: Logs,
+    /// Whether the run is ending, so that nothing more may be recorded.
+    is_closing: bool,
     last_asked: Option<Now>,
     effects: VecDeque<Effect>,
 }
@@ -221,6 +227,7 @@ impl Guard {
         entropy: Box<dyn Entropy>,
     ) -> Self {
         let origin = Origin::Node(config.node.clone());
+        let log = LogId { tenant: config.tenant.clone(), origin: origin.clone(), boot: config.boot.clone() };
         let recorder = Recorder::new(
             config.tenant.clone(),
             origin,
@@ -255,6 +262,8 @@ impl Guard {
             next_ticket: 0,
             unacknowledged: BTreeMap::new(),
             recovering: BTreeMap::new(),
+            logs: Logs::new(log),
+            is_closing: false,
             last_asked: None,
             effects: VecDeque::new(),
             config,
@@ -310,6 +319,7 @@ impl Guard {
             Event::Searched(ticket, found) => self.searched(ticket, found, now),
             Event::FirstRead(call, found) => self.first_read(call, found, now),
             Event::Finished(call, result) => self.finished(call, result, now),
+            Event::Witnessed(boot, answer) => self.witnessed(&boot, answer.as_ref()),
             Event::Tick => self.tick(now),
         }
         self.effects.drain(..).collect()
@@ -339,9 +349,12 @@ impl Guard {
             self.last_asked = Some(now);
             self.ask_fresh(now);
         }
-        self.record_refused(now);
+        if !self.is_closing {
+            self.record_refused(now);
+        }
         self.retry_waiting(now);
         self.approvals.prune(now.wall);
+        self.witness(now);
     }
 
     /// Why nothing is decided here, for the operator.
@@ -476,12 +489,20 @@ impl Guard {
             ends,
             record: prepared.bytes.clone(),
         };
+        self.logs.prepared(prepared);
         self.push(Effect::Journal(ticket, entry));
     }
 
     fn committed(&mut self, seq: u64, stream: u64) {
         self.streams.acknowledged(stream);
+        self.logs.committed(&self.config.boot, seq);
         self.push(Effect::Journal(None, Entry::Committed { seq, stream }));
+    }
+
+    /// The stream has this record of an earlier run.
+    fn stands(&mut self, prepared: &Prepared) {
+        self.logs.prepared(prepared);
+        self.logs.committed(&prepared.id.boot, prepared.id.seq);
     }
 
     /// A message of this node that is stored if the last one on its subject has this sequence; it counts as sent.
@@ -565,7 +586,10 @@ impl Guard {
         let is_own = prepared.id.boot == self.config.boot;
         match purpose {
             Purpose::Record => self.committed(prepared.id.seq, stored.sequence),
-            Purpose::Settle(boot) => self.settled(&boot),
+            Purpose::Settle(boot) => {
+                self.stands(&prepared);
+                self.settled(&boot);
+            }
             Purpose::VoidUnknown(intent) if stored.duplicate => {
                 // Which of all that bear this id is there?
                 self.search(recovery::OldIntent { contested: true, ..*intent });
@@ -573,6 +597,8 @@ impl Guard {
             Purpose::VoidUnknown(intent) => {
                 if is_own {
                     self.committed(prepared.id.seq, stored.sequence);
+                } else {
+                    self.stands(&prepared);
                 }
                 self.settled(&intent.prepared.id.boot);
             }

@@ -70,6 +70,7 @@ impl StreamPin {
 pub(super) struct Streams {
     known: StreamPins,
     went_back: Option<String>,
+    is_accepted: bool,
     /// The highest sequence a record of ours was acknowledged at; it may be ahead of the last look.
     acknowledged: u64,
     /// The audit stream when it was last looked at, and the bytes this node has added since.
@@ -78,7 +79,8 @@ pub(super) struct Streams {
 
 impl Streams {
     pub(super) fn new(known: StreamPins) -> Self {
-        Self { known, went_back: None, acknowledged: 0, audit: None }
+        let is_accepted = known.floor == FLOOR_UNKNOWN;
+        Self { known, went_back: None, is_accepted, acknowledged: 0, audit: None }
     }
 
     /// Takes in both streams. Returns the pins if they moved, or what is wrong if that was not known yet.
@@ -106,6 +108,18 @@ impl Streams {
         let mut kept = self.known.clone();
         kept.audit.sequence = kept.audit.sequence.max(self.acknowledged);
         Ok(has_moved.then_some(kept))
+    }
+
+    /// Something else shows that this node is not where it was: as if a stream went back.
+    pub(super) fn distrust(&mut self, why: &str) {
+        if !writ_common::red::off("R07") {
+            self.went_back.get_or_insert_with(|| why.to_owned());
+        }
+    }
+
+    /// Whether somebody said to go on from the state as it was found.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.is_accepted
     }
 
     /// Whether a label that stands at this sequence may lack raises that were lost.

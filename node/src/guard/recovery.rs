@@ -29,8 +29,10 @@ impl Guard {
     /// Takes over what an earlier run left open.
     pub(super) fn recover(&mut self, boot: BootId, unsettled: Unsettled, now: Now) {
         let open = unsettled.unpublished.len() + unsettled.without_outcome.len();
+        let log = self.log_of(&boot);
+        self.logs.take_up(log, &unsettled);
         if open == 0 {
-            return self.push(Effect::Forget(boot));
+            return self.run_settled(&boot);
         }
         self.alarm(format!("run {boot} left {open} records open; completing them"));
         self.recovering.insert(boot.clone(), open);
@@ -128,13 +130,13 @@ impl Guard {
         self.publish_record(Box::new(void), message_id, purpose, Millis(0));
     }
 
-    /// One thing less an earlier run left open; its journal goes with the last.
+    /// One thing less an earlier run left open; its log is closed with the last.
     pub(super) fn settled(&mut self, boot: &BootId) {
         let Some(open) = self.recovering.get_mut(boot) else { return };
         *open -= 1;
         if *open == 0 {
             self.recovering.remove(boot);
-            self.push(Effect::Forget(boot.clone()));
+            self.run_settled(boot);
         }
     }
 }

@@ -71,7 +71,11 @@ impl CoreUser {
         let own = |rest: &str| format!("writ.v1.{tenant}.{rest}");
         let inbox = format!("{}.>", self.inbox_prefix());
         // A wildcard stands for a whole token, so each stream is named.
-        let streams = [subjects::control_stream(tenant), subjects::part_stream(tenant, &PartId::first())];
+        let streams = [
+            subjects::control_stream(tenant),
+            subjects::part_stream(tenant, &PartId::first()),
+            subjects::heads_stream(tenant),
+        ];
         let reading = || {
             let mut rights = vec!["$JS.FC.>".to_owned()];
             for stream in &streams {
@@ -100,14 +104,22 @@ impl CoreUser {
                     own(&format!("audit.*.*.*.{name}")),
                     own("claim.*.approval.*"),
                     own("control.*"),
+                    own("head.*.*.*"),
                     own("label.*.*"),
                     own("label.*.*.instruction"),
                 ];
                 // Creating, never updating: an update can make a stream forget.
                 publish.extend(streams.iter().map(|stream| format!("$JS.API.STREAM.CREATE.{stream}")));
                 publish.extend(reading());
-                let subscribe =
-                    vec![own("admin"), own("enroll"), own("fresh"), own("issue.*"), "$SRV.>".into(), inbox];
+                let subscribe = vec![
+                    own("admin"),
+                    own("enroll"),
+                    own("fresh"),
+                    own("issue.*"),
+                    own("witness.*"),
+                    "$SRV.>".into(),
+                    inbox,
+                ];
                 (publish, subscribe)
             }
             // It publishes answers and nothing else; a list without an entry would allow everything.
@@ -123,6 +135,7 @@ impl CoreUser {
                     own("inspect.*"),
                     own("label.*.*"),
                     own("label.*.*.sources"),
+                    own(&format!("witness.{name}")),
                 ];
                 publish.extend(reading());
                 // Calls only as one of a queue group: nobody listens in.

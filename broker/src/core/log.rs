@@ -1,0 +1,333 @@
+//! The broker as a witness of the nodes' logs, and its own log.
+//!
+//! A head is published by compare-and-set on the log's own subject, so that several brokers are one witness; what is
+//! not stored is not cosigned.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use writ_bus::{Store, StoreError, Stored};
+use writ_common::{
+    codec::{decode, encode},
+    ids::{BootId, NodeId},
+    reason::{Reason, ReasonCode},
+    record::{Basis, Origin, RecordBody, RecordedDecision, Verdicted, Who},
+    recorder::Prepared,
+    subjects::Subject,
+    time::{Millis, Now},
+    tlog::{
+        Answered, Head, Heads, LogId, RunLog, SignedCheckpoint, WitnessName, WitnessReply, WitnessRequest,
+        Witnessing,
+    },
+    verdict::Verdict,
+};
+use writ_journal::Unsettled;
+
+use super::{Arrival, Broker, CallRef, Effect, Pending, Ticket, control};
+
+/// What a broker knows of logs: its own that are open, and the heads of all.
+#[derive(Debug, Default)]
+pub(super) struct Logs {
+    own: BTreeMap<BootId, RunLog>,
+    heads: Heads,
+    is_read: bool,
+    /// Logs a head of which is on its way.
+    under_way: BTreeSet<LogId>,
+    /// Logs that were found to have two histories; said once.
+    forked: BTreeSet<LogId>,
+    refused: u64,
+}
+
+/// A head on its way to the stream.
+pub(super) struct HeadOnItsWay {
+    note: SignedCheckpoint,
+    /// Who asked for it; nobody for the broker's own.
+    back: Option<CallRef>,
+}
+
+impl Logs {
+    pub(super) fn new(own: LogId) -> Self {
+        Self { own: BTreeMap::from([(own.boot.clone(), RunLog::new(own))]), ..Self::default() }
+    }
+
+    pub(super) fn prepared(&mut self, prepared: &Prepared) {
+        if let Some(log) = self.own.get_mut(&prepared.id.boot) {
+            log.prepared(prepared.id.seq, &prepared.bytes, false);
+        }
+    }
+
+    pub(super) fn committed(&mut self, boot: &BootId, seq: u64) {
+        if let Some(log) = self.own.get_mut(boot) {
+            log.committed(seq);
+        }
+    }
+}
+
+impl Broker {
+    pub(super) fn log_of(&self, boot: &BootId) -> LogId {
+        LogId {
+            tenant: self.setup.tenant.clone(),
+            origin: Origin::Broker(self.setup.broker.clone()),
+            boot: boot.clone(),
+        }
+    }
+
+    /// Takes up the log of an earlier run as its journal tells it.
+    pub(super) fn take_up_log(&mut self, boot: &BootId, unsettled: &Unsettled) {
+        let mut log = RunLog::new(self.log_of(boot));
+        for (seq, (leaf, is_committed)) in &unsettled.leaves {
+            log.taken_up(*seq, *leaf, *is_committed);
+        }
+        self.logs.own.insert(boot.clone(), log);
+    }
+
+    /// An earlier run has nothing open any more: its log can be closed.
+    pub(super) fn run_settled(&mut self, boot: &BootId) {
+        if let Some(log) = self.logs.own.get_mut(boot) {
+            log.end_here();
+        }
+    }
+
+    /// The stream has this record, which may be of an earlier run.
+    pub(super) fn stands(&mut self, prepared: &Prepared) {
+        self.logs.prepared(prepared);
+        self.logs.committed(&prepared.id.boot, prepared.id.seq);
+    }
+
+    /// The run is ending: nothing more is recorded, and its log is closed.
+    pub fn close_log(&mut self, now: Now) -> Vec<Effect> {
+        self.is_closing = true;
+        let records = self.recorder.next_id().seq;
+        if let Some(log) = self.logs.own.get_mut(&self.setup.boot) {
+            log.end(records);
+        }
+        self.publish_own_heads(now);
+        self.effects.drain(..).collect()
+    }
+
+    /// Whether the log of this run is complete and its last checkpoint in the stream.
+    #[must_use]
+    pub fn is_log_closed(&self) -> bool {
+        !self.logs.own.contains_key(&self.setup.boot)
+    }
+
+    /// How many of its own records no checkpoint covers yet.
+    #[must_use]
+    pub fn unwitnessed(&self) -> u64 {
+        self.logs.own.values().map(RunLog::unwitnessed).sum()
+    }
+
+    /// How many checkpoints were refused.
+    #[must_use]
+    pub fn witness_refusals(&self) -> u64 {
+        self.logs.refused
+    }
+
+    pub(super) fn heads_were_read(&mut self) {
+        self.logs.is_read = true;
+    }
+
+    /// A head of the stream, its own writes included.
+    pub(super) fn head(&mut self, sequence: u64, payload: &[u8]) {
+        let read = decode::<Head>(payload).map_err(|error| error.to_string());
+        let note = read.and_then(|head| {
+            SignedCheckpoint::parse(&head.checkpoint).map_err(|error| error.to_string())
+        });
+        match note {
+            Ok(note) if self.is_recorders(&note) && self.is_witnessed_if_nodes(&note) => {
+                self.logs.heads.take(note, sequence);
+            }
+            Ok(note) => self.alarm(format!(
+                "head {sequence} of log {} is not signed by who should have: it does not count",
+                note.checkpoint().log
+            )),
+            Err(why) => self.alarm(format!("head {sequence} is none: {why}")),
+        }
+    }
+
+    fn is_recorders(&self, note: &SignedCheckpoint) -> bool {
+        self.control.record_keys(&note.checkpoint().log.origin).any(|key| note.check(key).is_ok())
+    }
+
+    fn is_witnessed(&self, note: &SignedCheckpoint) -> bool {
+        let tenant = &self.setup.tenant;
+        self.control.brokers().keys().any(|broker| {
+            let origin = Origin::Broker(broker.clone());
+            let name = WitnessName(tenant, broker);
+            self.control.record_keys(&origin).any(|key| note.check_witness(&name, key).is_ok())
+        })
+    }
+
+    fn is_witnessed_if_nodes(&self, note: &SignedCheckpoint) -> bool {
+        matches!(note.checkpoint().log.origin, Origin::Broker(_)) || self.is_witnessed(note)
+    }
+
+    /// A node asks to cosign.
+    pub(super) fn witness(&mut self, call: CallRef, arrival: &Arrival, node: &NodeId, now: Now) {
+        let reply = match self.judge_checkpoint(arrival, node) {
+            Ok((mut note, revision)) => {
+                let (tenant, broker) = (self.setup.tenant.clone(), self.setup.broker.clone());
+                let name = WitnessName(&tenant, &broker);
+                match note.cosign(&name, &self.setup.record_key, now.wall) {
+                    Ok(()) => return self.send_head(note, revision, Some(call)),
+                    Err(error) => WitnessReply::Refused { why: error.to_string() },
+                }
+            }
+            Err(Refusal::Known(note)) => WitnessReply::Known { checkpoint: note.note().to_owned() },
+            Err(Refusal::NotNow(why)) => WitnessReply::Refused { why },
+            Err(Refusal::Wrong(why)) => {
+                self.logs.refused += 1;
+                self.alarm(format!("a checkpoint of {node} is not cosigned: {why}"));
+                WitnessReply::Refused { why }
+            }
+            Err(Refusal::Forked(log, why)) => {
+                self.logs.refused += 1;
+                self.record_fork(&log, &why, now);
+                WitnessReply::Refused { why }
+            }
+        };
+        self.push(Effect::Reply(call, encode(&reply)));
+    }
+
+    fn judge_checkpoint(
+        &self,
+        arrival: &Arrival,
+        node: &NodeId,
+    ) -> Result<(SignedCheckpoint, u64), Refusal> {
+        if !self.logs.is_read || !self.control_read {
+            return Err(Refusal::NotNow("the broker is still reading".to_owned()));
+        }
+        let request: WitnessRequest =
+            decode(&arrival.payload).map_err(|error| Refusal::Wrong(error.to_string()))?;
+        let note = SignedCheckpoint::parse(&request.checkpoint)
+            .map_err(|error| Refusal::Wrong(error.to_string()))?;
+        let log = note.checkpoint().log.clone();
+        if log.tenant != self.setup.tenant || log.origin != Origin::Node(node.clone()) {
+            return Err(Refusal::Wrong(format!("log {log} is not {node}'s")));
+        }
+        if !self.is_recorders(&note) {
+            return Err(Refusal::Wrong(format!("it is not signed by a record key of {node}")));
+        }
+        if self.logs.under_way.contains(&log) {
+            return Err(Refusal::NotNow("one of this log is being cosigned".to_owned()));
+        }
+        match self.logs.heads.judge(note, &request, |note| self.is_witnessed(note)) {
+            Witnessing::Cosign(note, revision) => Ok((note, revision)),
+            Witnessing::Known(note) => Err(Refusal::Known(note)),
+            Witnessing::Refused(why) => Err(Refusal::Wrong(why)),
+            Witnessing::Forked(why) => Err(Refusal::Forked(log, why)),
+        }
+    }
+
+    /// Two histories of one run: somebody runs twice, was set back, or lies. On record once.
+    fn record_fork(&mut self, log: &LogId, why: &str, now: Now) {
+        if !self.logs.forked.insert(log.clone()) {
+            return;
+        }
+        self.alarm(format!("log {log} is forked: {why}"));
+        let reason = Reason::new(ReasonCode::AuditFork).noted(format_args!("log {log}: {why}"));
+        let who = Who { connection: Some(log.origin.name().to_owned()), ..Who::default() };
+        let basis = Basis { epoch: Some(self.control.epoch()), ..Basis::default() };
+        let verdict = Verdict::deny(reason, None);
+        let denied =
+            Verdicted::new(RecordedDecision::Deny, &verdict, who, control::what_of("witness"), basis);
+        self.record(RecordBody::Verdict(Box::new(denied)), None, now);
+    }
+
+    fn send_head(&mut self, note: SignedCheckpoint, revision: u64, back: Option<CallRef>) {
+        let log = note.checkpoint().log.clone();
+        let head = Head { checkpoint: note.note().to_owned() };
+        let subject = Subject::Head(log.clone()).of(&self.setup.tenant);
+        let store = Store::fenced(subject, revision, encode(&head));
+        let ticket = self.fresh_ticket();
+        self.logs.under_way.insert(log);
+        self.pending.insert(ticket, Pending::Head(Box::new(HeadOnItsWay { note, back })));
+        self.push(Effect::Publish { ticket, store, delay: Millis(0) });
+    }
+
+    /// What the stream said about a head.
+    pub(super) fn head_published(&mut self, head: HeadOnItsWay, result: &Result<Stored, StoreError>) {
+        let HeadOnItsWay { note, back } = head;
+        let log = note.checkpoint().log.clone();
+        self.logs.under_way.remove(&log);
+        if let Ok(stored) = result {
+            self.logs.heads.take(note.clone(), stored.sequence);
+        }
+        let Some(call) = back else {
+            let closed = self.logs.own.get_mut(&log.boot).map(|own| own.own_published(result.is_ok()));
+            if closed == Some(Answered::Closed) {
+                self.logs.own.remove(&log.boot);
+                self.push(Effect::Forget(log.boot));
+            }
+            return;
+        };
+        let reply = match (result, self.logs.heads.of(&log)) {
+            (Ok(_), _) => WitnessReply::Cosigned { checkpoint: note.note().to_owned() },
+            (Err(_), Some(known)) => WitnessReply::Known { checkpoint: known.note().to_owned() },
+            (Err(error), None) => WitnessReply::Refused { why: error.to_string() },
+        };
+        self.push(Effect::Reply(call, encode(&reply)));
+    }
+
+    /// Publishes the heads of its own logs.
+    pub(super) fn publish_own_heads(&mut self, now: Now) {
+        if !self.logs.is_read || !self.control_read {
+            return;
+        }
+        let key = self.setup.record_key.clone();
+        let Logs { own, heads, .. } = &mut self.logs;
+        let due: Vec<SignedCheckpoint> =
+            own.values_mut().filter_map(|log| log.own(now.monotonic, &key)).collect();
+        let (mut notes, mut behind) = (Vec::new(), Vec::new());
+        for note in due {
+            let said = note.checkpoint();
+            match heads.of(&said.log).map(SignedCheckpoint::checkpoint) {
+                Some(known) if known.size > said.size || (known.is_closed && known != said) => {
+                    behind.push((said.log.clone(), known.size, said.size));
+                }
+                _ => notes.push((heads.revision(&said.log), note)),
+            }
+        }
+        for (log, known, here) in behind {
+            // Its journal stays, for somebody to look at.
+            self.logs.own.remove(&log.boot);
+            self.record_fork(&log, &format!("its head covers {known} records and {here} are here"), now);
+        }
+        for (revision, note) in notes {
+            self.send_head(note, revision, None);
+        }
+    }
+
+    /// Something is stored under a void's id: which record is it?
+    pub(super) fn read_back(&mut self, void: Box<Prepared>, sequence: u64) {
+        let ticket = self.fresh_ticket();
+        self.pending.insert(ticket, Pending::ReadBack(void, sequence));
+        self.push(Effect::ReadRecord { ticket, sequence });
+    }
+
+    /// The record at a sequence of the stream, or why it cannot be read.
+    pub(super) fn record_read(&mut self, ticket: Ticket, found: Option<&[u8]>) {
+        let Some(Pending::ReadBack(void, sequence)) = self.pending.remove(&ticket) else { return };
+        let stored = found.and_then(|bytes| self.recorder.reopen(bytes).ok());
+        match stored {
+            Some((prepared, _)) if prepared.id == void.id => {
+                if prepared.id.boot == self.setup.boot {
+                    let _written = self.journal(&prepared);
+                }
+                self.acknowledged(&prepared, sequence);
+            }
+            _ => self.read_back(void, sequence),
+        }
+    }
+}
+
+/// Why a checkpoint is not cosigned.
+enum Refusal {
+    /// It does not begin where the witness is.
+    Known(SignedCheckpoint),
+    /// It may be later.
+    NotNow(String),
+    /// It is not what it says.
+    Wrong(String),
+    /// It contradicts what was cosigned.
+    Forked(LogId, String),
+}

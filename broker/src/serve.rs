@@ -12,8 +12,8 @@ use tokio::{
     time::Instant,
 };
 use writ_bus::{
-    ApprovalNews, Bus, BusError, ConnectionState, Endpoint, Incoming, Keeps, Service, StreamFacts, StreamSpec,
-    SystemClock, SystemEntropy, follow_approvals,
+    ApprovalNews, Bus, BusError, ConnectionState, Endpoint, Incoming, Keeps, Service, StreamFacts,
+    StreamSpec, SystemClock, SystemEntropy, follow_approvals,
 };
 use writ_common::{
     codec::decode,

@@ -26,6 +26,7 @@ pub mod diagnostic;
 pub mod digest;
 pub mod entropy;
 pub mod epoch;
+pub mod evidence;
 pub mod flow;
 pub mod fresh;
 pub mod ids;

@@ -740,6 +740,11 @@ pub struct Receipt {
     pub answer: Digest,
 }
 
+impl Message for Signed<Receipt> {
+    const KIND: &'static str = "receipt";
+    const BYTES_MAX: usize = 4 * 1024;
+}
+
 impl Signable for Receipt {
     const PURPOSE: Purpose = Purpose::Receipt;
     const KIND: &'static str = "receipt";

@@ -40,6 +40,15 @@ impl Timestamp {
         shown.starts_with(text.strip_suffix('Z')?).then(|| Self::from_secs(secs))
     }
 
+    /// Reads a time as it is printed, with milliseconds, or without them as [`Timestamp::parse`] does.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        let Some((whole, millis)) = text.strip_suffix('Z')?.split_once('.') else { return Self::parse(text) };
+        let is_millis = millis.len() == 3 && millis.bytes().all(|digit| digit.is_ascii_digit());
+        let millis = is_millis.then(|| millis.parse().ok()).flatten()?;
+        Some(Self::parse(&format!("{whole}Z"))?.after(Millis(millis)))
+    }
+
     /// The day of the week, in UTC: 1 is Monday, 7 is Sunday (ISO 8601).
     #[must_use]
     pub const fn weekday(self) -> u64 {
@@ -225,6 +234,17 @@ mod tests {
             (4_102_444_800_000, "2100-01-01T00:00:00.000Z"),
         ] {
             assert_eq!(Timestamp::from_millis(millis).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_printed_is_read() {
+        for millis in [0, 1, 1_700_000_000_123, 1_790_000_000_990] {
+            let time = Timestamp::from_secs(0).after(Millis(millis));
+            assert_eq!(Timestamp::read(&time.to_string()), Some(time));
+        }
+        for text in ["", "2026-01-31T12:00:00.1Z", "2026-01-31T12:00:00.+12Z", "2026-02-31T12:00:00.000Z"] {
+            assert_eq!(Timestamp::read(text), None, "{text}");
         }
     }
 

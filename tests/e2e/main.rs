@@ -7,6 +7,7 @@ mod budgets;
 mod bus;
 mod cli;
 mod delegation;
+mod evidence;
 mod examples;
 mod faults;
 mod flow;

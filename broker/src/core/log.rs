@@ -129,9 +129,8 @@ impl Broker {
     /// A head of the stream, its own writes included.
     pub(super) fn head(&mut self, sequence: u64, payload: &[u8]) {
         let read = decode::<Head>(payload).map_err(|error| error.to_string());
-        let note = read.and_then(|head| {
-            SignedCheckpoint::parse(&head.checkpoint).map_err(|error| error.to_string())
-        });
+        let note = read
+            .and_then(|head| SignedCheckpoint::parse(&head.checkpoint).map_err(|error| error.to_string()));
         match note {
             Ok(note) if self.is_recorders(&note) && self.is_witnessed_if_nodes(&note) => {
                 self.logs.heads.take(note, sequence);
@@ -188,11 +187,7 @@ impl Broker {
         self.push(Effect::Reply(call, encode(&reply)));
     }
 
-    fn judge_checkpoint(
-        &self,
-        arrival: &Arrival,
-        node: &NodeId,
-    ) -> Result<(SignedCheckpoint, u64), Refusal> {
+    fn judge_checkpoint(&self, arrival: &Arrival, node: &NodeId) -> Result<(SignedCheckpoint, u64), Refusal> {
         if !self.logs.is_read || !self.control_read {
             return Err(Refusal::NotNow("the broker is still reading".to_owned()));
         }

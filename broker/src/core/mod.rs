@@ -43,7 +43,9 @@ use writ_common::{
     keyset::KeysetDocument,
     policy::{PolicyBundle, PolicySet},
     reason::{Reason, ReasonCode},
-    record::{Basis, Origin, Record, RecordBody, RecordKind, RecordedDecision, RecordedReason, Verdicted, Who},
+    record::{
+        Basis, Origin, Record, RecordBody, RecordKind, RecordedDecision, RecordedReason, Verdicted, Who,
+    },
     recorder::{Prepared, Recorder},
     signed::Signed,
     subjects::Subject,

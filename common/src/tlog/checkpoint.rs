@@ -191,7 +191,8 @@ impl SignedCheckpoint {
             return Err(NoteError::Malformed(format!("{} bytes, at most {NOTE_BYTES_MAX}", note.len())));
         }
         let parsed = Note::from_bytes(note.as_bytes()).map_err(malformed)?;
-        let body = Body::from_bytes(parsed.text()).map_err(|error| NoteError::Malformed(error.to_string()))?;
+        let body =
+            Body::from_bytes(parsed.text()).map_err(|error| NoteError::Malformed(error.to_string()))?;
         let is_closed = match body.extension() {
             "" => false,
             CLOSED => true,

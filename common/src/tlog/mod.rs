@@ -56,7 +56,11 @@ impl LogId {
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
         let tokens: Vec<&str> = text.split('/').collect();
         let ["writ-log", "v1", tenant, kind, name, boot] = tokens.as_slice() else {
-            return Err(InvalidId::new("log", text, "is not of the form writ-log/v1/<tenant>/<kind>/<name>/<run>"));
+            return Err(InvalidId::new(
+                "log",
+                text,
+                "is not of the form writ-log/v1/<tenant>/<kind>/<name>/<run>",
+            ));
         };
         let origin = match *kind {
             "broker" => Origin::Broker(BrokerId::parse(*name)?),

@@ -75,9 +75,8 @@ impl InclusionProof {
     /// [`ProofError::Malformed`] with the line.
     pub fn parse(text: &str) -> Result<Self, ProofError> {
         let malformed = |line: usize, why: &str| ProofError::Malformed { line, why: why.to_owned() };
-        let bytes = |line: usize, text: &str| {
-            STANDARD.decode(text).map_err(|_| malformed(line, "is not base64"))
-        };
+        let bytes =
+            |line: usize, text: &str| STANDARD.decode(text).map_err(|_| malformed(line, "is not base64"));
         let (head, note) = text
             .split_once("\n\n")
             .ok_or_else(|| malformed(1, "there is no empty line with a checkpoint behind it"))?;
@@ -86,7 +85,8 @@ impl InclusionProof {
             Some((_, HEADER)) => {}
             _ => return Err(malformed(1, "is not `c2sp.org/tlog-proof@v1`")),
         }
-        let envelope = match lines.next().and_then(|(line, text)| Some((line, text.strip_prefix("extra ")?))) {
+        let envelope = match lines.next().and_then(|(line, text)| Some((line, text.strip_prefix("extra ")?)))
+        {
             Some((line, extra)) => bytes(line, extra)?,
             None => return Err(malformed(2, "is not `extra ` with the record")),
         };

@@ -322,7 +322,8 @@ mod tests {
         std::mem::swap(&mut bench.log, &mut other);
         assert!(matches!(bench.go(), Some(Answered::Forked(_))));
         // Even if it says it had begun where the witness is.
-        let mut request = other.due(bench.now.after(Millis(5_000)), &bench.key).or_else(|| bench.request()).unwrap();
+        let mut request =
+            other.due(bench.now.after(Millis(5_000)), &bench.key).or_else(|| bench.request()).unwrap();
         request.from = {
             let mut frontier = Frontier::default();
             (0..4).for_each(|_| frontier.append(leaf_hash(b"other")));

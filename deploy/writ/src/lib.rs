@@ -3,6 +3,7 @@
 pub mod adopt;
 pub mod cmd;
 pub mod dev;
+pub mod evidence;
 pub mod exit;
 pub mod login;
 pub mod mcp_clients;

@@ -63,7 +63,6 @@ impl Logs {
     pub(super) fn refused(&self) -> u64 {
         self.refused
     }
-
 }
 
 impl Guard {

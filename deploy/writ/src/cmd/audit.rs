@@ -1,6 +1,8 @@
 //! `writ audit …`
 
 mod export;
+mod prove;
+mod verify;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
@@ -21,9 +23,17 @@ pub enum Audit {
     Tail(Tail),
     /// A task as a tree: who handed what to whom, every verdict, and what to do about a denial
     Chain(Which),
-    /// Keep what the streams hold of one task: its records as they were signed, the policies they were decided by, and
-    /// the control stream with the keys. Nothing is proved beyond those signatures
+    /// Keep what the streams hold, of one task or all of it, in a folder that stands for itself: records as they were
+    /// signed, the log's checkpoints and hashes, policies, and the control stream with the keys
     Export(export::Export),
+    /// Check an export, anywhere, without broker, bus or profile
+    Verify(verify::Verify),
+    /// The newest checkpoint of every log, for keeping elsewhere
+    Heads(verify::ShowHeads),
+    /// Prove that one record is in its log (C2SP tlog-proof@v1)
+    Prove(prove::Prove),
+    /// Check such a proof, anywhere
+    CheckProof(prove::CheckProof),
 }
 
 #[derive(Args)]
@@ -48,6 +58,10 @@ impl Audit {
             Self::Tail(tail) => tail.run(common).await,
             Self::Chain(which) => which.run(common).await,
             Self::Export(export) => export.run(common).await,
+            Self::Verify(verify) => verify.run(common),
+            Self::Heads(heads) => heads.run(common).await,
+            Self::Prove(prove) => prove.run(common).await,
+            Self::CheckProof(check) => check.run(common),
         }
     }
 }

@@ -1,0 +1,208 @@
+//! Writing an export.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use writ_common::{
+    control::ControlState,
+    ids::TaskId,
+    keys::PublicKey,
+    policy::PolicyRevision,
+    record::{Record, RecordBody},
+    subjects::{Subject, control_stream},
+    tlog::{LogId, SignedCheckpoint},
+};
+
+use super::{
+    folder::{CHECKPOINT, CONTROL, FORMAT, FolderWriter, LOGS, Manifest, ManifestScope, RECORDS},
+    gather::{Leaves, drain, records},
+};
+use crate::{operator::Operator, view::records::to_json};
+
+/// What is kept, for whoever finds the folder.
+const READ_ME: &str = "Evidence of what AI agents did, and on whose authority, as `writ audit export` found it.\n\n\
+    records.jsonl   the records in the order of the stream: sequence, subject, the signed bytes (base64), and\n                \
+    what they say\n\
+    control.jsonl   the control stream: keysets signed by the offline root, every key that signs records, every\n                \
+    policy that was put in force; the same form\n\
+    logs/           of each run of a node or broker its newest checkpoint, signed by it and cosigned by a broker,\n                \
+    and the hashes of all its records (C2SP tlog-tiles)\n\
+    policies/       the files of the policies by which the verdicts were given, by revision\n\
+    export.json     what was exported, and the SHA-256 of every file\n\n\
+    Check it, on any machine: `writ audit verify <this folder> --root <the offline root's public key>`. The key has\n\
+    to come from somewhere else than from here. Format and rules: deploy/evidence.md of Writ.\n";
+
+/// What came of it.
+pub struct Written {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// Events of the control stream.
+    pub events: u64,
+    /// Logs with a checkpoint that the records here do not lead to.
+    pub unproved: Vec<LogId>,
+    /// Records nothing covers yet.
+    pub uncovered: u64,
+}
+
+/// Writes everything, or everything of one task, into a new folder.
+///
+/// # Errors
+/// If a stream cannot be read, the folder is there already, or there is nothing to write.
+pub async fn export(
+    operator: &Operator,
+    root: PublicKey,
+    task: Option<&TaskId>,
+    out: &Path,
+) -> Result<Written> {
+    let (_, policies) = operator.policies().await?;
+    let mut folder = FolderWriter::create(out)?;
+    let written = write(operator, root, task, &policies, &mut folder).await;
+    // A folder that holds half of it must not look like evidence.
+    match written {
+        Ok(found) => finish(operator, root, task, found, folder).await,
+        Err(error) => {
+            drop(std::fs::remove_dir_all(out));
+            Err(error)
+        }
+    }
+}
+
+struct Found {
+    records: u64,
+    faults: u64,
+    revisions: Vec<String>,
+    unproved: Vec<LogId>,
+    uncovered: u64,
+    events: u64,
+}
+
+type Policies = [(writ_common::control::Activation, writ_common::policy::PolicyBundle)];
+
+async fn write(
+    operator: &Operator,
+    root: PublicKey,
+    task: Option<&TaskId>,
+    policies: &Policies,
+    folder: &mut FolderWriter,
+) -> Result<Found> {
+    let mut lines = folder.lines(RECORDS)?;
+    let mut faults = 0;
+    let mut revisions = BTreeMap::new();
+    let mut logs: BTreeMap<LogId, u64> = BTreeMap::new();
+    let (heads, leaves) = records(operator, |message, recorded| {
+        let is_in = task.is_none() || subject_task(&message.subject) == task.cloned();
+        if is_in {
+            faults += u64::from(recorded.fault.is_some());
+            if let Some(record) = recorded.record.as_ref() {
+                let log = LogId {
+                    tenant: record.tenant.clone(),
+                    origin: record.id.origin.clone(),
+                    boot: record.id.boot.clone(),
+                };
+                let end = logs.entry(log).or_default();
+                *end = (*end).max(record.id.seq + 1);
+                let revision = policy_of(record);
+                let bundle = policies.iter().find(|(activation, _)| Some(activation.revision) == revision);
+                revisions.extend(bundle.map(|(activation, bundle)| (activation.revision, bundle)));
+            }
+            lines.message(to_json(recorded), &message.subject, &message.payload)?;
+        }
+        Ok(is_in)
+    })
+    .await?;
+    let records = folder.end(lines)?;
+    ensure!(
+        records > 0,
+        "the audit stream has no record{}",
+        task.map(|task| format!(" of task {task}")).unwrap_or_default()
+    );
+    let events = control_events(operator, root, folder).await?;
+    let is_in = |log: &LogId| task.is_none() || logs.contains_key(log);
+    let mut unproved = Vec::new();
+    for (log, head) in heads.iter().filter(|(log, _)| is_in(log)) {
+        if !write_log(folder, log, head, leaves.get(log))? {
+            unproved.push(log.clone());
+        }
+    }
+    let covered = |log: &LogId| heads.get(log).map_or(0, |head| head.checkpoint().size);
+    let uncovered = logs.iter().map(|(log, end)| end.saturating_sub(covered(log))).sum();
+    for (revision, bundle) in &revisions {
+        for (path, text) in &bundle.0 {
+            folder.write(&format!("policies/{}/{path}", revision.0), text.as_bytes())?;
+        }
+    }
+    folder.write("README", READ_ME.as_bytes())?;
+    let revisions = revisions.keys().map(|revision: &PolicyRevision| revision.0.to_string()).collect();
+    Ok(Found { records, faults, revisions, unproved, uncovered, events })
+}
+
+async fn finish(
+    operator: &Operator,
+    root: PublicKey,
+    task: Option<&TaskId>,
+    found: Found,
+    folder: FolderWriter,
+) -> Result<Written> {
+    let manifest = folder.finish(Manifest {
+        format: FORMAT.to_owned(),
+        tenant: operator.tenant().clone(),
+        root_key: root.to_string(),
+        exported_at: writ_bus::SystemClock::new().now().wall.to_string(),
+        scope: task.map_or(ManifestScope::All(true), |task| ManifestScope::Task(task.clone())),
+        records: found.records,
+        faults: found.faults,
+        policies: found.revisions,
+        files: BTreeMap::new(),
+    })?;
+    let Found { unproved, uncovered, events, .. } = found;
+    Ok(Written { manifest, events, unproved, uncovered })
+}
+
+/// Writes a checkpoint and its tiles; false if the records here do not lead to it.
+fn write_log(
+    folder: &mut FolderWriter,
+    log: &LogId,
+    head: &SignedCheckpoint,
+    leaves: Option<&Leaves>,
+) -> Result<bool> {
+    let said = head.checkpoint();
+    let name = format!("{LOGS}/{}", log.folder());
+    folder.write(&format!("{name}/{CHECKPOINT}"), head.note().as_bytes())?;
+    let none = Leaves::default();
+    let Some(tree) = leaves.unwrap_or(&none).tree(said.size, &said.root) else { return Ok(false) };
+    for (path, bytes) in tree.tiles(said.size)? {
+        folder.write(&format!("{name}/{path}"), &bytes)?;
+    }
+    Ok(true)
+}
+
+/// The control stream. Each event names the one before it, so all are kept.
+async fn control_events(operator: &Operator, root: PublicKey, folder: &mut FolderWriter) -> Result<u64> {
+    let tenant = operator.tenant();
+    let mut state = ControlState::new(tenant.clone(), root);
+    let mut lines = folder.lines(CONTROL)?;
+    let tail = operator.bus().tail(&control_stream(tenant), &Subject::Control.of(tenant), 1).await?;
+    drain(tail, |message| {
+        let fault = state.apply(message.sequence, &message.payload).err().map(|fault| fault.to_string());
+        let said = json!({"sequence": message.sequence, "fault": fault});
+        lines.message(said, &message.subject, &message.payload)
+    })
+    .await?;
+    folder.end(lines)
+}
+
+/// The task a message is filed under.
+fn subject_task(subject: &str) -> Option<TaskId> {
+    match Subject::parse(subject) {
+        Ok((_, Subject::Audit { task, .. })) => task,
+        _ => None,
+    }
+}
+
+fn policy_of(record: &Record) -> Option<PolicyRevision> {
+    match &record.body {
+        RecordBody::Verdict(verdicted) => verdicted.basis.policy,
+        RecordBody::Outcome(_) | RecordBody::Void(_) => None,
+    }
+}

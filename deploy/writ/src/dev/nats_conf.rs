@@ -71,11 +71,12 @@ impl CoreUser {
         let own = |rest: &str| format!("writ.v1.{tenant}.{rest}");
         let inbox = format!("{}.>", self.inbox_prefix());
         // A wildcard stands for a whole token, so each stream is named.
-        let streams = [
-            subjects::control_stream(tenant),
-            subjects::part_stream(tenant, &PartId::first()),
-            subjects::heads_stream(tenant),
-        ];
+        let mut streams =
+            vec![subjects::control_stream(tenant), subjects::part_stream(tenant, &PartId::first())];
+        // The heads of the logs are between brokers and whoever audits them.
+        if matches!(self, Self::Broker(_) | Self::Operator(_)) {
+            streams.push(subjects::heads_stream(tenant));
+        }
         let reading = || {
             let mut rights = vec!["$JS.FC.>".to_owned()];
             for stream in &streams {

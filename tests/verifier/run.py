@@ -1,0 +1,305 @@
+#!/usr/bin/env python3
+"""Two verifiers of exports, on the same exports: they have to find the same.
+
+    python3 tests/verifier/run.py [--writ target/debug/writ] [--export DIR --root KEY] [--only CASE] [--keep]
+
+Without --writ only the Python one is run. With --export, a real export is verified and tampered with as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+GOLDEN = HERE.parent.parent / "common" / "tests" / "golden"
+sys.path.insert(0, str(HERE))
+
+import shapes  # noqa: E402
+import tamper  # noqa: E402
+from msgpack import Malformed, decode, encode  # noqa: E402
+from notes import Checkpoint, split_notes  # noqa: E402
+from signed import Signed, sha256  # noqa: E402
+from synthesize import synthesize  # noqa: E402
+from tree import Tree, node_hash, root_by_path  # noqa: E402
+
+SECONDS_MAX = 300
+# What `writ` ends with, and this verifier too: no fault, faults.
+CODES = {0: False, 1: True}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is verified, and what has to be found."""
+
+    folder: Path
+    root: str
+    expected: frozenset[str]
+    # Whether nothing else may be found; of a real export nobody knows what else there is.
+    is_exact: bool = True
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether it is one proof and no export."""
+        return (self.folder / "proof.tlog-proof").exists()
+
+    def arguments(self) -> list[str]:
+        """The options both verifiers have for it."""
+        if self.is_proof:
+            inputs = ["--control", str(self.folder / "control.jsonl")]
+        else:
+            kept = ((name, self.folder / name) for name in ("receipts", "heads"))
+            inputs = [item for name, path in kept if path.exists() for item in (f"--{name}", str(path))]
+        return [*inputs, "--root", self.root, "--json"]
+
+    def faults(self, found: dict[str, Any], code: int) -> list[str]:
+        """What a verifier's answer has too much or too little."""
+        codes = {finding["code"] for finding in found["findings"]}
+        texts = {finding["code"]: f"{finding['where']}: {finding['text']}" for finding in found["findings"]}
+        strange = codes - self.expected if self.is_exact else set()
+        faults = [f"does not find {missed}" for missed in sorted(self.expected - codes)]
+        faults += [f"finds {code} ({texts[code]})" for code in sorted(strange)]
+        counted = sum(finding["severity"] == "fault" for finding in found["findings"])
+        if found["faults"] != counted or CODES.get(code) != (counted > 0):
+            faults.append(f"counts {found['faults']} faults of {counted}, and ends with {code}")
+        return faults
+
+
+Verifier = Callable[[Case], list[str]]
+
+
+def _verify(case: Case, command: list[str]) -> tuple[list[str], dict[str, Any] | None]:
+    run = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX)
+    try:
+        found = json.loads(run.stdout)
+        return case.faults(found, run.returncode), found
+    except (ValueError, KeyError, TypeError) as error:
+        said = (run.stderr or run.stdout)[-600:]
+        return [f"ended with {run.returncode} and no readable answer ({error}): {said}"], None
+
+
+def by_python(case: Case) -> list[str]:
+    """What is wrong with the answer of verify.py."""
+    what = ["--proof", str(case.folder / "proof.tlog-proof")] if case.is_proof else [str(case.folder / "export")]
+    return _verify(case, [sys.executable, str(HERE / "verify.py"), *what, *case.arguments()])[0]
+
+
+def by_writ(writ: str) -> Verifier:
+    """What is wrong with the answer of `writ`."""
+
+    def verify(case: Case) -> list[str]:
+        if case.is_proof:
+            what = ["check-proof", str(case.folder / "proof.tlog-proof")]
+        else:
+            what = ["verify", str(case.folder / "export")]
+        return _verify(case, [writ, "audit", *what, *case.arguments()])[0]
+
+    return verify
+
+
+def has_verify(writ: str) -> bool:
+    """Whether this binary has the command."""
+    return subprocess.run([writ, "audit", "verify", "--help"], capture_output=True).returncode == 0
+
+
+# The parts, against what does not come from here.
+
+
+def golden() -> list[str]:
+    """Records and control events as Rust wrote them: read, verified, written again as the same bytes."""
+    faults = []
+    records = json.loads((GOLDEN / "records.json").read_text())["records"]
+    events = json.loads((GOLDEN / "control.json").read_text())["events"]
+    samples = [("record", shapes.RECORD, sample["envelope"], sample["digest"]) for sample in records]
+    samples += [("control", shapes.CONTROL, sample["bytes"], None) for sample in events]
+    for kind, shape, text, digest in samples:
+        envelope = bytes.fromhex(text)
+        signed = Signed.open(kind, envelope)
+        value = signed.read(shape)
+        if encode(decode(envelope)) != envelope or encode(value) != signed.payload:
+            faults.append(f"a {kind} is not written again as it was: {text[:60]}…")
+        if not signed.is_genuine() or digest not in (None, signed.digest().hex()):
+            faults.append(f"a {kind} has another signature or digest: {text[:60]}…")
+        faults += [f"a {kind} verifies with byte {at} changed" for at in _accepted_changes(kind, envelope, signed)]
+    return faults if samples else ["there are no golden records"]
+
+
+def _accepted_changes(kind: str, envelope: bytes, signed: Signed) -> list[int]:
+    """Bytes of an envelope that can be changed and nobody notices."""
+    accepted = []
+    for at in range(len(envelope)):
+        changed = envelope[:at] + bytes([envelope[at] ^ 1]) + envelope[at + 1 :]
+        try:
+            other = Signed.open(kind, changed)
+        except Malformed:
+            continue
+        if other.key == signed.key and other.is_genuine():
+            accepted.append(at)
+    return accepted
+
+
+def strictness() -> list[str]:
+    """Bytes that say something known in a form Writ does not write are not read."""
+    forms = {
+        "a number written long": "cc01",
+        "a number in eight bytes": "cf0000000000000001",
+        "text written long": "d90161",
+        "bytes written long": "c500" + "01" + "61",
+        "a list written long": "dc000101",
+        "a map written long": "de0001a16101",
+        "a key twice": "82a16101a16102",
+        "a key that is a number": "810102",
+        "something behind the end": "0102",
+        "an end too early": "a261",
+        "a length nobody has": "ddffffffff",
+        "a number below zero": "ff",
+        "a fraction": "ca3f800000",
+        "nested too deep": "91" * 60 + "90",
+        "text that is not UTF-8": "a1ff",
+        "nothing": "",
+    }
+    faults = []
+    for what, form in forms.items():
+        try:
+            faults.append(f"{what} is read as {decode(bytes.fromhex(form))!r}")
+        except Malformed:
+            continue
+    return faults
+
+
+def trees() -> list[str]:
+    """Roots and paths at every size against RFC 6962 as it is written."""
+
+    def by_the_book(leaves: list[bytes]) -> bytes:
+        if len(leaves) < 2:
+            return leaves[0] if leaves else sha256()
+        half = 1 << (len(leaves) - 1).bit_length() - 1
+        return node_hash(by_the_book(leaves[:half]), by_the_book(leaves[half:]))
+
+    faults = []
+    leaves = [sha256(bytes([index % 256, index // 256])) for index in range(260)]
+    tree = Tree(leaves)
+    for size in range(len(leaves) + 1):
+        if tree.root(size) != by_the_book(leaves[:size]):
+            faults.append(f"another root at size {size}")
+    for size in (1, 2, 3, 7, 8, 9, 255, 256, 257):
+        for position in range(size):
+            path = tree.path(position, size)
+            if root_by_path(leaves[position], position, size, path) != tree.root(size):
+                faults.append(f"the path of {position} in {size} does not lead to the root")
+            if root_by_path(leaves[position + 1], position, size, path) == tree.root(size):
+                faults.append(f"another leaf passes for {position} in {size}")
+    return faults
+
+
+def notes(case: Path) -> list[str]:
+    """No character of a checkpoint can be changed so that its recorder still stands for it."""
+    export = case / "export"
+    note = next(iter(sorted((export / "logs").glob("node.*/checkpoint")))).read_text()
+    keys = [bytes.fromhex(text) for text in _record_keys(export)]
+    if not Checkpoint.parse(note).is_signed(keys) or split_notes(note * 3) != [note] * 3:
+        return ["a good checkpoint is not read, or several are not told apart"]
+    # Behind the recorder's own signature stand those of witnesses, which are theirs to answer for.
+    own = note[: note.index("\n— writ-witness")]
+    return [f"with character {at} changed it is accepted" for at in range(len(own)) if _is_accepted(note, at, keys)]
+
+
+def _is_accepted(note: str, at: int, keys: list[bytes]) -> bool:
+    try:
+        return Checkpoint.parse(note[:at] + chr(ord(note[at]) ^ 1) + note[at + 1 :]).is_signed(keys)
+    except Malformed:
+        return False
+
+
+def _record_keys(export: Path) -> list[str]:
+    lines = tamper.read_lines(export / "control.jsonl")
+    said = [Signed.open("control", tamper.payload_of(line)).read(shapes.CONTROL)["event"] for line in lines]
+    return [event["node_key"]["key"].hex() for event in said if "node_key" in event]
+
+
+def cases_of(out: Path) -> list[Case]:
+    """Every synthesized case."""
+    root = (out / "root").read_text().strip()
+    folders = sorted(path.parent for path in out.glob("*/expected.json"))
+    return [Case(folder, root, frozenset(json.loads((folder / "expected.json").read_text()))) for folder in folders]
+
+
+def tampered(export: Path, root: str, out: Path) -> list[Case]:
+    """A real export, as it is and tampered with."""
+    plain = out / "real"
+    shutil.copytree(export, plain / "export")
+    for name, why in tamper.make(plain / "export", out).items():
+        print(f"{'real ' + name:<34} not made: {why}")
+    (plain / "expected.json").write_text("[]\n")
+    folders = sorted(path.parent for path in out.glob("*/expected.json"))
+    expected = {folder: frozenset(json.loads((folder / "expected.json").read_text())) for folder in folders}
+    return [Case(folder, root, codes, is_exact=folder == plain) for folder, codes in expected.items()]
+
+
+class Results:
+    """What was tried and what was wrong with it; printed as it comes."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+
+    def tell(self, what: str, by: str, attempt: Callable[[], list[str]]) -> None:
+        """Tries something and prints how it went."""
+        began = time.monotonic()
+        found = attempt()
+        end = "FAIL" if found else "ok"
+        print(f"{what:<34} {by:<7} {end:<5} {time.monotonic() - began:5.1f} s", flush=True)
+        self.faults += [f"FAULT {what} {by}: {fault}" for fault in found]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--writ", help="a binary whose verifier has to find the same")
+    parser.add_argument("--export", type=Path, help="a real export of everything, to be verified and tampered with too")
+    parser.add_argument("--root", help="the root's public key of that export")
+    parser.add_argument("--only", help="only the case of this name")
+    parser.add_argument("--keep", action="store_true", help="keep the exports that were made")
+    options = parser.parse_args()
+    if bool(options.export) != bool(options.root):
+        parser.error("--export and --root go together")
+
+    verifiers: dict[str, Verifier] = {"python": by_python}
+    if options.writ and has_verify(options.writ):
+        verifiers["writ"] = by_writ(options.writ)
+    elif options.writ:
+        print(f"{options.writ} has no `audit verify`; only the Python verifier is run")
+    out = Path(tempfile.mkdtemp(prefix="writ-verifier-"))
+    results = Results()
+    try:
+        synthesize(out / "made")
+        if not options.only:
+            for check in (golden, strictness, trees):
+                results.tell(check.__name__, "python", check)
+            results.tell("notes", "python", lambda: notes(out / "made" / "good"))
+        cases = cases_of(out / "made")
+        if options.export:
+            cases += tampered(options.export, options.root, out / "real")
+        for case in cases:
+            if options.only in (None, case.folder.name):
+                name = case.folder.name if case.is_exact else f"real {case.folder.name}"
+                for by, verify in verifiers.items():
+                    results.tell(name, by, lambda case=case, verify=verify: verify(case))
+    finally:
+        if options.keep:
+            print(f"kept in {out}")
+        else:
+            shutil.rmtree(out, ignore_errors=True)
+    print("\n".join(results.faults))
+    return 1 if results.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

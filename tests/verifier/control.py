@@ -99,7 +99,9 @@ class Control:
 
     def _counts(self, keyset: dict[str, Any], key: bytes, at: int) -> bool:
         return key not in keyset["withdrawn"] and any(
-            entry["public"] == key and self.tenant in entry["tenants"] and entry["not_before"] <= at < entry["not_after"]
+            entry["public"] == key
+            and self.tenant in entry["tenants"]
+            and entry["not_before"] <= at < entry["not_after"]
             for entry in keyset["keys"]
         )
 

@@ -49,7 +49,9 @@ def read_logs(folder: Path, control: Control, report: Report) -> dict[RunId, Log
             report.add("log.signature", where, f"its checkpoint {error}")
             continue
         if checkpoint.run.folder != place.name or not is_recorders(checkpoint, control):
-            report.add("log.signature", where, "its checkpoint is not signed by the recorder the folder is named after")
+            report.add(
+                "log.signature", where, "its checkpoint is not signed by the recorder the folder is named after"
+            )
             continue
         if not is_witnessed(checkpoint, control):
             report.add("log.unwitnessed", where, "no broker has cosigned its checkpoint")
@@ -93,7 +95,9 @@ def check_log(run: Run, log: Log, report: Report, is_everything: bool) -> None:
             text = f"{len(others)} records are not those that were committed to; the first is {others[0]}"
             report.add("log.fork", run.id, text)
     elif (tree := tree_of(run, said.size)) and tree.root(said.size) != said.root:
-        report.add("log.fork", run.id, f"the root of its first {said.size} records is not the one its checkpoint says")
+        report.add(
+            "log.fork", run.id, f"the root of its first {said.size} records is not the one its checkpoint says"
+        )
 
 
 def tree_of(run: Run, size: int) -> Tree | None:

@@ -1,4 +1,4 @@
-"""Signed notes, checkpoints and inclusion proofs (C2SP signed-note, tlog-checkpoint, tlog-cosignature, tlog-proof)."""
+"""Signed notes, checkpoints and proofs (C2SP signed-note, tlog-checkpoint, tlog-cosignature, tlog-proof)."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +264,9 @@ class Results:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--writ", help="a binary whose verifier has to find the same")
-    parser.add_argument("--export", type=Path, help="a real export of everything, to be verified and tampered with too")
+    parser.add_argument(
+        "--export", type=Path, help="a real export of everything, to be verified and tampered with too"
+    )
     parser.add_argument("--root", help="the root's public key of that export")
     parser.add_argument("--only", help="only the case of this name")
     parser.add_argument("--keep", action="store_true", help="keep the exports that were made")
@@ -291,7 +294,7 @@ def main() -> int:
             if options.only in (None, case.folder.name):
                 name = case.folder.name if case.is_exact else f"real {case.folder.name}"
                 for by, verify in verifiers.items():
-                    results.tell(name, by, lambda case=case, verify=verify: verify(case))
+                    results.tell(name, by, partial(verify, case))
     finally:
         if options.keep:
             print(f"kept in {out}")

@@ -326,12 +326,8 @@ RECEIPT = struct(
     }
 )
 
-KEYSET_KEY = struct(
-    {"public": key, "tenants": many(name), "max_ttl": u64, "not_before": u64, "not_after": u64}
-)
-KEYSET = struct(
-    {"version": u64, "issued_at": u64, "expires": u64, "keys": many(KEYSET_KEY), "withdrawn": many(key)}
-)
+KEYSET_KEY = struct({"public": key, "tenants": many(name), "max_ttl": u64, "not_before": u64, "not_after": u64})
+KEYSET = struct({"version": u64, "issued_at": u64, "expires": u64, "keys": many(KEYSET_KEY), "withdrawn": many(key)})
 EVENT = variant(
     agent_key=struct({"agent": name, "holder": key, "connection": text, "token": digest}),
     agent_key_withdrawn=struct({"agent": name, "key": name}),

@@ -1,4 +1,4 @@
-"""A tenant's history with known keys: what synthesize.py makes exports of, true ones and such as an insider would make.
+"""A tenant's history with known keys: what synthesize.py makes exports of, true ones and an insider's.
 
 Everything in it is fixed (keys are seeds of one repeated byte, as in common/tests/golden), so it is the same bytes
 every time.
@@ -10,7 +10,7 @@ import base64
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,9 @@ def basis(policy: bytes | None, sequence: int, fault: str | None = None) -> dict
     )
 
 
-def verdict(decision: str, who: dict[str, Any], what: dict[str, Any], basis: dict[str, Any], **more: Any) -> dict[str, Any]:
+def verdict(
+    decision: str, who: dict[str, Any], what: dict[str, Any], basis: dict[str, Any], **more: Any
+) -> dict[str, Any]:
     """The body of a verdict."""
     reasons = [{"code": "policy.denied", "told": "not this tool"}] if decision == "deny" else []
     return {"verdict": present(decision=decision, reasons=reasons, who=who, what=what, basis=basis, **more)}
@@ -310,7 +312,14 @@ def events(root: Ed25519PrivateKey = ROOT) -> list[Event]:
         (
             9,
             3,
-            {"agent_key": {"agent": "planner", "holder": public(seed(12)), "connection": "UPLANNER", "token": number("token")}},
+            {
+                "agent_key": {
+                    "agent": "planner",
+                    "holder": public(seed(12)),
+                    "connection": "UPLANNER",
+                    "token": number("token"),
+                }
+            },
         ),
         (12, 100, keyset(2, root)),
         (13, 200, {"policy": POLICY_B}),
@@ -327,7 +336,13 @@ def control_lines(events: Iterable[Event]) -> Lines:
     lines: Lines = []
     follows = {"incarnation": 0, "sequence": 0}
     for event in events:
-        document = {"tenant": TENANT, "at": event.at, "by": "broker broker-1", "follows": follows, "event": event.event}
+        document = {
+            "tenant": TENANT,
+            "at": event.at,
+            "by": "broker broker-1",
+            "follows": follows,
+            "event": event.event,
+        }
         payload = envelope("control", sign("control", encode(document), event.key))
         lines.append(_line(event.sequence, f"writ.v1.{TENANT}.control.event", payload))
         incarnation = event.event.get("incarnation", {}).get("number", follows["incarnation"])
@@ -371,7 +386,9 @@ class Story:
         """Writes it as `writ audit export` does, all of it or one task."""
         folder.mkdir(parents=True)
         messages = enumerate(self.messages(), 101)
-        told = [(sequence, message) for sequence, message in messages if task is None or f".{task}." in message.subject]
+        told = [
+            (sequence, message) for sequence, message in messages if task is None or f".{task}." in message.subject
+        ]
         lines = [
             _line(sequence, message.subject, message.payload) | {"record": readable(message.content)}
             for sequence, message in told
@@ -390,7 +407,7 @@ class Story:
         self._write_manifest(folder, task)
 
     def _write_manifest(self, folder: Path, task: str | None) -> None:
-        at = datetime.fromtimestamp(self.exported_at / SECOND, timezone.utc)
+        at = datetime.fromtimestamp(self.exported_at / SECOND, UTC)
         said = {
             "format": "writ-export/1",
             "tenant": TENANT,
@@ -517,7 +534,9 @@ def _tell_first(run: Run) -> None:
     run.add(BEGIN + 201 * SECOND, verdict("deny", who(TASKS[0]), late, fault))
     for index in range(20):
         _tell_call(run, BEGIN + (220 + index) * SECOND, TASKS[1], f"after {index}", B, 13)
-    run.add(BEGIN + 480 * SECOND, verdict("allow", who(TASKS[1]), what("tool.crm", "read", "left open"), basis(B, 13)))
+    run.add(
+        BEGIN + 480 * SECOND, verdict("allow", who(TASKS[1]), what("tool.crm", "read", "left open"), basis(B, 13))
+    )
     for index in range(3):
         denied = what("tool.mail", "send", f"last {index}")
         run.add(BEGIN + (481 + index) * SECOND, verdict("deny", who(TASKS[1]), denied, basis(B, 13)))

@@ -11,7 +11,6 @@ no more and no fewer. The same bytes every time.
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import sys
 from collections.abc import Callable
@@ -21,16 +20,15 @@ from pathlib import Path
 import tamper
 from msgpack import encode
 from story import (
-    A,
-    B,
     BEGIN,
     BROKER,
     NODE_1,
-    POLICY_A,
     ROOT,
     ROOT_OF_ANOTHER,
     SECOND,
     TASKS,
+    A,
+    B,
     Event,
     Log,
     Message,
@@ -185,7 +183,9 @@ def lagging() -> Case:
     """A checkpoint that was not renewed for minutes while records came in."""
     story = tell()
     story.logs["other"] = story.log("other")
-    story.runs["other"].add(BEGIN + 300 * SECOND, verdict("deny", who(TASKS[0]), what("tool.mail", "send"), basis(B, 13)))
+    story.runs["other"].add(
+        BEGIN + 300 * SECOND, verdict("deny", who(TASKS[0]), what("tool.mail", "send"), basis(B, 13))
+    )
     return Case(story, ("log.unwitnessed",))
 
 
@@ -237,7 +237,9 @@ def as_another_node() -> Case:
     """A node signs a record in another's name."""
     story, forged = tell(), tell()
     forged.runs["other"].key = NODE_1
-    forged.runs["other"].add(BEGIN + 95 * SECOND, verdict("deny", who(TASKS[0]), what("tool.crm", "read"), basis(A, 9)))
+    forged.runs["other"].add(
+        BEGIN + 95 * SECOND, verdict("deny", who(TASKS[0]), what("tool.crm", "read"), basis(A, 9))
+    )
     last = forged.runs["other"].seal()[-1].messages[0]
     story.after = lambda messages: [*messages, last]
     return Case(story, ("record.forged",))

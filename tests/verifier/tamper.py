@@ -23,7 +23,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import shapes
-from msgpack import decode, encode
+from msgpack import encode
 from notes import Checkpoint
 from records import id_of
 from signed import Signed
@@ -186,7 +186,9 @@ def truncated_control(folder: Path) -> None:
     last = max(verdict["basis"].get("epoch", {}).get("sequence", 0) for verdict in verdicts if verdict)
     taken = [line for line in lines if line["sequence"] >= last]
     said = [Signed.open("control", payload_of(line)).read(shapes.CONTROL)["event"] for line in taken]
-    if not taken or any(kind in event for event in said for kind in ("policy", "node_key", "broker_boot", "node_boot")):
+    if not taken or any(
+        kind in event for event in said for kind in ("policy", "node_key", "broker_boot", "node_boot")
+    ):
         raise Absent("something else would be missed first")
     write_lines(folder / "control.jsonl", [line for line in lines if line["sequence"] < last])
 
@@ -216,7 +218,7 @@ def added_file(folder: Path) -> None:
 
 def changed_tile(folder: Path) -> None:
     """A hash in a tile."""
-    path = max((path for path in (folder / "logs").rglob("*") if "tile" in path.parts and path.is_file()))
+    path = max(path for path in (folder / "logs").rglob("*") if "tile" in path.parts and path.is_file())
     data = path.read_bytes()
     path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
 

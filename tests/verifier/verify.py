@@ -20,12 +20,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import shapes
 from control import Control, Refused, revision_of
 from findings import WARNING, Report
-from logs import Log, check_coverage, check_heads, check_log, has_later, is_over, is_recorders, is_witnessed, read_logs
+from logs import (
+    Log,
+    check_coverage,
+    check_heads,
+    check_log,
+    has_later,
+    is_over,
+    is_recorders,
+    is_witnessed,
+    read_logs,
+)
 from msgpack import Malformed
 from notes import Proof, RunId, unbase64
 from records import Record, RecordId, Run, Unbelieved, fits_subject, id_of, open_record
@@ -169,7 +179,9 @@ class Export:
             if log:
                 check_log(run, log, self.report, self.is_everything)
                 if not log.checkpoint.is_closed and has_later(id, known, self.control):
-                    self.report.add("log.abandoned", id, "it was never closed, and its recorder has begun another run")
+                    self.report.add(
+                        "log.abandoned", id, "it was never closed, and its recorder has begun another run"
+                    )
             check_coverage(run, log, now, self.report)
 
     def _known_runs(self) -> set[RunId]:
@@ -234,7 +246,9 @@ class Export:
                 continue
             found = self.runs[run].at.get(seq, []) if run in self.runs else []
             if all(record.digest != receipt["record"] for record in found):
-                self.report.add("receipt.without_record", f"{where} ({run}/{seq})", f"no such record is here: {id[0]}")
+                self.report.add(
+                    "receipt.without_record", f"{where} ({run}/{seq})", f"no such record is here: {id[0]}"
+                )
 
     def _check_files(self) -> None:
         """What rests on nothing and still should be what it was."""
@@ -342,7 +356,9 @@ def run(options: argparse.Namespace) -> Report:
     if root is None:
         raise Usage("export.json names no root key; give the one you know by --root")
     if not options.root:
-        report.add("root.from_export", "export.json", "the root's key is the export's own word; compare it, or give --root")
+        report.add(
+            "root.from_export", "export.json", "the root's key is the export's own word; compare it, or give --root"
+        )
     stream = options.export / "control.jsonl"
     control = read_control(stream, manifest.tenant or tenant_of(stream), parse_root(root), report)
     Export(options.export, manifest, control, report).verify(options.receipts, options.heads)
@@ -357,7 +373,8 @@ def say(report: Report, what: str, as_json: bool) -> None:
     for finding in report.findings:
         print(finding)
     found = report.to_json()
-    print(f"{what}: {found['records']} records of {found['runs']} runs, {found['faults']} faults, {found['warnings']} warnings")
+    counted = f"{found['records']} records of {found['runs']} runs"
+    print(f"{what}: {counted}, {found['faults']} faults, {found['warnings']} warnings")
 
 
 def main() -> int:

@@ -3,13 +3,15 @@
 
     python3 tests/verifier/run.py [--writ target/debug/writ] [--export DIR --root KEY] [--only CASE] [--keep]
 
-Without --writ only the Python one is run. With --export, a real export is verified and tampered with as well.
+Without --writ only the Python one is run. With --export, a real export is verified and tampered with as well. Where
+the package `cryptography` is missing, it is installed into an environment of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,12 +20,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE.parent.parent / "common" / "tests" / "golden"
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+if find_spec("cryptography") is None:
+    from harness import venvs
+
+    python = venvs.python(venvs.cache("verifier"), HERE / "requirements.txt")
+    os.execv(python, [str(python), *sys.argv])
 
 import shapes  # noqa: E402
 import tamper  # noqa: E402

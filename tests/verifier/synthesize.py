@@ -342,6 +342,16 @@ def keyset_that_falls_back() -> Case:
     return _with_last_event(keyset(1), ("control.order",))
 
 
+def two_keysets_of_a_version() -> Case:
+    """The root signed two keysets of one version."""
+    return _with_last_event(keyset(2, withdrawn=[number("a key")]), ("control.order",))
+
+
+def unreadable_event() -> Case:
+    """A broker signs an event of a kind nobody knows."""
+    return _with_last_event({"amnesty": {"agent": "mailer"}}, ("control.signature",))
+
+
 def keyset_by_another_root() -> Case:
     """A broker brings a keyset the root did not sign."""
     return _with_last_event(keyset(3, ROOT_OF_ANOTHER), ("control.signature",))
@@ -401,6 +411,8 @@ CASES: tuple[Callable[[], Case], ...] = (
     foreign_receipt,
     by_a_foreign_root,
     keyset_that_falls_back,
+    two_keysets_of_a_version,
+    unreadable_event,
     keyset_by_another_root,
     withdrawn_key,
     backdated_event,

@@ -166,6 +166,20 @@ def forged_node(folder: Path) -> None:
     write_lines(folder / "records.jsonl", [*lines, line])
 
 
+def no_envelope(folder: Path) -> None:
+    """A message that is no envelope stands between the records."""
+    lines = read_lines(folder / "records.jsonl")
+    line = dict(lines[-1])
+    put(line, b"a record")
+    write_lines(folder / "records.jsonl", [*lines, line])
+
+
+def no_message(folder: Path) -> None:
+    """A line of the records holds no message."""
+    with (folder / "records.jsonl").open("a") as file:
+        file.write('{"sequence": 1}\n')
+
+
 def changed_event(folder: Path) -> None:
     """A byte inside the last control event."""
     lines = read_lines(folder / "control.jsonl")
@@ -258,6 +272,8 @@ TAMPERINGS = (
     Tampering(other_subject, ("record.subject",)),
     Tampering(rolled_back, ("log.rolled_back",)),
     Tampering(forged_node, ("record.forged",)),
+    Tampering(no_envelope, ("record.malformed",)),
+    Tampering(no_message, ("record.malformed",)),
     Tampering(changed_event, ("control.signature",)),
     Tampering(removed_event, ("control.order",)),
     Tampering(truncated_control, ("control.order",)),

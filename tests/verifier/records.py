@@ -65,10 +65,18 @@ class Record:
         return f"writ.v1.{tenant}.audit.{self.part}.{self.kind}.{self.task or '_'}.{self.run.name}"
 
 
+# What millions of records say alike is kept once.
+_shared: dict[Any, Any] = {}
+
+
+def _share(value: Any) -> Any:
+    return _shared.setdefault(value, value)
+
+
 def id_of(value: dict[str, Any]) -> RecordId:
     """The record an id names."""
     ((kind, name),) = value["origin"].items()
-    return RunId(kind, name, value["boot"]), value["seq"]
+    return _share(RunId(kind, name, value["boot"])), value["seq"]
 
 
 def open_record(envelope: bytes, control: Control) -> Record:
@@ -104,17 +112,17 @@ def _kept(content: dict[str, Any], run: RunId, seq: int, digest: bytes, leaf: by
     return Record(
         run=run,
         seq=seq,
-        kind=verdict.get("decision", sort),
+        kind=_share(verdict.get("decision", sort)),
         digest=digest,
         prev=content["prev"],
         leaf=leaf,
         at=content["at"],
-        part=content["part"],
-        task=outcome.get("task") if outcome else body["who"].get("task"),
+        part=_share(content["part"]),
+        task=_share(outcome.get("task") if outcome else body["who"].get("task")),
         voids=body["prepared"] if sort == "void" else None,
-        policy=basis.get("policy"),
+        policy=_share(basis.get("policy")),
         policy_fault=basis.get("policy_fault"),
-        epoch=Epoch(**basis["epoch"]) if "epoch" in basis else None,
+        epoch=_share(Epoch(**basis["epoch"])) if "epoch" in basis else None,
         is_act=what.get("resource", "").startswith(("tool.", "agent.")),
         intent=id_of(outcome["intent"]) if outcome else None,
         call_id=outcome.get("call_id") or what.get("call_id"),

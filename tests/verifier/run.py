@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,8 +55,8 @@ class Case:
     folder: Path
     root: str
     expected: frozenset[str]
-    # Whether nothing else may be found; of a real export nobody knows what else there is.
-    is_exact: bool = True
+    # Whether it was made here, and nothing else may be found. In a real export calls may be under way.
+    is_made: bool = True
 
     @property
     def is_proof(self) -> bool:
@@ -71,49 +72,65 @@ class Case:
             inputs = [item for name, path in kept if path.exists() for item in (f"--{name}", str(path))]
         return [*inputs, "--root", self.root, "--json"]
 
-    def faults(self, found: dict[str, Any], code: int) -> list[str]:
+    def faults(self, said: dict[str, Any], code: int) -> list[str]:
         """What a verifier's answer has too much or too little."""
-        codes = {finding["code"] for finding in found["findings"]}
-        texts = {finding["code"]: f"{finding['where']}: {finding['text']}" for finding in found["findings"]}
-        strange = codes - self.expected if self.is_exact else set()
-        faults = [f"does not find {missed}" for missed in sorted(self.expected - codes)]
-        faults += [f"finds {code} ({texts[code]})" for code in sorted(strange)]
-        counted = sum(finding["severity"] == "fault" for finding in found["findings"])
-        if found["faults"] != counted or CODES.get(code) != (counted > 0):
-            faults.append(f"counts {found['faults']} faults of {counted}, and ends with {code}")
+        texts = {finding["code"]: f"{finding['where']}: {finding['text']}" for finding in said["findings"]}
+        severe = {finding["code"] for finding in said["findings"] if finding["severity"] == "fault"}
+        if self.is_made:
+            strange = texts.keys() - self.expected
+        else:
+            # A tampering of a real export may show in more than one way; without one there is no fault.
+            strange = set() if self.expected else severe
+        faults = [f"does not find {missed}" for missed in sorted(self.expected - texts.keys())]
+        faults += [f"finds {found} ({texts[found]})" for found in sorted(strange)]
+        counted = sum(finding["severity"] == "fault" for finding in said["findings"])
+        if said["faults"] != counted or CODES.get(code) != (counted > 0):
+            faults.append(f"counts {said['faults']} faults of {counted}, and ends with {code}")
         return faults
 
 
-Verifier = Callable[[Case], list[str]]
+@dataclass
+class Verifier:
+    """A program that verifies exports and proofs, and what it found in the last one."""
+
+    name: str
+    export: list[str]
+    proof: list[str]
+    codes: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def verify(self, case: Case) -> list[str]:
+        """What is wrong with its answer."""
+        self.codes = Counter()
+        command, name = (self.proof, "proof.tlog-proof") if case.is_proof else (self.export, "export")
+        whole = [*command, str(case.folder / name), *case.arguments()]
+        run = subprocess.run(whole, capture_output=True, text=True, timeout=SECONDS_MAX)
+        try:
+            found = json.loads(run.stdout)
+            self.codes = Counter((finding["severity"], finding["code"]) for finding in found["findings"])
+            return case.faults(found, run.returncode)
+        except (ValueError, KeyError, TypeError) as error:
+            said = (run.stderr or run.stdout)[-600:]
+            return [f"ended with {run.returncode} and no readable answer ({error!r}): {said}"]
 
 
-def _verify(case: Case, command: list[str]) -> tuple[list[str], dict[str, Any] | None]:
-    run = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX)
-    try:
-        found = json.loads(run.stdout)
-        return case.faults(found, run.returncode), found
-    except (ValueError, KeyError, TypeError) as error:
-        said = (run.stderr or run.stdout)[-600:]
-        return [f"ended with {run.returncode} and no readable answer ({error}): {said}"], None
+def difference(one: Verifier, other: Verifier) -> list[str]:
+    """What one verifier found in a case and the other did not. How often is not compared: one finding may name many
+    records."""
+    pairs = ((one, other), (other, one))
+    return [
+        f"only {a.name} finds {' '.join(code)}" for a, b in pairs for code in sorted(a.codes.keys() - b.codes.keys())
+    ]
 
 
-def by_python(case: Case) -> list[str]:
-    """What is wrong with the answer of verify.py."""
-    what = ["--proof", str(case.folder / "proof.tlog-proof")] if case.is_proof else [str(case.folder / "export")]
-    return _verify(case, [sys.executable, str(HERE / "verify.py"), *what, *case.arguments()])[0]
+def by_python() -> Verifier:
+    """The verifier in this folder."""
+    program = [sys.executable, str(HERE / "verify.py")]
+    return Verifier("python", program, [*program, "--proof"])
 
 
 def by_writ(writ: str) -> Verifier:
-    """What is wrong with the answer of `writ`."""
-
-    def verify(case: Case) -> list[str]:
-        if case.is_proof:
-            what = ["check-proof", str(case.folder / "proof.tlog-proof")]
-        else:
-            what = ["verify", str(case.folder / "export")]
-        return _verify(case, [writ, "audit", *what, *case.arguments()])[0]
-
-    return verify
+    """The one in the binary."""
+    return Verifier("writ", [writ, "audit", "verify"], [writ, "audit", "check-proof"])
 
 
 def has_verify(writ: str) -> bool:
@@ -252,7 +269,7 @@ def tampered(export: Path, root: str, out: Path) -> list[Case]:
     (plain / "expected.json").write_text("[]\n")
     folders = sorted(path.parent for path in out.glob("*/expected.json"))
     expected = {folder: frozenset(json.loads((folder / "expected.json").read_text())) for folder in folders}
-    return [Case(folder, root, codes, is_exact=folder == plain) for folder, codes in expected.items()]
+    return [Case(folder, root, codes, is_made=False) for folder, codes in expected.items()]
 
 
 class Results:
@@ -283,9 +300,9 @@ def main() -> int:
     if bool(options.export) != bool(options.root):
         parser.error("--export and --root go together")
 
-    verifiers: dict[str, Verifier] = {"python": by_python}
+    verifiers = [by_python()]
     if options.writ and has_verify(options.writ):
-        verifiers["writ"] = by_writ(options.writ)
+        verifiers.append(by_writ(options.writ))
     elif options.writ:
         print(f"{options.writ} has no `audit verify`; only the Python verifier is run")
     out = Path(tempfile.mkdtemp(prefix="writ-verifier-"))
@@ -301,9 +318,11 @@ def main() -> int:
             cases += tampered(options.export, options.root, out / "real")
         for case in cases:
             if options.only in (None, case.folder.name):
-                name = case.folder.name if case.is_exact else f"real {case.folder.name}"
-                for by, verify in verifiers.items():
-                    results.tell(name, by, partial(verify, case))
+                name = case.folder.name if case.is_made else f"real {case.folder.name}"
+                for verifier in verifiers:
+                    results.tell(name, verifier.name, partial(verifier.verify, case))
+                if len(verifiers) > 1:
+                    results.tell(name, "both", partial(difference, *verifiers))
     finally:
         if options.keep:
             print(f"kept in {out}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -62,10 +63,15 @@ class Case:
     task: str | None = None
     receipts: str = ""
     heads: str = ""
+    # What is done to the export afterwards.
+    spoil: Callable[[Path], None] | None = None
 
     def write(self, folder: Path) -> None:
         """The case's folder."""
         self.story.export(folder / "export", self.task)
+        if self.spoil:
+            self.spoil(folder / "export")
+            tamper.relist(folder / "export")
         if self.receipts:
             (folder / "receipts").write_text(self.receipts)
         if self.heads:
@@ -147,6 +153,13 @@ def forked_log() -> Case:
     return Case(story, ("log.fork",))
 
 
+def forked_without_tiles() -> Case:
+    """The same, and the tiles are taken out."""
+    case = forked_log()
+    tiles = f"logs/{case.story.runs['first'].id.folder}/tile"
+    return replace(case, codes=("log.fork", "log.tiles"), spoil=lambda export: shutil.rmtree(export / tiles))
+
+
 def forked_since() -> Case:
     """Records and log agree, and a head kept elsewhere shows that they once were others."""
     return Case(other_history(), ("log.fork",), heads=heads(tell()))
@@ -170,6 +183,11 @@ def foreign_head() -> Case:
     """A head that the recorder never signed."""
     story = tell()
     return Case(story, ("log.signature",), heads=story.log("other", key=NODE_1).note)
+
+
+def unreadable_head() -> Case:
+    """A head that is another text."""
+    return Case(tell(), ("log.signature",), heads="There were more records than this.\n")
 
 
 def uncosigned() -> Case:
@@ -297,6 +315,19 @@ def outcome_without_intent() -> Case:
     return Case(story, ("record.missing",), task=TASKS[0])
 
 
+def record_of_another_task() -> Case:
+    """A record of another task in an export of one."""
+    other = next(message for message in tell().messages() if f".deny.{TASKS[1]}." in message.subject)
+
+    def add(export: Path) -> None:
+        lines = tamper.read_lines(export / "records.jsonl")
+        line = {"sequence": 9_999, "subject": other.subject}
+        tamper.put(line, other.payload)
+        write_lines(export / "records.jsonl", [*lines, line])
+
+    return Case(tell(), ("record.subject",), task=TASKS[0], spoil=add)
+
+
 def policy_never_active() -> Case:
     """A verdict by a policy nobody put in force."""
     story = tell()
@@ -344,7 +375,7 @@ def keyset_that_falls_back() -> Case:
 
 def two_keysets_of_a_version() -> Case:
     """The root signed two keysets of one version."""
-    return _with_last_event(keyset(2, withdrawn=[number("a key")]), ("control.order",))
+    return _with_last_event(keyset(2, withdrawn=[public(ROOT_OF_ANOTHER)]), ("control.order",))
 
 
 def unreadable_event() -> Case:
@@ -386,10 +417,12 @@ CASES: tuple[Callable[[], Case], ...] = (
     rewritten,
     rewritten_in_task,
     forked_log,
+    forked_without_tiles,
     forked_since,
     rolled_back_since,
     without_run,
     foreign_head,
+    unreadable_head,
     uncosigned,
     lagging,
     signed_by_another,
@@ -404,6 +437,7 @@ CASES: tuple[Callable[[], Case], ...] = (
     intent_without_outcome,
     outcome_of_another_call,
     outcome_without_intent,
+    record_of_another_task,
     policy_never_active,
     policy_of_before,
     policy_of_later,

@@ -180,6 +180,17 @@ def no_message(folder: Path) -> None:
         file.write('{"sequence": 1}\n')
 
 
+def no_subject(folder: Path) -> None:
+    """A line of the records has something else than text for its subject."""
+    lines = read_lines(folder / "records.jsonl")
+    write_lines(folder / "records.jsonl", [*lines, {**lines[-1], "subject": None}])
+
+
+def no_control(folder: Path) -> None:
+    """The control stream is taken out: there is nothing left to believe anything by."""
+    (folder / "control.jsonl").unlink()
+
+
 def changed_event(folder: Path) -> None:
     """A byte inside the last control event."""
     lines = read_lines(folder / "control.jsonl")
@@ -230,11 +241,31 @@ def added_file(folder: Path) -> None:
     (folder / "conclusion.txt").write_text("Everything is in order.\n")
 
 
+def no_manifest(folder: Path) -> None:
+    """export.json is taken out: everything else still has to be what it was."""
+    (folder / "export.json").unlink()
+
+
 def changed_tile(folder: Path) -> None:
     """A hash in a tile."""
     path = max(path for path in (folder / "logs").rglob("*") if "tile" in path.parts and path.is_file())
     data = path.read_bytes()
     path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+
+
+def changed_upper_tile(folder: Path) -> None:
+    """A hash in a tile above others: nothing hangs on it, and it is not what it should be."""
+    path = next(iter(sorted((folder / "logs").glob("*/tile/1/*"))), None)
+    if path is None:
+        raise Absent("no log with more records than a tile is wide")
+    path = path if path.is_file() else next(path.iterdir())
+    data = path.read_bytes()
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+
+
+def missing_tile(folder: Path) -> None:
+    """A tile is taken out."""
+    next(path for path in sorted(_a_log(folder).rglob("*")) if "tile" in path.parts and path.is_file()).unlink()
 
 
 def _a_log(folder: Path) -> Path:
@@ -253,6 +284,16 @@ def changed_checkpoint(folder: Path) -> None:
     lines = path.read_text().split("\n")
     lines[2] = base64.b64encode(hashlib.sha256(b"another root").digest()).decode()
     path.write_text("\n".join(lines))
+
+
+def unreadable_checkpoint(folder: Path) -> None:
+    """A checkpoint is another text."""
+    (_a_log(folder) / "checkpoint").write_text("There is nothing to see here.\n")
+
+
+def missing_checkpoint(folder: Path) -> None:
+    """A checkpoint is taken out, and its tiles are left."""
+    (_a_log(folder) / "checkpoint").unlink()
 
 
 @dataclass(frozen=True)
@@ -274,15 +315,22 @@ TAMPERINGS = (
     Tampering(forged_node, ("record.forged",)),
     Tampering(no_envelope, ("record.malformed",)),
     Tampering(no_message, ("record.malformed",)),
+    Tampering(no_subject, ("record.malformed",)),
+    Tampering(no_control, ("control.signature", "log.signature", "record.forged")),
     Tampering(changed_event, ("control.signature",)),
     Tampering(removed_event, ("control.order",)),
     Tampering(truncated_control, ("control.order",)),
     Tampering(changed_policy, ("file.digest",)),
     Tampering(changed_file, ("file.digest",), is_listed=False),
     Tampering(added_file, ("file.digest",), is_listed=False),
+    Tampering(no_manifest, ("file.digest",), is_listed=False),
     Tampering(changed_tile, ("log.tiles",)),
+    Tampering(changed_upper_tile, ("log.tiles",)),
+    Tampering(missing_tile, ("log.tiles",)),
     Tampering(missing_log, ("log.unwitnessed",)),
     Tampering(changed_checkpoint, ("log.signature", "log.unwitnessed")),
+    Tampering(unreadable_checkpoint, ("log.signature", "log.unwitnessed")),
+    Tampering(missing_checkpoint, ("log.signature", "log.unwitnessed")),
 )
 
 

@@ -247,6 +247,25 @@ def _is_accepted(note: str, at: int, keys: list[bytes]) -> bool:
         return False
 
 
+def command_line(case: Path) -> list[str]:
+    """Without a root's key the export's own is taken and that is said; what makes no sense ends with 64."""
+    export = str(case / "export")
+    tried = [
+        ([export], 0, "root.from_export"),
+        ([], 64, "name the folder of an export"),
+        ([str(case / "nothing")], 64, "is no folder"),
+        ([export, "--root", "ed25519:00"], 64, "is no root key"),
+        ([export, "--proof", "x"], 64, "a proof is verified with"),
+        ([export, "--everything"], 64, "unrecognized arguments"),
+    ]
+    faults = []
+    for arguments, code, text in tried:
+        ran = subprocess.run([sys.executable, str(HERE / "verify.py"), *arguments], capture_output=True, text=True)
+        if ran.returncode != code or text not in ran.stdout + ran.stderr:
+            faults.append(f"{arguments} ends with {ran.returncode}: {(ran.stdout + ran.stderr)[-300:]}")
+    return faults
+
+
 def _record_keys(export: Path) -> list[str]:
     lines = tamper.read_lines(export / "control.jsonl")
     said = [Signed.open("control", tamper.payload_of(line)).read(shapes.CONTROL)["event"] for line in lines]
@@ -312,7 +331,9 @@ def main() -> int:
         if not options.only:
             for check in (golden, strictness, trees):
                 results.tell(check.__name__, "python", check)
-            results.tell("notes", "python", lambda: notes(out / "made" / "good"))
+            good = out / "made" / "good"
+            results.tell("notes", "python", lambda: notes(good))
+            results.tell("command_line", "python", lambda: command_line(good))
         cases = cases_of(out / "made")
         if options.export:
             cases += tampered(options.export, options.root, out / "real")

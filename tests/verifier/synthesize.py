@@ -176,7 +176,14 @@ def without_run() -> Case:
     """A run is missing with all its records and its log; a head kept elsewhere shows it."""
     story, without = tell(), tell()
     del without.runs["other"]
-    return Case(without, ("log.rolled_back",), heads=story.log("other").note)
+    return Case(without, ("log.rolled_back", "log.unwitnessed"), heads=story.log("other").note)
+
+
+def without_first_run() -> Case:
+    """The same with a run that another came after: the control stream knows of it, and an outcome names it."""
+    without = tell()
+    del without.runs["first"]
+    return Case(without, ("log.unwitnessed", "record.missing"))
 
 
 def foreign_head() -> Case:
@@ -421,6 +428,7 @@ CASES: tuple[Callable[[], Case], ...] = (
     forked_since,
     rolled_back_since,
     without_run,
+    without_first_run,
     foreign_head,
     unreadable_head,
     uncosigned,

@@ -24,7 +24,7 @@ from typing import NoReturn
 
 import shapes
 from control import Control, Refused, revision_of
-from findings import WARNING, Report
+from findings import NOTE, WARNING, Report, visible
 from logs import (
     Log,
     check_coverage,
@@ -135,6 +135,10 @@ class Export:
         """Whether it claims to hold every record of the tenant."""
         return self.manifest.task is None
 
+    def __str__(self) -> str:
+        what = "everything" if self.is_everything else f"task {self.manifest.task}"
+        return f"{self.folder}, said to be {what} of {self.control.tenant}"
+
     def verify(self, receipts: Path | None, heads: Path | None) -> None:
         """Applies every rule."""
         for line in lines_of(self.folder / "records.jsonl", "record.malformed", self.report):
@@ -183,6 +187,11 @@ class Export:
                         "log.abandoned", id, "it was never closed, and its recorder has begun another run"
                     )
             check_coverage(run, log, now, self.report)
+        for id in sorted(known - self.runs.keys() - self.logs.keys()) if self.is_everything else []:
+            severity = WARNING if has_later(id, known, self.control) else NOTE
+            self.report.add(
+                "log.unwitnessed", id, "the control stream says it began, and nothing of it is here", severity
+            )
 
     def _known_runs(self) -> set[RunId]:
         return self.runs.keys() | self.logs.keys() | self.control.boots.keys()
@@ -337,8 +346,8 @@ class Arguments(argparse.ArgumentParser):
         self.exit(64, f"{message}\n")
 
 
-def run(options: argparse.Namespace) -> Report:
-    """Does what the command line asks for."""
+def run(options: argparse.Namespace) -> tuple[str, Report]:
+    """Does what the command line asks for, and says what that was."""
     report = Report()
     if options.proof:
         if not options.control or not options.root or options.export:
@@ -346,7 +355,7 @@ def run(options: argparse.Namespace) -> Report:
         tenant = tenant_of(options.control)
         control = read_control(options.control, tenant, parse_root(options.root), report)
         check_proof(options.proof, control, report)
-        return report
+        return str(options.proof), report
     if not options.export or options.control:
         raise Usage("name the folder of an export, or a proof by --proof with --control")
     if not options.export.is_dir():
@@ -361,8 +370,9 @@ def run(options: argparse.Namespace) -> Report:
         )
     stream = options.export / "control.jsonl"
     control = read_control(stream, manifest.tenant or tenant_of(stream), parse_root(root), report)
-    Export(options.export, manifest, control, report).verify(options.receipts, options.heads)
-    return report
+    export = Export(options.export, manifest, control, report)
+    export.verify(options.receipts, options.heads)
+    return str(export), report
 
 
 def say(report: Report, what: str, as_json: bool) -> None:
@@ -374,7 +384,7 @@ def say(report: Report, what: str, as_json: bool) -> None:
         print(finding)
     found = report.to_json()
     counted = f"{found['records']} records of {found['runs']} runs"
-    print(f"{what}: {counted}, {found['faults']} faults, {found['warnings']} warnings")
+    print(f"{visible(what)}: {counted}, {found['faults']} faults, {found['warnings']} warnings")
 
 
 def main() -> int:
@@ -388,10 +398,10 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     options = parser.parse_args()
     try:
-        report = run(options)
+        what, report = run(options)
     except (Usage, OSError) as error:
         parser.error(str(error))
-    say(report, str(options.proof or options.export), options.json)
+    say(report, what, options.json)
     return 1 if report.count("fault") else 0
 
 

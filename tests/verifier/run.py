@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parent.parent / "common" / "src"
 GOLDEN = HERE.parent.parent / "common" / "tests" / "golden"
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
@@ -172,6 +174,58 @@ def _accepted_changes(kind: str, envelope: bytes, signed: Signed) -> list[int]:
         if other.key == signed.key and other.is_genuine():
             accepted.append(at)
     return accepted
+
+
+# Which shape each type of the source has.
+TYPES = {
+    "record.rs": {
+        "Record": shapes.RECORD,
+        "DecisionId": shapes.DECISION_ID,
+        "RecordedReason": shapes.REASON,
+        "RecordedHop": shapes.HOP,
+        "Who": shapes.WHO,
+        "What": shapes.WHAT,
+        "Basis": shapes.BASIS,
+        "TraceRef": shapes.TRACE,
+        "Granted": shapes.GRANTED,
+        "RecordedRight": shapes.ASKED,
+        "Verdicted": shapes.VERDICT,
+        "Shadowed": shapes.SHADOWED,
+        "RecordedApproval": shapes.APPROVAL,
+        "RecordedAct": shapes.ACT,
+        "RecordedSource": shapes.SOURCE,
+        "RecordedFinding": shapes.FINDING,
+        "Void": shapes.VOID,
+        "Outcome": shapes.OUTCOME,
+        "Receipt": shapes.RECEIPT,
+    },
+    "keyset.rs": {"KeysetDocument": shapes.KEYSET, "KeysetKey": shapes.KEYSET_KEY},
+    "control.rs": {"ControlDocument": shapes.CONTROL},
+    "epoch.rs": {"Epoch": shapes.EPOCH},
+    "label.rs": {"Label": shapes.LABEL},
+    "approval.rs": {"Need": shapes.NEED},
+}
+
+
+def fields() -> list[str]:
+    """The fields of every signed thing are those of the source: one that is added there has to be known here."""
+    faults = []
+    for file, types in TYPES.items():
+        source = (SOURCE / file).read_text()
+        for name, shape in types.items():
+            body = re.search(rf"^pub struct {name} \{{\n(.*?)^\}}", source, re.M | re.S)
+            written = re.findall(
+                r"^    ((?:#\[.*\n    )*)pub (\w+):", re.sub(r" *///.*\n", "", body[1] if body else ""), re.M
+            )
+            there = [(field, "skip_serializing_if" in attributes) for attributes, field in written]
+            here = [(field, isinstance(kind, shapes.Optional)) for field, kind in shape.fields.items()]
+            faults += [] if there == here else [f"{name} of {file} has {there}, and here it has {here}"]
+    body = re.search(r"^pub enum ControlEvent \{\n(.*?)^\}", (SOURCE / "control.rs").read_text(), re.M | re.S)
+    kinds = re.findall(r"^    ([A-Z]\w+)[ ({,]", body[1] if body else "", re.M)
+    events = {re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower() for kind in kinds}
+    if events != shapes.EVENT.variants.keys():
+        faults.append(f"control events are {sorted(events)}, and here {sorted(shapes.EVENT.variants)}")
+    return faults
 
 
 def strictness() -> list[str]:
@@ -329,7 +383,7 @@ def main() -> int:
     try:
         synthesize(out / "made")
         if not options.only:
-            for check in (golden, strictness, trees):
+            for check in (golden, fields, strictness, trees):
                 results.tell(check.__name__, "python", check)
             good = out / "made" / "good"
             results.tell("notes", "python", lambda: notes(good))

@@ -25,39 +25,41 @@ class Optional:
     empty: Any = None
 
 
-def struct(fields: Mapping[str, Shape | Optional]) -> Shape:
+@dataclass(frozen=True)
+class Struct:
     """A map with these fields in this order and no others."""
 
-    def check(value: Any, where: str) -> None:
+    fields: Mapping[str, Shape | Optional]
+
+    def __call__(self, value: Any, where: str) -> None:
         if not isinstance(value, dict):
             raise Malformed(f"{where} is no map")
         found = list(value)
-        expected = [name for name, shape in fields.items() if name in value or not isinstance(shape, Optional)]
+        expected = [name for name, shape in self.fields.items() if name in value or not isinstance(shape, Optional)]
         if found != expected:
             raise Malformed(f"{where} has the fields {', '.join(found)} instead of {', '.join(expected)}")
         for name, item in value.items():
-            shape = fields[name]
+            shape = self.fields[name]
             if isinstance(shape, Optional):
                 if item == shape.empty:
                     raise Malformed(f"{where}.{name} says nothing and is written all the same")
                 shape = shape.shape
             shape(item, f"{where}.{name}")
 
-    return check
 
-
-def variant(**variants: Shape) -> Shape:
+class Variant:
     """A map with one of these keys."""
 
-    def check(value: Any, where: str) -> None:
+    def __init__(self, **variants: Shape) -> None:
+        self.variants = variants
+
+    def __call__(self, value: Any, where: str) -> None:
         if not isinstance(value, dict) or len(value) != 1:
             raise Malformed(f"{where} is no map of one kind")
         ((kind, inner),) = value.items()
-        if kind not in variants:
+        if kind not in self.variants:
             raise Malformed(f"{where} is of the unknown kind `{kind}`")
-        variants[kind](inner, f"{where}.{kind}")
-
-    return check
+        self.variants[kind](inner, f"{where}.{kind}")
 
 
 def matching(pattern: str, what: str) -> Shape:
@@ -182,20 +184,20 @@ u8, u32, u64 = number(1 << 8), number(1 << 32), number(1 << 64)
 maybe_name, maybe_digest, maybe_u64 = Optional(name), Optional(digest), Optional(u64)
 texts = Optional(many(text), [])
 
-SIGNED = struct({"payload": raw, "key": key, "signature": data(64)})
+SIGNED = Struct({"payload": raw, "key": key, "signature": data(64)})
 
-EPOCH = struct({"incarnation": u32, "sequence": u64})
-ORIGIN = variant(broker=name, node=name)
-DECISION_ID = struct({"origin": ORIGIN, "boot": name, "seq": u64})
-LABEL = struct(
+EPOCH = Struct({"incarnation": u32, "sequence": u64})
+ORIGIN = Variant(broker=name, node=name)
+DECISION_ID = Struct({"origin": ORIGIN, "boot": name, "seq": u64})
+LABEL = Struct(
     {
-        "confidentiality": either(variant(tags=many(name, in_order=True)), matching("top", "confidentiality")),
+        "confidentiality": either(Variant(tags=many(name, in_order=True)), matching("top", "confidentiality")),
         "integrity": matching("trusted|untrusted", "integrity"),
     }
 )
-REASON = struct({"code": code, "told": text, "noted": Optional(text)})
-HOP = struct({"from": name, "to": name, "key": name, "id": digest, "gave_up": Optional(many(right), [])})
-WHO = struct(
+REASON = Struct({"code": code, "told": text, "noted": Optional(text)})
+HOP = Struct({"from": name, "to": name, "key": name, "id": digest, "gave_up": Optional(many(right), [])})
+WHO = Struct(
     {
         "task": maybe_name,
         "user": Optional(user),
@@ -212,7 +214,7 @@ WHO = struct(
         "connection": Optional(text),
     }
 )
-WHAT = struct(
+WHAT = Struct(
     {
         "resource": Optional(resource),
         "action": maybe_name,
@@ -223,7 +225,7 @@ WHAT = struct(
         "handover": maybe_digest,
     }
 )
-BASIS = struct(
+BASIS = Struct(
     {
         "policy": maybe_digest,
         "policy_fault": Optional(code),
@@ -234,7 +236,7 @@ BASIS = struct(
         "label": Optional(LABEL),
     }
 )
-GRANTED = struct(
+GRANTED = Struct(
     {
         "kind": name,
         "rights": many(right),
@@ -249,18 +251,33 @@ GRANTED = struct(
         "started": EPOCH,
     }
 )
-APPROVAL = struct(
+NEED = Struct({"role": name, "count": u8})
+APPROVAL = Struct(
     {
         "id": name,
         "request": digest,
-        "needs": many(struct({"role": name, "count": u8})),
+        "needs": many(NEED),
         "by": Optional(many(name), []),
         "waited": maybe_u64,
     }
 )
-FOUND = Optional(many(struct({"kind": name, "detector": text, "severity": u8, "places": u64})), [])
+FINDING = Struct({"kind": name, "detector": text, "severity": u8, "places": u64})
+FOUND = Optional(many(FINDING), [])
+ACT = Struct({"id": name, "by": name, "what": text})
+SOURCE = Struct({"path": text, "entity": name, "source": Optional(text)})
+ASKED = Struct({"right": right, "key": name, "expires": maybe_u64})
+TRACE = Struct({"trace": text, "span": text})
 DECISION = matching("allow|deny|hold", "decision")
-VERDICT = struct(
+SHADOWED = Struct(
+    {
+        "policy": digest,
+        "decision": DECISION,
+        "reasons": Optional(many(code), []),
+        "rules": texts,
+        "differs": flag,
+    }
+)
+VERDICT = Struct(
     {
         "decision": DECISION,
         "reasons": Optional(many(REASON), []),
@@ -268,28 +285,18 @@ VERDICT = struct(
         "who": WHO,
         "what": WHAT,
         "basis": BASIS,
-        "trace": Optional(struct({"trace": text, "span": text})),
+        "trace": Optional(TRACE),
         "granted": Optional(GRANTED),
-        "right": Optional(struct({"right": right, "key": name, "expires": maybe_u64})),
+        "right": Optional(ASKED),
         "approval": Optional(APPROVAL),
-        "sources": Optional(many(struct({"path": text, "entity": name, "source": Optional(text)})), []),
+        "sources": Optional(many(SOURCE), []),
         "found": FOUND,
-        "acts": Optional(many(struct({"id": name, "by": name, "what": text})), []),
-        "shadow": Optional(
-            struct(
-                {
-                    "policy": digest,
-                    "decision": DECISION,
-                    "reasons": Optional(many(code), []),
-                    "rules": texts,
-                    "differs": flag,
-                }
-            )
-        ),
+        "acts": Optional(many(ACT), []),
+        "shadow": Optional(SHADOWED),
         "count": Optional(u64, 1),
     }
 )
-OUTCOME = struct(
+OUTCOME = Struct(
     {
         "intent": DECISION_ID,
         "call_id": digest,
@@ -304,18 +311,18 @@ OUTCOME = struct(
         "manifest": Optional(many(digest), []),
     }
 )
-VOID = struct({"prepared": digest, "cause": REASON, "who": WHO, "what": WHAT})
-RECORD = struct(
+VOID = Struct({"prepared": digest, "cause": REASON, "who": WHO, "what": WHAT})
+RECORD = Struct(
     {
         "tenant": name,
         "id": DECISION_ID,
         "prev": digest,
         "at": u64,
         "part": name,
-        "body": variant(outcome=OUTCOME, verdict=VERDICT, void=VOID),
+        "body": Variant(outcome=OUTCOME, verdict=VERDICT, void=VOID),
     }
 )
-RECEIPT = struct(
+RECEIPT = Struct(
     {
         "tenant": name,
         "id": DECISION_ID,
@@ -326,29 +333,29 @@ RECEIPT = struct(
     }
 )
 
-KEYSET_KEY = struct({"public": key, "tenants": many(name), "max_ttl": u64, "not_before": u64, "not_after": u64})
-KEYSET = struct({"version": u64, "issued_at": u64, "expires": u64, "keys": many(KEYSET_KEY), "withdrawn": many(key)})
-EVENT = variant(
-    agent_key=struct({"agent": name, "holder": key, "connection": text, "token": digest}),
-    agent_key_withdrawn=struct({"agent": name, "key": name}),
-    approver_key=struct({"approver": name, "key": Optional(key)}),
-    broker_boot=struct({"broker": name, "boot": name, "key": key}),
-    halt_all=struct({"on": flag}),
-    incarnation=struct({"number": u32}),
-    join_token=struct({"token": digest, "agent": name, "expires": u64}),
+KEYSET_KEY = Struct({"public": key, "tenants": many(name), "max_ttl": u64, "not_before": u64, "not_after": u64})
+KEYSET = Struct({"version": u64, "issued_at": u64, "expires": u64, "keys": many(KEYSET_KEY), "withdrawn": many(key)})
+EVENT = Variant(
+    agent_key=Struct({"agent": name, "holder": key, "connection": text, "token": digest}),
+    agent_key_withdrawn=Struct({"agent": name, "key": name}),
+    approver_key=Struct({"approver": name, "key": Optional(key)}),
+    broker_boot=Struct({"broker": name, "boot": name, "key": key}),
+    halt_all=Struct({"on": flag}),
+    incarnation=Struct({"number": u32}),
+    join_token=Struct({"token": digest, "agent": name, "expires": u64}),
     keyset=SIGNED,
-    node_boot=struct({"node": name, "boot": name}),
-    node_key=struct({"node": name, "key": key, "connection": text}),
+    node_boot=Struct({"node": name, "boot": name}),
+    node_key=Struct({"node": name, "key": key, "connection": text}),
     policy=files,
     shadow_policy=either(nothing, files),
-    quarantine=struct({"agent": name, "on": flag}),
-    revocation=struct(
+    quarantine=Struct({"agent": name, "on": flag}),
+    revocation=Struct(
         {
-            "target": variant(
+            "target": Variant(
                 agent=name,
                 capability=name,
                 holder=name,
-                hop=struct({"capability": name, "delegator": name, "delegatee": name}),
+                hop=Struct({"capability": name, "delegator": name, "delegatee": name}),
                 task=name,
                 user=user,
             ),
@@ -356,4 +363,4 @@ EVENT = variant(
         }
     ),
 )
-CONTROL = struct({"tenant": name, "at": u64, "by": text, "follows": EPOCH, "event": EVENT})
+CONTROL = Struct({"tenant": name, "at": u64, "by": text, "follows": EPOCH, "event": EVENT})

@@ -85,7 +85,7 @@ class Signed:
         """From an envelope of this kind. Nothing is verified yet."""
         if len(envelope) > ENVELOPE_BYTES_MAX[kind]:
             raise Malformed(f"{len(envelope)} bytes are more than a {kind} may have")
-        shapes.struct({"v": shapes.u64, "kind": shapes.text, "body": shapes.SIGNED})(found := decode(envelope), kind)
+        shapes.Struct({"v": shapes.u64, "kind": shapes.text, "body": shapes.SIGNED})(found := decode(envelope), kind)
         if found["v"] != 1 or found["kind"] != kind:
             raise Malformed(f"is `{found['kind']}` of version {found['v']} and not `{kind}` of version 1")
         return cls.of(kind, found["body"])

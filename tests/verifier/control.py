@@ -1,0 +1,158 @@
+"""The control stream: whose signature counts for what, and which policy was in force when.
+
+Everything else is believed because of an event here, and an event here because of the root's key.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import shapes
+from msgpack import Malformed
+from notes import RunId
+from signed import Signed, digest
+
+# How far brokers' clocks may be apart, in milliseconds.
+SKEW_MS = 60_000
+
+Recorder = tuple[str, str]
+
+
+class Epoch(NamedTuple):
+    """A state of the control stream: how often it was recovered, and its last event."""
+
+    incarnation: int
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.incarnation}.{self.sequence}"
+
+
+class Refused(Exception):
+    """A message of the control stream that is no event."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def revision_of(files: dict[str, str]) -> bytes:
+    """The digest that names a policy."""
+    return digest("writ/v1/policy", *(part.encode() for entry in files.items() for part in entry))
+
+
+@dataclass
+class Control:
+    """What the events say that were taken so far."""
+
+    tenant: str
+    root: bytes
+    epoch: Epoch = Epoch(0, 0)
+    # The latest time an event bore, in milliseconds since 1970.
+    last_at: int = 0
+    keyset: dict[str, Any] | None = None
+    epochs: set[Epoch] = field(default_factory=lambda: {Epoch(0, 0)})
+    record_keys: dict[Recorder, set[bytes]] = field(default_factory=lambda: defaultdict(set))
+    all_record_keys: set[bytes] = field(default_factory=set)
+    # Every policy that was put in force, as (sequence of its event, revision).
+    activations: list[tuple[int, bytes]] = field(default_factory=list)
+    policies: dict[bytes, dict[str, str]] = field(default_factory=dict)
+    # The event that announced a run, by its sequence.
+    boots: dict[RunId, int] = field(default_factory=dict)
+
+    def take(self, sequence: int, payload: bytes) -> None:
+        """Takes the next message. Refused says why it is no event; then nothing has changed."""
+        try:
+            signed = Signed.open("control", payload)
+            document = signed.read(shapes.CONTROL)
+            brought = self._keyset_in(document["event"])
+        except Malformed as error:
+            raise Refused("control.signature", f"is no event this verifier can read: {error}") from error
+        keysets = [keyset for keyset in (self.keyset, brought) if keyset]
+        at, follows = document["at"], Epoch(**document["follows"])
+        if not any(self._counts(keyset, signed.key, at) for keyset in keysets):
+            raise Refused("control.signature", f"is signed by {signed.key.hex()}, which no keyset lists for then")
+        if not signed.is_genuine() or document["tenant"] != self.tenant:
+            raise Refused("control.signature", "its signature does not fit it, or it is another tenant's")
+        if sequence <= self.epoch.sequence or follows != self.epoch:
+            raise Refused("control.order", f"follows {follows}, and {self.epoch} is what stands before it")
+        if self.last_at - at > SKEW_MS:
+            raise Refused("control.order", f"says it is {self.last_at - at} ms older than an event before it")
+        if brought and self.keyset:
+            self._check_successor(brought, self.keyset)
+        self.last_at = max(self.last_at, at)
+        ((kind, event),) = document["event"].items()
+        self._fold(sequence, kind, event, brought)
+
+    def _keyset_in(self, event: dict[str, Any]) -> dict[str, Any] | None:
+        """A keyset is the root's word, whoever brings it."""
+        if "keyset" not in event:
+            return None
+        signed = Signed.of("keyset", event["keyset"])
+        if signed.key != self.root or not signed.is_genuine():
+            raise Refused("control.signature", "brings a keyset that is not signed by the root's key")
+        found: dict[str, Any] = signed.read(shapes.KEYSET)
+        return found
+
+    def _counts(self, keyset: dict[str, Any], key: bytes, at: int) -> bool:
+        return key not in keyset["withdrawn"] and any(
+            entry["public"] == key
+            and self.tenant in entry["tenants"]
+            and entry["not_before"] <= at < entry["not_after"]
+            for entry in keyset["keys"]
+        )
+
+    @staticmethod
+    def _check_successor(newer: dict[str, Any], current: dict[str, Any]) -> None:
+        if newer["version"] < current["version"]:
+            raise Refused("control.order", f"brings keyset {newer['version']} after {current['version']}")
+        if newer["version"] == current["version"] and newer != current:
+            raise Refused("control.order", f"brings another keyset {newer['version']} than the one before")
+
+    def _fold(self, sequence: int, kind: str, event: Any, brought: dict[str, Any] | None) -> None:
+        incarnation = self.epoch.incarnation
+        match kind:
+            case "keyset":
+                self.keyset = brought
+            case "incarnation":
+                incarnation = max(incarnation, event["number"])
+            case "broker_boot":
+                self._enroll(("broker", event["broker"]), event["key"])
+                self.boots[RunId("broker", event["broker"], event["boot"])] = sequence
+            case "node_key":
+                self._enroll(("node", event["node"]), event["key"])
+            case "node_boot":
+                self.boots[RunId("node", event["node"], event["boot"])] = sequence
+            case "policy":
+                revision = revision_of(event)
+                self.activations.append((sequence, revision))
+                self.policies[revision] = event
+        self.epoch = Epoch(incarnation, sequence)
+        self.epochs.add(self.epoch)
+
+    def _enroll(self, recorder: Recorder, key: bytes) -> None:
+        self.record_keys[recorder].add(key)
+        self.all_record_keys.add(key)
+
+    def policy_at(self, sequence: int) -> bytes | None:
+        """The policy that was in force after the event of this sequence."""
+        index = bisect_right(self.activations, sequence, key=lambda activation: activation[0])
+        return self.activations[index - 1][1] if index else None
+
+    def policies_until(self, sequence: int) -> set[bytes]:
+        """Every policy that was in force by then."""
+        return {revision for at, revision in self.activations if at <= sequence}
+
+    def brokers(self) -> list[str]:
+        """Every broker that ever started."""
+        return [name for kind, name in self.record_keys if kind == "broker"]
+
+    def is_before(self, run: RunId, other: RunId) -> bool:
+        """Whether a run of a recorder came before another of it: by their events, or else by their names, which
+        begin with the time."""
+        if run in self.boots and other in self.boots:
+            return self.boots[run] < self.boots[other]
+        return run.boot < other.boot

@@ -171,6 +171,19 @@ class Bench:
         for name in sorted(self._families() ^ (listed - NOT_YET)):
             yield f"`{name}` is {'listed in deploy/README.md and not shown' if name in listed else 'shown and not listed'}"
 
+    def compliance(self) -> Iterator[str]:
+        """deploy/compliance.md names fields and commands that exist; what does not yet is marked with (*)."""
+        text = (ROOT / "deploy" / "compliance.md").read_text()
+        record = (ROOT / "common" / "src" / "record.rs").read_text()
+        for row in re.findall(r"^\| (`.*?) \|", text.split("## EU AI Act")[0], re.M):
+            for field in re.findall(r"`([^`]+)`", row):
+                for name in re.split(r"[./]", field):
+                    if not re.search(rf"pub {name}: ", record) and name not in ("who", "what", "basis", "outcome"):
+                        yield f"there is no field `{name}` in a record ({field})"
+        for command in sorted(set(re.findall(r"`writ ([a-z-]+(?: [a-z-]+)?)[^`]*`(?! \(\*\))", text))):
+            if self._no_command(command.split()):
+                yield f"there is no command `writ {command}`"
+
     def reasons(self) -> Iterator[str]:
         """Every reason code that is named exists."""
         texts = [self.alerts.text, (RULES / "dashboard.json").read_text().replace('\\"', '"')]
@@ -278,6 +291,7 @@ def main() -> int:
                 bench.stories_are_strict,
                 bench.metrics,
                 bench.manual,
+                bench.compliance,
                 bench.reasons,
                 bench.pages,
             )

@@ -177,7 +177,7 @@ class Bench:
         record = (ROOT / "common" / "src" / "record.rs").read_text()
         for row in re.findall(r"^\| (`.*?) \|", text.split("## EU AI Act")[0], re.M):
             for field in re.findall(r"`([^`]+)`", row):
-                for name in re.split(r"[./]", field):
+                for name in re.split(r"[./]", field.replace("[]", "")):
                     if not re.search(rf"pub {name}: ", record) and name not in ("who", "what", "basis", "outcome"):
                         yield f"there is no field `{name}` in a record ({field})"
         for command in sorted(set(re.findall(r"`writ ([a-z-]+(?: [a-z-]+)?)[^`]*`(?! \(\*\))", text))):

@@ -94,7 +94,10 @@ class Site:
         """One command of an operator, or of an approver, and what it answers."""
         profile = self.etc / f"{approver or 'operator'}.toml"
         command = [str(self.binary), "--profile", str(profile), "--output", "json", *arguments]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False)
+        env = {**os.environ, **self.env}
+        ended = subprocess.run(
+            command, capture_output=True, text=True, env=env, timeout=COMMAND_SECONDS_MAX, check=False
+        )
         if ended.returncode:
             raise Failed(f"writ {' '.join(arguments)}: {ended.stderr.strip() or ended.stdout.strip()}")
         return json.loads(ended.stdout) if ended.stdout.strip() else None
@@ -152,11 +155,13 @@ class Site:
         started = ("task", "start", KIND, "--agent", agent, "--token-file", token, "--out", str(file))
         return str(self.run(*started)["task"])
 
-    def agent(self, name: str, capability: Path | None = None) -> Agent:
-        """An agent at work on a new task of alice's, or on the one its capability is for."""
+    def agent(self, name: str, capability: Path | None = None, others: Sequence[str] = ()) -> Agent:
+        """An agent at work on a new task of alice's, or on the one its capability is for; `others` it may hand to."""
         on = ["--capability", str(capability)] if capability else ["--token-file", str(self.token("alice", "analysts"))]
         profile = str(self.etc / "operator.toml")
         command = [str(self.binary), "--profile", profile, "mcp", "--agent", name, "--kind", KIND, *on]
+        for other in others:
+            command += ["--with", other]
         return Agent(command, self.folder / "agent.log", self.env)
 
     def _make(self) -> None:
@@ -264,9 +269,12 @@ class Agent:
         """What it is offered."""
         return [tool["name"] for tool in self._ask("tools/list", {})["tools"]]
 
-    def call(self, tool: str, **arguments: Any) -> tuple[bool, str]:
-        """Whether a call was done, and what is said of it."""
-        answer = self._ask("tools/call", {"name": tool, "arguments": arguments})
+    def call(self, tool: str, capability: str | None = None, **arguments: Any) -> tuple[bool, str]:
+        """Whether a call was done, and what is said of it; with a capability of its own, if one is given."""
+        params: dict[str, Any] = {"name": tool, "arguments": arguments}
+        if capability:
+            params["_meta"] = {"dev.writ/capability": capability}
+        answer = self._ask("tools/call", params)
         said = " ".join(part.get("text", "") for part in answer.get("content", []))
         return not answer.get("isError", False), said
 

@@ -18,8 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -27,7 +31,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from harness import ends_in_order, venvs  # noqa: E402
 from harness.units import Site  # noqa: E402
-from harness.writ import Failed  # noqa: E402
+from harness.writ import Failed, Process, free_port  # noqa: E402
 
 RULES = ROOT / "deploy" / "observability"
 PAGES = ROOT / "deploy" / "runbooks"
@@ -37,6 +41,7 @@ PACKAGE = "prometheus=2.42.0+ds-5+b6"
 PACKAGE_HASHES = {"3b0e0255b059a7696bd4a139a4a4eb24d71df067936a61ece5093559cbc7991c"}
 TOOL_SECONDS_MAX = 120
 SHOWN_SECONDS_MAX = 10
+LIVE_SECONDS_MAX = 90
 # Prometheus' own.
 OF_PROMETHEUS = {"up"}
 # Named by rules already, and shown by no release yet.
@@ -101,12 +106,29 @@ class Bench:
         self.tool, self.site, self.folder = tool, site, folder
         self.alerts = Alerts()
 
+    def panels(self) -> dict[str, str]:
+        """What the dashboard asks."""
+        dashboard = json.loads((RULES / "dashboard.json").read_text())
+        return {
+            f"panel {panel['title']} {target['refId']}": target["expr"]
+            for panel in dashboard["panels"]
+            for target in panel.get("targets", [])
+        }
+
     def rules(self) -> Iterator[str]:
         """promtool reads the rules and the configuration."""
         for command in (("check", "rules", "alerts.yaml"), ("check", "config", "prometheus.yaml")):
             code, said = self._promtool(RULES, *command)
             if code:
                 yield said
+        # Grafana is not here; what it would ask is read as rules are.
+        lines = ["groups:", "  - name: panels", "    rules:"]
+        for number, expression in enumerate(self.panels().values()):
+            lines.append(f"      - {json.dumps({'record': f'panel:{number}', 'expr': _filled_in(expression)})}")
+        (self.folder / "panels.yaml").write_text("\n".join(lines))
+        code, said = self._promtool(self.folder, "check", "rules", "panels.yaml")
+        if code:
+            yield said
 
     def stories(self) -> Iterator[str]:
         """The alerts fire when they are to, and not otherwise."""
@@ -143,10 +165,7 @@ class Bench:
         shown, labels = self._shown()
         asked = {f"alert {name}": self.alerts.expression(name) for name in self.alerts.blocks}
         asked["recording rules"] = self.alerts.text.split("  - name: writ-running")[0]
-        dashboard = json.loads((RULES / "dashboard.json").read_text())
-        for panel in dashboard["panels"]:
-            for target in panel.get("targets", []):
-                asked[f"panel {panel['title']} {target['refId']}"] = target["expr"]
+        asked |= self.panels()
         recorded = set(re.findall(r"- record: (\S+)", self.alerts.text))
         for where, expression in asked.items():
             for name in set(re.findall(r"\bwrit_[a-z0-9_]+|\bwrit:[a-z0-9_:]+", expression)):
@@ -223,6 +242,40 @@ class Bench:
             return re.search(rf"^  {words[1]} ", said, re.M) is None
         return code != 0
 
+    def live(self) -> Iterator[str]:
+        """Prometheus itself, on this set-up: nothing fires, the bus is stopped, two alerts fire, and end."""
+        binary = shutil.which("prometheus", path=str(self.tool.parent))
+        if binary is None:
+            print(f"live: left out, there is no prometheus beside {self.tool}")
+            return
+        folder, port = self.folder / "live", free_port()
+        folder.mkdir()
+        shutil.copy(RULES / "alerts.yaml", folder)
+        text = (RULES / "prometheus.yaml").read_text().replace("interval: 15s", "interval: 1s")
+        text = text.replace("127.0.0.1:9464", f"127.0.0.1:{self.site.http['writ-broker']}")
+        node = f"127.0.0.1:{self.site.http['writ-node']}"
+        (folder / "prometheus.yaml").write_text(text.replace('127.0.0.1:9465", "127.0.0.1:9466', node))
+        listen = f"--web.listen-address=127.0.0.1:{port}"
+        options = ["--config.file=prometheus.yaml", "--storage.tsdb.path=data", listen]
+        command = ["sh", "-c", f'cd "{folder}" && exec "{binary}" {" ".join(options)}']
+        process = Process(command, self.folder / "prometheus.log")
+        try:
+            process.answers(port)
+            prometheus = Prometheus(port)
+            prometheus.until("it is ready", prometheus.is_ready)
+            prometheus.until("both targets are looked at", lambda: prometheus.value("sum(up)") == 2)
+            for where, expression in self.panels().items():
+                prometheus.query(_filled_in(expression), where)
+            if prometheus.firing():
+                yield f"fires although all is well: {sorted(prometheus.firing())}"
+            self.site.systemctl("stop", "nats-server")
+            wanted = {"WritBusDisconnected", "WritNodeStale"}
+            prometheus.until(f"{sorted(wanted)} fire", lambda: wanted <= prometheus.firing())
+            self.site.systemctl("start", "nats-server")
+            prometheus.until("nothing fires any more", lambda: not prometheus.firing())
+        finally:
+            process.end()
+
     def _counted(self, label: str) -> None:
         """Waits until the node shows a verdict; numbers are published ten times a second."""
         late = time.monotonic() + SHOWN_SECONDS_MAX
@@ -254,6 +307,52 @@ class Bench:
             command, cwd=folder, capture_output=True, text=True, timeout=TOOL_SECONDS_MAX, check=False
         )
         return ended.returncode, (ended.stdout + ended.stderr).strip()
+
+
+class Prometheus:
+    """A running one, asked over HTTP."""
+
+    def __init__(self, port: int) -> None:
+        self._api = f"http://127.0.0.1:{port}/api/v1"
+
+    def is_ready(self) -> bool:
+        """Whether it answers questions."""
+        try:
+            return bool(self.query("vector(1)", "the first question"))
+        except Failed:
+            return False
+
+    def query(self, expression: str, where: str) -> list[Any]:
+        """What an expression comes to."""
+        try:
+            with urllib.request.urlopen(f"{self._api}/query?{urlencode({'query': expression})}", timeout=10) as answer:
+                return json.load(answer)["data"]["result"]
+        except urllib.error.HTTPError as error:
+            raise Failed(f"{where}: {error.read().decode()}") from error
+
+    def value(self, expression: str) -> float:
+        """The first number of it, or 0."""
+        return float(next((row["value"][1] for row in self.query(expression, expression)), 0))
+
+    def firing(self) -> set[str]:
+        """The alerts that fire."""
+        with urllib.request.urlopen(f"{self._api}/alerts", timeout=10) as answer:
+            alerts = json.load(answer)["data"]["alerts"]
+        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+
+    def until(self, what: str, is_so: Callable[[], bool]) -> None:
+        """Waits for something."""
+        late = time.monotonic() + LIVE_SECONDS_MAX
+        while not is_so():
+            if time.monotonic() > late:
+                raise Failed(f"within {LIVE_SECONDS_MAX} s it did not come to this: {what}")
+            time.sleep(0.5)
+
+
+def _filled_in(expression: str) -> str:
+    """An expression of the dashboard with Grafana's variables as Grafana fills them in."""
+    expression = expression.replace("$__rate_interval", "1m").replace("$__range", "6h")
+    return expression.replace("$tenant", ".*").replace("$instance", ".*")
 
 
 def _alternatives(pattern: str) -> list[str]:
@@ -294,6 +393,7 @@ def main() -> int:
                 bench.compliance,
                 bench.reasons,
                 bench.pages,
+                bench.live,
             )
             for step in steps:
                 found = list(step())

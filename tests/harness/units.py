@@ -143,7 +143,7 @@ class Site:
         signed = ".".join(_text(json.dumps(part).encode()) for part in (header, claims))
         payload, file = self.folder / "token.bytes", self.folder / f"{user}.token"
         payload.write_text(signed)
-        sign = ["openssl", "pkeyutl", "-sign", "-rawin", "-inkey", self.folder / "idp.pem", "-in", payload]
+        sign = ["openssl", "pkeyutl", "-sign", "-rawin", "-inkey", str(self.folder / "idp.pem"), "-in", str(payload)]
         signature = subprocess.run(sign, capture_output=True, check=True, timeout=COMMAND_SECONDS_MAX).stdout
         file.touch(mode=0o600)
         file.write_text(f"{signed}.{_text(signature)}")
@@ -175,15 +175,21 @@ class Site:
         (self.etc / "node-1").rename(self.lib / "node-1")
         (self.etc / "nats" / "jetstream").rename(self.store)
         self._take_over_the_issuer()
-        _edit(self.etc / "broker.toml", {
-            'state = "broker"': f'state = "{self.lib}/broker"',
-            "discovery = true": 'jwks_file = "idp/jwks.json"',
-            'listen = "127.0.0.1:0"': f'listen = "127.0.0.1:{self.http["writ-broker"]}"',
-        })
-        _edit(self.etc / "node-1.toml", {
-            'journal = "node-1"': f'journal = "{self.lib}/node-1"',
-            'listen = "127.0.0.1:0"': f'listen = "127.0.0.1:{self.http["writ-node"]}"',
-        })
+        _edit(
+            self.etc / "broker.toml",
+            {
+                'state = "broker"': f'state = "{self.lib}/broker"',
+                "discovery = true": 'jwks_file = "idp/jwks.json"',
+                'listen = "127.0.0.1:0"': f'listen = "127.0.0.1:{self.http["writ-broker"]}"',
+            },
+        )
+        _edit(
+            self.etc / "node-1.toml",
+            {
+                'journal = "node-1"': f'journal = "{self.lib}/node-1"',
+                'listen = "127.0.0.1:0"': f'listen = "127.0.0.1:{self.http["writ-node"]}"',
+            },
+        )
         _edit(self.etc / "nats" / "server.conf", {str(self.etc / "nats" / "jetstream"): str(self.store)})
         self._write_units()
         self.systemctl("start", "nats-server")
@@ -203,7 +209,7 @@ class Site:
         body = base64.b64encode(_PKCS8 + seed).decode()
         kind = "PRIVATE" + " KEY"
         pem.write_text(f"-----BEGIN {kind}-----\n{body}\n-----END {kind}-----\n")
-        show = ["openssl", "pkey", "-in", pem, "-pubout", "-outform", "DER"]
+        show = ["openssl", "pkey", "-in", str(pem), "-pubout", "-outform", "DER"]
         public = subprocess.run(show, capture_output=True, check=True, timeout=COMMAND_SECONDS_MAX).stdout[-32:]
         key = {"kty": "OKP", "crv": "Ed25519", "x": _text(public), "kid": "dev", "use": "sig", "alg": "EdDSA"}
         (self.etc / "idp" / "jwks.json").write_text(json.dumps({"keys": [key]}))
@@ -223,7 +229,10 @@ class Site:
             "nats-server": {"command": [server, "-c", str(conf)], "says": "Server is ready"},
             "writ-broker": {"command": [writ, "broker", "--config", str(self.etc / "broker.toml")], "says": "ready"},
             # A node that sees a rolled-back stream runs, and never says that it is ready.
-            "writ-node": {"command": [writ, "node", "--config", str(self.etc / "node-1.toml")], "says": r"ready|state[.]rollback"},
+            "writ-node": {
+                "command": [writ, "node", "--config", str(self.etc / "node-1.toml")],
+                "says": r"ready|state[.]rollback",
+            },
         }
         (self.folder / "units.json").write_text(json.dumps(units))
         self.path.mkdir()
@@ -249,6 +258,9 @@ class Agent:
                 text=True,
                 start_new_session=True,
             )
+        if self._process.stdin is None or self._process.stdout is None:
+            raise Failed("writ mcp has no standard input or output")
+        self._in, self._out = self._process.stdin, self._process.stdout
         self._count = 0
         info = {"name": "test", "version": "1"}
         self._ask("initialize", {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info})
@@ -258,7 +270,7 @@ class Agent:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
+        self._in.close()
         try:
             self._process.wait(STOP_SECONDS_MAX)
         except subprocess.TimeoutExpired:
@@ -281,7 +293,7 @@ class Agent:
     def _ask(self, method: str, params: Mapping[str, Any]) -> Any:
         self._count += 1
         self._tell({"jsonrpc": "2.0", "id": self._count, "method": method, "params": params})
-        for line in self._process.stdout:
+        for line in self._out:
             answer = json.loads(line)
             if answer.get("id") == self._count:
                 if "error" in answer:
@@ -291,8 +303,8 @@ class Agent:
         raise Failed(f"writ mcp ended with {self._process.returncode}:\n{self._log.read_text()[-2000:]}")
 
     def _tell(self, message: Mapping[str, Any]) -> None:
-        self._process.stdin.write(json.dumps(message) + "\n")
-        self._process.stdin.flush()
+        self._in.write(json.dumps(message) + "\n")
+        self._in.flush()
 
 
 def _text(data: bytes) -> str:

@@ -95,7 +95,9 @@ class Alerts:
 
     def always(self, name: str) -> str:
         """The file with an alert that always fires."""
-        block = re.sub(r"        expr: (?:\|\n(?:          .*\n)+|.*\n)", "        expr: vector(1)\n", self.blocks[name])
+        block = re.sub(
+            r"        expr: (?:\|\n(?:          .*\n)+|.*\n)", "        expr: vector(1)\n", self.blocks[name]
+        )
         return self.text.replace(self.blocks[name], re.sub(r"        for: .*\n", "", block))
 
 
@@ -188,7 +190,8 @@ class Bench:
         table = readme[readme.index("| metric | of | meaning |") :].split("\n\n")[0]
         listed = set(re.findall(r"`(writ_[a-z_]+)", table))
         for name in sorted(self._families() ^ (listed - NOT_YET)):
-            yield f"`{name}` is {'listed in deploy/README.md and not shown' if name in listed else 'shown and not listed'}"
+            what = "listed in deploy/README.md and not shown" if name in listed else "shown and not listed"
+            yield f"`{name}` is {what}"
 
     def compliance(self) -> Iterator[str]:
         """deploy/compliance.md names fields and commands that exist; what does not yet is marked with (*)."""
@@ -222,7 +225,8 @@ class Bench:
         """Every alert has a page, every page an alert, and every command on it exists."""
         pages = {page.stem: page.read_text() for page in PAGES.glob("*.md")}
         for name in sorted(set(pages) ^ set(self.alerts.blocks)):
-            yield f"{name} has {'no page in deploy/runbooks' if name in self.alerts.blocks else 'a page, and is no alert'}"
+            what = "no page in deploy/runbooks" if name in self.alerts.blocks else "a page, and is no alert"
+            yield f"{name} has {what}"
         for name, block in self.alerts.blocks.items():
             if f"          runbook: deploy/runbooks/{name}.md\n" not in block:
                 yield f"alert {name} does not name its page"

@@ -121,17 +121,17 @@ class Scale:
         logs = sum(len(self.site.log(unit)) for unit in ("writ-broker", "writ-node"))
         return Taken(audit["bytes"], journals, logs, self.sink.bytes, audit["messages"])
 
-    def each(self, times: int, what: Callable[[], None]) -> dict[str, int]:
+    def each(self, times: int, what: Callable[[], object]) -> dict[str, float]:
         """Bytes of one of them, and messages in hundredths."""
         before = self.weigh()
         for _ in range(times):
             what()
         taken = self.weigh().minus(before)
-        each = {column: round(getattr(taken, column) / times) for column in COLUMNS}
+        each: dict[str, float] = {column: round(getattr(taken, column) / times) for column in COLUMNS}
         return each | {"messages": round(taken.messages / times, 1)}
 
 
-def measure(scale: Scale, calls: int) -> dict[str, dict[str, int]]:
+def measure(scale: Scale, calls: int) -> dict[str, dict[str, float]]:
     """Every row of the page's first table."""
     site, folder = scale.site, scale.site.folder
     rows = {}
@@ -150,7 +150,7 @@ def measure(scale: Scale, calls: int) -> dict[str, dict[str, int]]:
         rows["the same, handed on once"] = scale.each(calls, lambda: call(True, handed, read))
         rows["a call that is denied"] = scale.each(calls, lambda: call(False, None, write))
     tasks = max(calls // 10, 10)
-    rows["a task that is started"] = scale.each(tasks, lambda: site.task("planner", folder / "size.cap") and None)
+    rows["a task that is started"] = scale.each(tasks, lambda: site.task("planner", folder / "size.cap"))
     return rows
 
 
@@ -161,7 +161,7 @@ def _handed(agent: Agent) -> str:
     return str(json.loads(said)["capability"])
 
 
-def first_table(rows: dict[str, dict[str, int]]) -> str:
+def first_table(rows: dict[str, dict[str, float]]) -> str:
     """The measured figures."""
     lines = ["| | messages | stream | journal | log | traces |", "|---|---|---|---|---|---|"]
     for name, row in rows.items():
@@ -169,21 +169,22 @@ def first_table(rows: dict[str, dict[str, int]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read_table(text: str) -> dict[str, dict[str, int]]:
+def read_table(text: str) -> dict[str, dict[str, float]]:
     """The figures that stand in the page."""
     rows = {}
     for line in text.strip().splitlines()[2:]:
         name, messages, *figures = (cell.strip() for cell in line.strip("|").split("|"))
-        values = [int(figure.replace(",", "")) for figure in figures]
+        values = [float(figure.replace(",", "")) for figure in figures]
         rows[name] = dict(zip(COLUMNS, values, strict=True)) | {"messages": float(messages)}
     return rows
 
 
-def second_table(rows: dict[str, dict[str, int]]) -> str:
+def second_table(rows: dict[str, dict[str, float]]) -> str:
     """What follows: a day, six months, 400 days, and how long the default stream lasts."""
     call = rows["a call that is allowed, and its outcome"]
     lines = [
-        "| allowed calls | stream, a day | journal, a day | traces, a day | stream, 6 months | stream, 400 days | 1 GiB of stream lasts |",
+        "| allowed calls | stream, a day | journal, a day | traces, a day "
+        "| stream, 6 months | stream, 400 days | 1 GiB of stream lasts |",
         "|---|---|---|---|---|---|---|",
     ]
     for rate in (1, 10, 100):
@@ -215,7 +216,7 @@ def between(text: str, name: str) -> str:
     return found[1]
 
 
-def faults(measured: dict[str, dict[str, int]], text: str) -> list[str]:
+def faults(measured: dict[str, dict[str, float]], text: str) -> list[str]:
     """Where the page is wrong."""
     found = []
     page = read_table(between(text, "measured"))

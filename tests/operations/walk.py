@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The pages of deploy/operations, walked: their commands as they stand there, against a nats-server, a broker and a node.
+"""The pages of deploy/operations, walked: their commands as they stand, on a nats-server, a broker and a node.
 
     python3 tests/operations/walk.py [--writ target/debug/writ] [--keep]
 
@@ -195,7 +195,7 @@ class Walk:
         records = [json.loads(line) for line in said.splitlines()] if code == 0 else []
         faulty = [record for record in records if record["fault"]]
         if code or not records or faulty:
-            raise Failed(f"the records cannot be read, or not believed: {said[-600:] if not faulty else faulty}")
+            raise Failed(f"the records cannot be read, or not believed: {faulty or said[-600:]}")
         return records
 
     def kept(self, before: list[Any] | None = None) -> None:

@@ -9,7 +9,7 @@ use writ_common::{
     time::Millis,
     trace::{SpanRecord, TraceContext},
 };
-use writ_journal::Entry;
+use writ_journal::{Entry, Room};
 
 use super::TaskEntry;
 use crate::{jwks::KeySet, jwt::IssuerRef, oidc::KeySource};
@@ -69,6 +69,8 @@ pub enum Event {
     KeysFetched(IssuerRef, Result<KeySet, String>),
     /// What the audit stream is now.
     AuditStream(StreamFacts),
+    /// How much room the journal has now.
+    JournalRoom(Room),
     /// A journal write is done.
     Journalled(Ticket),
     /// A journal write failed.
@@ -88,7 +90,7 @@ pub enum Effect {
     Alarm(String),
     /// Fetch an issuer's keys and say what came of it.
     FetchKeys(IssuerRef, Arc<KeySource>),
-    /// Forget the journal of an earlier run.
+    /// Nothing of an earlier run is open any more: its journal may make room.
     Forget(BootId),
     /// Append to the journal, in the order of the effects.
     Journal(Option<Ticket>, Entry),
@@ -110,6 +112,9 @@ pub enum Effect {
         /// Stream sequence of its record.
         sequence: u64,
     },
+    /// Add to the journal of an earlier run what became of something it left open. Comes before the run's
+    /// [`Effect::Forget`].
+    Resolve(BootId, Vec<Entry>),
     /// Answer a request.
     Reply(CallRef, Vec<u8>),
     /// Export a span.

@@ -52,7 +52,7 @@ impl JournalLimits {
 
     /// Bytes of one segment.
     pub(crate) fn segment_bytes(&self) -> u64 {
-        (self.bytes_max / 16).clamp(1024 * 1024, 64 * 1024 * 1024)
+        (self.bytes_max / 16).clamp(64 * 1024, 64 * 1024 * 1024)
     }
 
     /// What is kept for denials, voids and outcomes.

@@ -115,6 +115,7 @@ fn fill_the_disk(folder: &Path) -> Result<()> {
     ensure!(journal.room() == Room::None && journal.append(&[storage::prepared(seq)]).is_err(), "it is full");
     journal.refresh(Timestamp::from_secs(0))?;
     ensure!(journal.room() == Room::None, "there is no room to take the reserve again");
+    drop(file);
     std::fs::remove_file(&ballast)?;
     journal.refresh(Timestamp::from_secs(0))?;
     ensure!(journal.room() == Room::Enough, "there is room again");

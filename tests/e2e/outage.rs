@@ -21,11 +21,11 @@ use writ::{dev::DevStack, operator::Recorded};
 use writ_common::{
     codec::decode,
     digest::Digest,
-    ids::BootId,
+    ids::{BootId, PartId},
     reason::ReasonCode,
     record::{Origin, Record, RecordBody, RecordKind},
     signed::Signed,
-    subjects::Subject,
+    subjects::{Subject, part_stream},
 };
 use writ_sdk::{NewTask, Task};
 use writ_tests::{
@@ -314,10 +314,21 @@ fn b09_three_servers_whose_leader_is_killed_under_load_leave_a_whole_stream() ->
         load.answers(50).await?;
         world.restart_server(killed)?;
         load.answers(50).await?;
+        eventually("all three servers have everything", async || is_whole(&operator, 3).await).await?;
+        // Another one comes back with an empty disk.
+        let emptied = killed % 3 + 1;
+        world.server(emptied).context("another server")?.signal(Signal::KILL)?;
+        let nats = world.state().join("nats");
+        let home = if emptied == 1 { nats } else { nats.join(emptied.to_string()) };
+        load.answers(20).await?;
+        fs::remove_dir_all(home.join("jetstream"))?;
+        world.restart_server(emptied)?;
+        load.answers(20).await?;
         load.stop().await;
+        eventually("all three servers have everything", async || is_whole(&operator, 3).await).await?;
         operator.close().await;
         let evidence = whole(&world).await?;
-        assert!(evidence.count(RecordKind::Outcome) >= 150);
+        assert!(evidence.count(RecordKind::Outcome) >= 190);
         world.close().await;
         Ok(())
     })
@@ -415,23 +426,31 @@ async fn until_ready(process: &WritProcess) -> Result<()> {
 #[test]
 fn b07_b08_records_a_stream_lost_are_put_back_from_the_journals() -> Result<()> {
     run(async {
-        let lost = Lost::make(40).await?;
+        let lost = Lost::make(100).await?;
         let stack = lost.restore(Some(&lost.folder.path().join("backup"))).await?;
         let old = Evidence::read(&stack).await?;
         let lacking = lost.before.messages.len() - old.messages.len();
         assert!(lacking > 80, "{lacking}");
         let broker = lost.start(&["broker", "--config", "broker.toml", "--rebuild"], "b.log")?;
         until_ready(&broker).await?;
-        // Killed at some point or other, asked again only the first time.
-        for (attempt, after) in [0, 60, 90, 120].into_iter().enumerate() {
+        // Killed as soon as the first of them are back, and asked again only the first time.
+        let operator = stack.operator().await?;
+        let stream = part_stream(operator.tenant(), &PartId::first());
+        let end = async || {
+            anyhow::Ok(operator.bus().stream_facts(&stream).await?.context("the stream")?.last_sequence)
+        };
+        let marker = lost.root().join("node-1/restore.pending");
+        for attempt in 0..4 {
             let all = ["node", "--config", "node-1.toml", "--accept-streams"];
-            let arguments = if attempt == 0 { &all[..] } else { &all[..3] };
-            let node = lost.start(arguments, "killed.log")?;
-            let marker = lost.root().join("node-1/restore.pending");
-            eventually("it begins", async || Ok(marker.exists())).await?;
-            sleep(Duration::from_millis(after)).await;
+            let before = end().await?;
+            let node = lost.start(if attempt == 0 { &all[..] } else { &all[..3] }, "killed.log")?;
+            eventually("it begins", async || Ok(marker.exists() || attempt > 0)).await?;
+            while marker.exists() && end().await? == before {
+                sleep(Duration::from_micros(200)).await;
+            }
             node.kill()?;
         }
+        operator.close().await;
         let node = lost.start(&["node", "--config", "node-1.toml"], "n.log")?;
         until_ready(&node).await?;
         assert_eq!(lost.is_complete(&stack).await?, [] as [&str; 0], "{}", node.said());
@@ -476,6 +495,39 @@ fn b07_b08_records_of_a_stream_made_anew_are_put_back_from_the_journals() -> Res
         // The control stream is gone with its keys: everything is there, and nobody but the operator can say by whom
         // it was signed until the nodes are enrolled again, which the broker does from its configuration.
         assert_eq!(lost.is_complete(&stack).await?, [] as [&str; 0], "{}", node.said());
+        Ok(())
+    })
+}
+
+/// What a lost journal takes along is seen in the stream: an intent whose end nobody can say any more.
+#[test]
+fn b05_a_lost_journal_leaves_an_intent_without_outcome_that_shows() -> Result<()> {
+    run(async {
+        let mut world = World::with(WorldOptions { start_core: false, ..options() }).await?;
+        world.start_broker().await?;
+        let first = node(&world, "node-1")?;
+        world.enroll_missing().await?;
+        let (_planner, task) = world.task().await?;
+        eventually("the node serves", async || Ok(read(&task, "SELECT 1").await.is_ok())).await?;
+        let slow = tokio::spawn({
+            let task = task.clone();
+            async move { read(&task, SLOW).await }
+        });
+        let mut open = Vec::new();
+        eventually("the slow call is on record", async || {
+            open = Evidence::read(&world).await?.faults();
+            Ok(open.len() == 1)
+        })
+        .await?;
+        first.kill()?;
+        slow.abort();
+        fs::remove_dir_all(world.state().join("node-1"))?;
+        let _second = node(&world, "node-1")?;
+        eventually("the node serves", async || Ok(read(&task, "SELECT 2").await.is_ok())).await?;
+        let faults = Evidence::read(&world).await?.faults();
+        assert_eq!(faults, open, "{open:?}");
+        assert!(faults[0].contains("0 outcomes"), "{faults:?}");
+        world.close().await;
         Ok(())
     })
 }

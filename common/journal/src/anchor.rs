@@ -111,6 +111,13 @@ impl AnchorFile {
     }
 }
 
+/// As if the machine had been started again since.
+#[cfg(test)]
+pub(crate) fn after_restart(path: &Path, boot: &BootId) {
+    let anchor = Anchor { machine: [9; 16], ..read(path, boot).unwrap().unwrap() };
+    fs::write(path, anchor.seal(boot)).unwrap();
+}
+
 /// Reads an anchor; nothing if there is none.
 pub(crate) fn read(path: &Path, boot: &BootId) -> Result<Option<Anchor>, JournalError> {
     let bytes = match fs::read(path) {

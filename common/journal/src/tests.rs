@@ -332,6 +332,32 @@ fn a_rotation_that_was_killed_is_no_damage() {
 }
 
 #[test]
+fn what_a_machine_that_stopped_took_along_is_said_or_refused() {
+    for (sync, is_expected) in [(Sync::Kernel, true), (Sync::Always, false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path()).create(&boot("b-1"), sync, Settles::OnOutcome).unwrap();
+        for seq in 0..3 {
+            journal.append(&[prepared(seq, RecordKind::Deny, 3, None)]).unwrap();
+        }
+        let bytes = journal.bytes();
+        drop(journal);
+        let path = folder.path().join("b-1.journal");
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(bytes - 100).unwrap();
+        crate::anchor::after_restart(&folder.path().join("b-1.anchor"), &boot("b-1"));
+        match open(folder.path()).unsettled(&boot("b-1")) {
+            // The kernel had promised no more.
+            Ok((left, Some(lost))) if is_expected => {
+                assert!(lost.bytes < bytes && lost.bytes_before == bytes, "{lost}");
+                assert!(left.unpublished.len() < 3);
+            }
+            // The disk had.
+            Err(JournalError::Corrupt { .. }) if !is_expected => {}
+            other => panic!("{sync:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn k09_a_second_process_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let first = open(folder.path());

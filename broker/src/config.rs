@@ -18,6 +18,7 @@ use writ_common::{
     settings::{Document, Section},
     time::Millis,
 };
+use writ_journal::{JournalLimits, Sync};
 
 use crate::{
     jwks::KeySet,
@@ -42,6 +43,10 @@ pub struct BrokerConfig {
     pub record_key_file: PathBuf,
     /// Folder of the index and the journal.
     pub state: PathBuf,
+    /// When a journal write counts as written.
+    pub sync: Sync,
+    /// Bounds of the journal.
+    pub journal_limits: JournalLimits,
     /// Folder of the policies.
     pub policies: PathBuf,
     /// Server addresses.
@@ -100,6 +105,7 @@ impl BrokerConfig {
         let record_key_file = broker.text("record_key_file", "\"broker-records.key\"").map(path);
         let state = broker.text("state", "\"state\"").map(path);
         let policies = broker.text("policies", "\"policies\"").map(path);
+        let sync: Option<Sync> = broker.optional("sync");
         let staleness = broker.optional_integer("staleness_seconds_max", 1..=3_600).unwrap_or(60);
         broker.finish(&[
             "name",
@@ -109,8 +115,10 @@ impl BrokerConfig {
             "record_key_file",
             "state",
             "policies",
+            "sync",
             "staleness_seconds_max",
         ]);
+        let journal_limits = JournalLimits::read(root.table("journal"));
         let mut bus = root.table("bus");
         let bus_urls: Vec<String> = bus.list("urls");
         if bus_urls.is_empty() {
@@ -144,7 +152,9 @@ impl BrokerConfig {
         }
         let operators = read_people(&document, root.tables("operator"));
         let approvers = read_people(&document, root.tables("approver"));
-        let known = ["tenant", "broker", "bus", "http", "stream", "issuer", "node", "operator", "approver"];
+        let known = [
+            "tenant", "broker", "journal", "bus", "http", "stream", "issuer", "node", "operator", "approver",
+        ];
         root.finish(&known);
         let findings = document.into_findings();
         if findings.has_errors() {
@@ -159,6 +169,8 @@ impl BrokerConfig {
                 key_file: key_file?,
                 record_key_file: record_key_file?,
                 state: state?,
+                sync: sync.unwrap_or(Sync::Kernel),
+                journal_limits,
                 policies: policies?,
                 bus_urls,
                 bus_user_file: bus_user_file?,

@@ -12,13 +12,13 @@ use tokio::{
     time::Instant,
 };
 use writ_bus::{
-    ApprovalNews, Bus, BusError, ConnectionState, Endpoint, Incoming, Keeps, Service, StreamFacts,
-    StreamSpec, SystemClock, SystemEntropy, follow_approvals,
+    ApprovalNews, Bus, BusError, ConnectionState, Endpoint, Incoming, Keeps, PutBackError, Service,
+    StreamFacts, StreamSpec, SystemClock, SystemEntropy, follow_approvals,
 };
 use writ_common::{
     codec::decode,
     entropy::draw,
-    ids::{BootId, BrokerId, NodeId, OperatorId, PartId, TenantId},
+    ids::{BootId, BrokerId, NodeId, OperatorId, PartId, TaskId, TenantId},
     keys::{PrivateKey, PublicKey},
     keyset::KeysetDocument,
     policy::PolicyBundle,
@@ -27,7 +27,10 @@ use writ_common::{
     subjects::{Subject, control_stream, filter, heads_stream, part_stream},
     time::Millis,
 };
-use writ_journal::{JournalDir, JournalError, JournalFile, Sync, Unpublished, Unsettled, unsettled};
+use writ_journal::{
+    Entry, Journal, JournalDir, JournalError, JournalLimits, Room, Settles, Sync, Unpublished, Unsettled,
+    ask_restore,
+};
 use writ_telemetry::{HttpError, HttpHandle, Spans, serve_http};
 
 use crate::{
@@ -45,6 +48,8 @@ const ROUND_EVENTS_MAX: usize = 256;
 const QUEUE_EVENTS_MAX: usize = 16_384;
 /// How often the audit stream is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often the journal is put in order.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// How long streams remember message ids: call age 30 s, skew 5 s, staleness 60 s, and room.
 pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// Most bytes of the heads stream: some hundred thousand runs.
@@ -86,6 +91,8 @@ pub struct ServeSetup {
     pub state: PathBuf,
     /// When a journal write counts as written.
     pub sync: Sync,
+    /// Bounds of the journal.
+    pub journal_limits: JournalLimits,
     /// Most bytes of the audit stream.
     pub stream_bytes_max: u64,
     /// On how many servers streams live.
@@ -110,6 +117,9 @@ pub enum BrokerError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// What the stream lost cannot be put back.
+    #[error("{0}; start again to go on from there, see deploy/README.md, section recovery")]
+    Restore(#[from] PutBackError<JournalError>),
     /// A stream is not the one it was.
     #[error("{0}")]
     Rollback(String),
@@ -153,26 +163,39 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
     let clock = SystemClock::new();
     let mut entropy = SystemEntropy;
     let boot = BootId::generate(clock.now().wall, draw(&mut entropy));
-    let dir = JournalDir::open(&setup.state.join("journal"))?;
+    let folder = setup.state.join("journal");
+    if setup.is_recovered {
+        ask_restore(&folder)?;
+    }
+    let mut dir = JournalDir::open(&folder, setup.journal_limits)?;
     let part = PartId::first();
     let (control_facts, part_facts) = ensure_streams(&setup, &part).await?;
 
     let (mut store, tasks) = TaskStore::open(&setup.state)?;
     check_streams(store.position(), &control_facts, &part_facts)?;
+    // Before the index is built, which is made of what is in the stream, and before anything open is published, so that
+    // each run comes back in its order.
+    let open = open_records(&mut dir, &setup.bus, &setup.tenant, &part).await?;
+    if dir.is_restore_asked() {
+        put_back(&setup, &part, &dir).await?;
+        dir.restored()?;
+    }
     let mut tasks: BTreeMap<_, TaskEntry> = tasks.into_iter().map(|task| (task.task.clone(), task)).collect();
     let missed = read_missed(&setup, &part, store.position().sequence).await?;
     let position = Position {
         stream_created: part_facts.created_ns.to_string(),
         control_created: control_facts.created_ns.to_string(),
-        sequence: missed.last().map_or(store.position().sequence, |(sequence, _)| *sequence),
+        sequence: missed.last_sequence,
         ..store.position().clone()
     };
-    let caught_up: Vec<TaskEntry> = missed.into_iter().map(|(_, task)| task).collect();
+    let caught_up = missed.tasks.into_values();
+    // A record that was put back may be older than what is known already.
+    let is_newer = |task: &TaskEntry| tasks.get(&task.task).is_none_or(|known| known.serial <= task.serial);
+    let caught_up: Vec<TaskEntry> = caught_up.filter(is_newer).collect();
     store.write(&caught_up, position)?;
     tasks.extend(caught_up.into_iter().map(|task| (task.task.clone(), task)));
 
-    let open = open_records(&dir, &setup.bus, &setup.tenant, &part).await?;
-    let journal = dir.create(&boot, setup.sync)?;
+    let journal = dir.create(&boot, setup.sync, Settles::OnCommit)?;
 
     let service = Service::start(
         &setup.bus,
@@ -249,8 +272,9 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         events: events.clone(),
         waiting: BTreeMap::new(),
         next_call: 0,
-        dir,
         journal,
+        room: Room::Enough,
+        next_refresh: Instant::now(),
         acknowledged: store.position().sequence,
         store,
         control_sequence: 0,
@@ -310,31 +334,42 @@ fn check_streams(position: &Position, control: &StreamFacts, part: &StreamFacts)
     Ok(())
 }
 
-/// Tasks in records of ours that the index does not have yet.
-async fn read_missed(
-    setup: &ServeSetup,
-    part: &PartId,
-    after: u64,
-) -> Result<Vec<(u64, TaskEntry)>, BusError> {
+/// What the stream says of tasks that the index does not have yet.
+struct Missed {
+    /// Each task by its last issue.
+    tasks: BTreeMap<TaskId, TaskEntry>,
+    /// Sequence of the last record that was looked at.
+    last_sequence: u64,
+}
+
+/// Tasks in records of ours that the index does not have yet, those put back included.
+async fn read_missed(setup: &ServeSetup, part: &PartId, after: u64) -> Result<Missed, BusError> {
     let stream = part_stream(&setup.tenant, part);
-    let subject = format!("writ.v1.{}.audit.{part}.allow.*.{}", setup.tenant, setup.broker);
+    let allowed = format!("writ.v1.{}.audit.{part}.allow.*.{}", setup.tenant, setup.broker);
+    let restored = filter::restored_by(&setup.tenant, part, setup.broker.as_str());
     let (own, origin) = (setup.record_key.public(), Origin::Broker(setup.broker.clone()));
     // An earlier record key of this broker is one the control stream knows.
     let control = setup.bus.control_state(&setup.tenant, setup.root).await?;
-    let mut tail = setup.bus.tail(&stream, &subject, after + 1).await?;
-    let mut missed = Vec::new();
-    let mut pending = tail.pending;
-    while pending > 0 {
-        let message = tail.next().await?;
-        pending = message.pending;
-        let record = decode::<Signed<Record>>(&message.payload)
-            .ok()
-            .and_then(|signed| signed.open(|key| *key == own || control.is_record_key(&origin, key)).ok());
-        match record {
-            Some(record) => {
-                missed.extend(TaskEntry::of_record(&record).map(|task| (message.sequence, task)));
+    let mut missed = Missed { tasks: BTreeMap::new(), last_sequence: after };
+    for subject in [allowed, restored] {
+        let mut tail = setup.bus.tail(&stream, &subject, after + 1).await?;
+        let mut pending = tail.pending;
+        while pending > 0 {
+            let message = tail.next().await?;
+            pending = message.pending;
+            missed.last_sequence = missed.last_sequence.max(message.sequence);
+            let record = decode::<Signed<Record>>(&message.payload).ok().and_then(|signed| {
+                signed.open(|key| *key == own || control.is_record_key(&origin, key)).ok()
+            });
+            let Some(record) = record else {
+                tracing::warn!("record {} claims to be ours and is not", message.sequence);
+                continue;
+            };
+            let Some(task) = TaskEntry::of_record(&record) else { continue };
+            let is_older = |known: &TaskEntry| known.serial > task.serial;
+            if !missed.tasks.get(&task.task).is_some_and(is_older) {
+                missed.tasks.insert(task.task.clone(), task);
             }
-            None => tracing::warn!("record {} claims to be ours and is not", message.sequence),
         }
     }
     Ok(missed)
@@ -342,26 +377,43 @@ async fn read_missed(
 
 /// What earlier runs prepared and the stream does not have.
 async fn open_records(
-    dir: &JournalDir,
+    dir: &mut JournalDir,
     bus: &Bus,
     tenant: &TenantId,
     part: &PartId,
 ) -> Result<Vec<(BootId, Unsettled, Vec<Vec<u8>>)>, BrokerError> {
     let stream = part_stream(tenant, part);
     let mut open = Vec::new();
-    for run in dir.runs()? {
+    for run in dir.runs() {
         let mut records = Vec::new();
-        let mut unsettled = unsettled(&dir.read(&run)?);
+        let (mut unsettled, lost) = dir.unsettled(&run)?;
+        if let Some(lost) = lost {
+            tracing::error!("{lost}");
+        }
         for Unpublished { seq, kind, subject, record, .. } in std::mem::take(&mut unsettled.unpublished) {
-            let is_there = kind == RecordKind::Allow && bus.find(&stream, &subject, &record).await?.is_some();
-            match unsettled.leaves.get_mut(&seq) {
-                Some((_, is_committed)) if is_there => *is_committed = true,
+            let found =
+                if kind == RecordKind::Allow { bus.find(&stream, &subject, &record).await? } else { None };
+            match (found, unsettled.leaves.get_mut(&seq)) {
+                (Some(stream), Some((_, is_committed))) => {
+                    *is_committed = true;
+                    dir.resolve(&run, &[Entry::Committed { seq, stream }])?;
+                }
                 _ => records.push(record),
             }
         }
         open.push((run, unsettled, records));
     }
     Ok(open)
+}
+
+/// Puts back into the audit stream what it lost of this broker's records.
+async fn put_back(setup: &ServeSetup, part: &PartId, dir: &JournalDir) -> Result<(), BrokerError> {
+    let origin = Origin::Broker(setup.broker.clone());
+    let kept = dir.kept().map(|kept| kept.map(|kept| (kept.boot.to_string(), kept.seq, kept.record)));
+    let say = |far| tracing::info!("completing the audit stream: {far}");
+    let done = setup.bus.put_back(&setup.tenant, part, &origin, kept, say).await?;
+    tracing::warn!("the audit stream is complete: {done}");
+    Ok(())
 }
 
 /// What wakes the loop.
@@ -382,8 +434,11 @@ struct Driver {
     events: mpsc::Sender<Wake>,
     waiting: BTreeMap<CallRef, Incoming>,
     next_call: u64,
-    dir: JournalDir,
-    journal: JournalFile,
+    journal: Journal,
+    /// The room the core was told of.
+    room: Room,
+    /// When the journal is put in order next.
+    next_refresh: Instant,
     store: TaskStore,
     control_sequence: u64,
     /// Highest sequence of ours the stream has acknowledged.
@@ -416,6 +471,7 @@ impl Driver {
                 _ = ticks.tick() => batch.push(Wake::Event(Event::Tick)),
                 _ = stopping.changed() => {}
             }
+            self.refresh_journal(&mut batch);
             self.round(&mut broker, std::mem::take(&mut batch));
             self.anchor_control(&broker);
             let connection = *self.connection.borrow();
@@ -480,6 +536,7 @@ impl Driver {
                         events.extend(failed);
                     }
                 }
+                events.extend(self.room_changed());
             }
             for effect in others {
                 events.extend(self.perform(effect));
@@ -488,6 +545,22 @@ impl Driver {
                 self.on_their_way.remove(&ticket);
             }
         }
+    }
+
+    /// Removes what is too old, and tells the core what room there is.
+    fn refresh_journal(&mut self, batch: &mut Vec<Wake>) {
+        if Instant::now() >= self.next_refresh {
+            self.next_refresh = Instant::now() + REFRESH_EVERY;
+            if let Err(error) = self.journal.refresh(self.clock.now().wall) {
+                tracing::warn!("{error}");
+            }
+        }
+        batch.extend(self.room_changed().map(Wake::Event));
+    }
+
+    fn room_changed(&mut self) -> Option<Event> {
+        let room = self.journal.room();
+        (std::mem::replace(&mut self.room, room) != room).then_some(Event::JournalRoom(room))
     }
 
     /// Keeps what was seen of the control stream, so that an older one is noticed at the next start.
@@ -539,7 +612,12 @@ impl Driver {
                 });
             }
             Effect::Forget(boot) => {
-                if let Err(error) = self.dir.remove(&boot) {
+                if let Err(error) = self.journal.settle(&boot) {
+                    tracing::warn!("{error}");
+                }
+            }
+            Effect::Resolve(boot, entries) => {
+                if let Err(error) = self.journal.resolve(&boot, &entries) {
                     tracing::warn!("{error}");
                 }
             }

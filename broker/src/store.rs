@@ -9,6 +9,7 @@ use std::{
     fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -77,6 +78,35 @@ pub struct TaskStore {
     digest: [u8; 32],
 }
 
+type PanicHook = Box<dyn Fn(&std::panic::PanicHookInfo<'_>) + Send + Sync>;
+
+/// While it lives, a panic is told as what it is: an index that cannot be read.
+struct PanicTold(Arc<PanicHook>);
+
+impl PanicTold {
+    fn begin(path: &Path) -> Self {
+        let before = Arc::new(std::panic::take_hook());
+        let (shared, path) = (Arc::clone(&before), path.display().to_string());
+        std::panic::set_hook(Box::new(move |info| {
+            tracing::error!(
+                "{path}: the index is damaged; rebuild it from the stream with `writ broker --rebuild`"
+            );
+            shared(info);
+        }));
+        Self(before)
+    }
+}
+
+impl Drop for PanicTold {
+    fn drop(&mut self) {
+        // While a panic unwinds the hook cannot be changed.
+        if !std::thread::panicking() {
+            let before = Arc::clone(&self.0);
+            std::panic::set_hook(Box::new(move |info| before(info)));
+        }
+    }
+}
+
 const POSITION_KEY: &[u8] = b"\0position";
 
 impl TaskStore {
@@ -88,12 +118,15 @@ impl TaskStore {
         let io = |why: String| StoreError::Io { path: path.to_owned(), why };
         let rollback = |why: String| StoreError::Rollback { path: path.to_owned(), why };
         fs::create_dir_all(path).map_err(|error| io(error.to_string()))?;
-        // A flipped bit can make sled panic; with `panic = "abort"` the process ends, and starts closed.
-        let db = sled::Config::default()
-            .path(path.join("index"))
-            .flush_every_ms(None)
-            .open()
-            .map_err(|error| io(format!("the index cannot be opened: {error}")))?;
+        // A flipped bit can make sled panic; with `panic = "abort"` the process ends, and starts closed. Until the index
+        // is read whole, the end says what to do.
+        let _told = PanicTold::begin(path);
+        let db = sled::Config::default().path(path.join("index")).flush_every_ms(None).open().map_err(
+            |error| match error {
+                sled::Error::Io(error) => io(format!("the index cannot be opened: {error}")),
+                damage => rollback(format!("the index cannot be opened: {damage}")),
+            },
+        )?;
         let mut store = Self { path: path.to_owned(), db, position: Position::default(), digest: [0; 32] };
         let mut tasks = Vec::new();
         let mut stored = None;

@@ -77,8 +77,18 @@ impl DecisionId {
     /// The message id the record is published under, unless it is an ALLOW: SHA-256 over origin, boot and seq.
     #[must_use]
     pub fn message_id(&self) -> Digest {
+        self.digest_in("writ/v1/record-id")
+    }
+
+    /// The message id the record is put back under after the stream has lost it, whatever it was published under.
+    #[must_use]
+    pub fn restored_id(&self) -> Digest {
+        self.digest_in("writ/v1/restored-id")
+    }
+
+    fn digest_in(&self, context: &str) -> Digest {
         Digest::of(
-            "writ/v1/record-id",
+            context,
             &[self.origin.name().as_bytes(), self.boot.as_str().as_bytes(), &self.seq.to_be_bytes()],
         )
     }

@@ -111,6 +111,16 @@ pub enum Subject {
     },
     /// A task label: `label.<part>.<domain>`.
     Label(FlowDomain),
+    /// A record put back after the stream had lost it: `audit.<part>.restored.<task or _>.<origin>`. It is evidence, as
+    /// it was signed; nothing acts on it.
+    Restored {
+        /// Stream part.
+        part: PartId,
+        /// The task, if known.
+        task: Option<TaskId>,
+        /// Name of the node or broker.
+        origin: String,
+    },
     /// What results of a flow domain vouch for: `label.<part>.<domain>.sources`.
     Sources(FlowDomain),
     /// A heartbeat of the control stream: `control.tick`.
@@ -158,10 +168,15 @@ impl Subject {
             ["claim", part, "approval", approval] => {
                 Self::ApprovalClaim { part: PartId::parse(*part)?, approval: ApprovalId::parse(*approval)? }
             }
+            ["audit", part, "restored", task, origin] => Self::Restored {
+                part: PartId::parse(*part)?,
+                task: task_of(task)?,
+                origin: NodeId::parse(*origin)?.as_str().to_owned(),
+            },
             ["audit", part, kind, task, origin] => Self::Audit {
                 part: PartId::parse(*part)?,
                 kind: RecordKind::parse(kind)?,
-                task: if *task == "_" { None } else { Some(TaskId::parse(*task)?) },
+                task: task_of(task)?,
                 origin: NodeId::parse(*origin)?.as_str().to_owned(),
             },
             ["call", agent, task, kind, name] => Self::Call {
@@ -195,6 +210,10 @@ impl Subject {
     }
 }
 
+fn task_of(token: &str) -> Result<Option<TaskId>, InvalidId> {
+    if token == "_" { Ok(None) } else { TaskId::parse(token).map(Some) }
+}
+
 /// The part after the tenant.
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -221,6 +240,10 @@ impl fmt::Display for Subject {
             Self::Instruction { part, task } => write!(f, "label.{part}.{task}.instruction"),
             Self::Label(domain) => write!(f, "label.{}.{}", domain.part, domain.domain),
             Self::LabelAct { part, act, by } => write!(f, "approval.{part}.{act}.act.{by}"),
+            Self::Restored { part, task, origin } => {
+                let task = task.as_ref().map_or("_", TaskId::as_str);
+                write!(f, "audit.{part}.restored.{task}.{origin}")
+            }
             Self::Sources(domain) => write!(f, "label.{}.{}.sources", domain.part, domain.domain),
             Self::Tick => f.write_str("control.tick"),
             Self::Witness(node) => write!(f, "witness.{node}"),
@@ -268,6 +291,18 @@ pub mod filter {
         format!("writ.v1.{tenant}.audit.{part}.>")
     }
 
+    /// Every record of a part that a node or broker of this name has published, those put back included.
+    #[must_use]
+    pub fn records_of(tenant: &TenantId, part: &PartId, origin: &str) -> String {
+        format!("writ.v1.{tenant}.audit.{part}.*.*.{origin}")
+    }
+
+    /// Every record of a part that a node or broker of this name has put back.
+    #[must_use]
+    pub fn restored_by(tenant: &TenantId, part: &PartId, origin: &str) -> String {
+        format!("writ.v1.{tenant}.audit.{part}.restored.*.{origin}")
+    }
+
     /// The control stream.
     #[must_use]
     pub fn control(tenant: &TenantId) -> String {
@@ -300,7 +335,7 @@ pub mod filter {
 #[must_use]
 pub fn audit_part(subject: &str) -> Option<PartId> {
     match Subject::parse(subject) {
-        Ok((_, Subject::Audit { part, .. })) => Some(part),
+        Ok((_, Subject::Audit { part, .. } | Subject::Restored { part, .. })) => Some(part),
         _ => None,
     }
 }
@@ -340,6 +375,8 @@ mod tests {
             "writ.v1.acme.claim.p0.budget.t-1.cents",
             "writ.v1.acme.audit.p0.allow.t-1.node-1",
             "writ.v1.acme.audit.p0.deny._.broker-1",
+            "writ.v1.acme.audit.p0.restored._.broker-1",
+            "writ.v1.acme.audit.p0.restored.t-1.node-1",
             "writ.v1.acme.call.planner.t-1.tool.crm",
             "writ.v1.acme.call.planner.t-1.agent.researcher",
             "writ.v1.acme.call.planner.t-1.node.node-1",

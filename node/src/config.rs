@@ -15,7 +15,7 @@ use writ_common::{
     settings::{Document, Section},
     time::Millis,
 };
-use writ_journal::Sync;
+use writ_journal::{JournalLimits, Sync};
 
 use crate::{
     inspect::{InspectorSettings, read_inspector},
@@ -43,6 +43,8 @@ pub struct NodeConfig {
     pub journal: PathBuf,
     /// When a journal write counts as written.
     pub sync: Sync,
+    /// Bounds of the journal.
+    pub journal_limits: JournalLimits,
     /// Server addresses.
     pub bus_urls: Vec<String>,
     /// The NATS user's seed.
@@ -79,9 +81,10 @@ impl NodeConfig {
         let root_key: Option<PublicKeyText> = node.required("root_key", "\"ed25519:…\"");
         let key_file = node.text("key_file", "\"node.key\"").map(path);
         let journal = node.text("journal", "\"journal\"").map(path);
-        let sync: Option<SyncText> = node.optional("sync");
+        let sync: Option<Sync> = node.optional("sync");
         let fresh = read_fresh(node.table("freshness"));
         node.finish(&["name", "root_key", "key_file", "journal", "sync", "freshness"]);
+        let journal_limits = JournalLimits::read(root.table("journal"));
         let mut bus = root.table("bus");
         let bus_urls: Vec<String> = bus.list("urls");
         if bus_urls.is_empty() {
@@ -108,7 +111,7 @@ impl NodeConfig {
             inspectors.extend(read_inspector(&document, section, base, &known));
         }
         check_deadlines(&document, &fresh, &inspectors);
-        root.finish(&["tenant", "node", "bus", "http", "tool", "inspector"]);
+        root.finish(&["tenant", "node", "journal", "bus", "http", "tool", "inspector"]);
         let findings = document.into_findings();
         if findings.has_errors() {
             return Err(findings);
@@ -120,7 +123,8 @@ impl NodeConfig {
                 root: root_key?.0,
                 key_file: key_file?,
                 journal: journal?,
-                sync: sync.map_or(Sync::Kernel, |sync| sync.0),
+                sync: sync.unwrap_or(Sync::Kernel),
+                journal_limits,
                 bus_urls,
                 bus_user_file: bus_user_file?,
                 bus_ca_file,
@@ -435,19 +439,6 @@ impl std::str::FromStr for PublicKeyText {
     }
 }
 
-struct SyncText(Sync);
-
-impl std::str::FromStr for SyncText {
-    type Err = &'static str;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "always" => Ok(Self(Sync::Always)),
-            "kernel" => Ok(Self(Sync::Kernel)),
-            _ => Err("must be `always` (survives power loss) or `kernel` (survives the process)"),
-        }
-    }
-}
-
 /// The resources a node serves, for messages.
 #[must_use]
 pub fn names(tools: &BTreeMap<Resource, ToolKind>) -> BTreeSet<&str> {
@@ -487,7 +478,11 @@ mod tests {
     #[test]
     fn a_whole_configuration() {
         let config = read(GOOD).unwrap();
-        assert_eq!(config.sync, Sync::Always);
+        assert_eq!((config.sync, config.journal_limits), (Sync::Always, JournalLimits::new(2_048, 7)));
+        let bounded = format!("{GOOD}\n[journal]\nmebibytes_max = 64\nkeep_days = 1\n");
+        assert_eq!(read(&bounded).unwrap().journal_limits, JournalLimits::new(64, 1));
+        let error = read(&bounded.replace("64", "31")).unwrap_err().to_string();
+        assert!(error.contains("mebibytes_max"), "{error}");
         assert_eq!(config.key_file, Path::new("/etc/writ/node.key"));
         assert_eq!(names(&config.tools), ["tool.crm", "tool.mail"].into());
     }

@@ -25,6 +25,30 @@ fn failed(path: &Path, why: impl std::fmt::Display) -> PinError {
     PinError { path: path.to_owned(), why: why.to_string() }
 }
 
+/// What a pin file with a checksum begins with; the first ones had none.
+const MAGIC: &[u8] = b"WRITPIN1";
+
+fn seal(pins: &StreamPins) -> Vec<u8> {
+    let payload = encode(pins);
+    let checksum = crc32c::crc32c(&payload).to_le_bytes();
+    [MAGIC, &checksum, &payload].concat()
+}
+
+fn unseal(bytes: &[u8]) -> Result<StreamPins, String> {
+    let payload = match bytes.strip_prefix(MAGIC) {
+        None => bytes,
+        Some(sealed) => match sealed.split_first_chunk::<4>() {
+            Some((checksum, payload))
+                if crc32c::crc32c(payload).to_le_bytes() == *checksum || writ_common::red::off("K06") =>
+            {
+                payload
+            }
+            _ => return Err("it does not fit its checksum".to_owned()),
+        },
+    };
+    decode(payload).map_err(|error| error.to_string())
+}
+
 /// Reads the pins; none if there is no file yet.
 ///
 /// # Errors
@@ -32,7 +56,7 @@ fn failed(path: &Path, why: impl std::fmt::Display) -> PinError {
 pub fn read(folder: &Path) -> Result<StreamPins, PinError> {
     let path = folder.join(NAME);
     match fs::read(&path) {
-        Ok(bytes) => decode(&bytes).map_err(|error| failed(&path, error)),
+        Ok(bytes) => unseal(&bytes).map_err(|why| failed(&path, why)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(StreamPins::default()),
         Err(error) => Err(failed(&path, error)),
     }
@@ -47,16 +71,18 @@ pub fn write(folder: &Path, pins: &StreamPins) -> Result<(), PinError> {
     let next = folder.join("streams.pin.next");
     let mut options = fs::OpenOptions::new();
     options.create(true).write(true).truncate(true).mode(0o600);
-    let written = options.open(&next).and_then(|mut file| file.write_all(&encode(pins)));
+    let written = options.open(&next).and_then(|mut file| file.write_all(&seal(pins)));
     written.and_then(|()| fs::rename(&next, &path)).map_err(|error| failed(&path, error))
 }
 
 /// Forgets the pins: the streams as they are now are the ones to trust from here on. The task labels in them are not:
-/// what was lost with a part of the stream may have been raises, so that every label that is there counts as top.
+/// what was lost with a part of the stream may have been raises, so that every label that is there counts as top. Records
+/// that were lost are put back at the start, from the journal.
 ///
 /// # Errors
 /// [`PinError`].
 pub fn forget(folder: &Path) -> Result<(), PinError> {
+    writ_journal::ask_restore(folder).map_err(|error| failed(folder, error))?;
     if !folder.join(NAME).exists() {
         return Ok(());
     }

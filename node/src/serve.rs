@@ -11,8 +11,8 @@ use tokio::{
     time::Instant,
 };
 use writ_bus::{
-    ApprovalNews, Bus, BusError, ConnectionState, Endpoint, Incoming, Service, SystemClock, SystemEntropy,
-    follow_approvals,
+    ApprovalNews, Bus, BusError, ConnectionState, Endpoint, Incoming, PutBackError, Service, SystemClock,
+    SystemEntropy, follow_approvals,
 };
 use writ_common::{
     decide::Gate,
@@ -22,10 +22,10 @@ use writ_common::{
     keys::{PrivateKey, PublicKey},
     mcp::UpstreamTool,
     reason::{Reason, ReasonCode},
-    record::OutcomeStatus,
+    record::{Origin, OutcomeStatus},
     subjects::{Subject, audit_part, control_stream, filter, part_stream},
 };
-use writ_journal::{JournalDir, JournalError, JournalFile, Sync, unsettled};
+use writ_journal::{Journal, JournalDir, JournalError, JournalLimits, Room, Settles, Sync};
 use writ_telemetry::{HttpError, HttpHandle, Spans, serve_http};
 
 use crate::{
@@ -46,6 +46,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(100);
 /// How often the streams are compared with what was known of them.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often the journal is put in order.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// How long what is under way may take once an end is asked for.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most events taken into one round.
@@ -69,6 +71,8 @@ pub struct NodeSetup {
     pub journal: PathBuf,
     /// When a journal write counts as written.
     pub sync: Sync,
+    /// Bounds of the journal.
+    pub journal_limits: JournalLimits,
     /// Bounds on staleness and clocks.
     pub fresh: FreshBounds,
     /// What it serves.
@@ -94,6 +98,9 @@ pub enum NodeError {
     /// The pins of the streams.
     #[error(transparent)]
     Pins(#[from] PinError),
+    /// What the stream lost cannot be put back.
+    #[error("{0}; start again to go on from there, see deploy/README.md, section recovery")]
+    Restore(#[from] PutBackError<JournalError>),
 }
 
 /// A running node.
@@ -139,14 +146,22 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
     let clock = SystemClock::new();
     let mut entropy = SystemEntropy;
     let boot = BootId::generate(clock.now().wall, writ_common::entropy::draw(&mut entropy));
-    let dir = JournalDir::open(&setup.journal)?;
+    let mut dir = JournalDir::open(&setup.journal, setup.journal_limits)?;
     let pins = pin_file::read(&setup.journal)?;
     let mut recovered = Vec::new();
-    for run in dir.runs()? {
-        let entries = dir.read(&run)?;
-        recovered.push(Event::Recovered { boot: run, unsettled: unsettled(&entries) });
+    for run in dir.runs() {
+        let (unsettled, lost) = dir.unsettled(&run)?;
+        if let Some(lost) = lost {
+            tracing::error!("{lost}");
+        }
+        recovered.push(Event::Recovered { boot: run, unsettled });
     }
-    let journal = dir.create(&boot, setup.sync)?;
+    // Before anything open is published, so that each run comes back in its order.
+    if dir.is_restore_asked() {
+        put_back(&setup, &dir).await?;
+        dir.restored()?;
+    }
+    let journal = dir.create(&boot, setup.sync, Settles::OnOutcome)?;
 
     let mut config =
         GuardConfig::new(setup.tenant.clone(), setup.node.clone(), boot.clone(), setup.root, setup.key);
@@ -213,9 +228,10 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
         events: events.clone(),
         waiting: BTreeMap::new(),
         next_call: 0,
-        dir,
         folder: setup.journal,
         journal,
+        room: Room::Enough,
+        next_refresh: Instant::now(),
         clock,
     };
     let done = tokio::spawn(async move {
@@ -225,6 +241,21 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
         drop(service);
     });
     Ok(NodeHandle { stop, ready, done, boot, http })
+}
+
+/// Puts back into the audit stream what it lost of this node's records.
+async fn put_back(setup: &NodeSetup, dir: &JournalDir) -> Result<(), NodeError> {
+    let (part, origin) = (PartId::first(), Origin::Node(setup.node.clone()));
+    let stream = part_stream(&setup.tenant, &part);
+    while setup.bus.stream_facts(&stream).await?.is_none() {
+        tracing::info!("waiting for the broker to make the audit stream");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let kept = dir.kept().map(|kept| kept.map(|kept| (kept.boot.to_string(), kept.seq, kept.record)));
+    let say = |far| tracing::info!("completing the audit stream: {far}");
+    let done = setup.bus.put_back(&setup.tenant, &part, &origin, kept, say).await?;
+    tracing::warn!("the audit stream is complete: {done}");
+    Ok(())
 }
 
 /// What wakes the loop.
@@ -247,9 +278,12 @@ struct Driver {
     events: mpsc::Sender<Wake>,
     waiting: BTreeMap<CallRef, Incoming>,
     next_call: u64,
-    dir: JournalDir,
     folder: PathBuf,
-    journal: JournalFile,
+    journal: Journal,
+    /// The room the guard was told of.
+    room: Room,
+    /// When the journal is put in order next.
+    next_refresh: Instant,
     clock: SystemClock,
 }
 
@@ -277,6 +311,7 @@ impl Driver {
                 _ = ticks.tick() => batch.push(Wake::Event(Event::Tick)),
                 _ = stopping.changed() => {}
             }
+            self.refresh_journal(&mut batch);
             self.round(&mut guard, std::mem::take(&mut batch));
             ready.send_if_modified(|ready| {
                 let is_ready = guard.is_ready(self.clock.now());
@@ -341,6 +376,7 @@ impl Driver {
                         tickets.into_iter().map(|ticket| Event::JournalFailed(ticket, why.clone())).collect()
                     }
                 });
+                events.extend(self.room_changed());
             }
             for effect in others {
                 // Much may have been decided and written since the effect was asked for.
@@ -353,6 +389,22 @@ impl Driver {
                 self.perform(effect);
             }
         }
+    }
+
+    /// Removes what is too old, and tells the guard what room there is.
+    fn refresh_journal(&mut self, batch: &mut Vec<Wake>) {
+        if Instant::now() >= self.next_refresh {
+            self.next_refresh = Instant::now() + REFRESH_EVERY;
+            if let Err(error) = self.journal.refresh(self.clock.now().wall) {
+                tracing::warn!("{error}");
+            }
+        }
+        batch.extend(self.room_changed().map(Wake::Event));
+    }
+
+    fn room_changed(&mut self) -> Option<Event> {
+        let room = self.journal.room();
+        (std::mem::replace(&mut self.room, room) != room).then_some(Event::JournalRoom(room))
     }
 
     /// Hands an event to the guard, and counts what comes of it.
@@ -391,7 +443,12 @@ impl Driver {
             Effect::Span(span) => self.spans.emit(*span),
             Effect::Journal(..) => {}
             Effect::Forget(boot) => {
-                if let Err(error) = self.dir.remove(&boot) {
+                if let Err(error) = self.journal.settle(&boot) {
+                    tracing::warn!("{error}");
+                }
+            }
+            Effect::Resolve(boot, entries) => {
+                if let Err(error) = self.journal.resolve(&boot, &entries) {
                     tracing::warn!("{error}");
                 }
             }

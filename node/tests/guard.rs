@@ -38,7 +38,7 @@ use writ_common::{
     time::{Millis, Monotonic, Now, Timestamp},
     wire::{Answer, CallReply, FetchRequest, UnsignedCall, call_id},
 };
-use writ_journal::{Entry, Unpublished, Unsettled};
+use writ_journal::{Entry, Room, Unpublished, Unsettled};
 use writ_node::guard::{
     Arrival, CallRef, Effect, Event, FoundSources, Guard, GuardConfig, Output, Ticket, ToolFailure,
 };
@@ -754,6 +754,31 @@ fn r10_a_journal_that_cannot_be_written_runs_nothing() {
         unreachable!()
     };
     assert!(store.subject.contains(".void."), "its place in the run is filled: {}", store.subject);
+}
+
+#[test]
+fn r10_without_room_in_the_journal_nothing_new_is_let_through() {
+    let mut bench = Bench::new();
+    let under_way = bench.call(1);
+    let (ticket, ..) = bench.intent();
+    bench.happen(Event::JournalRoom(Room::Reserved));
+    let call = bench.call(2);
+    assert_eq!(bench.refused(call), ReasonCode::AuditFull);
+    // What was let through before is ended, and what is refused anyway is recorded for what it is.
+    bench.published(ticket, stored(8));
+    assert!(bench.runs_a_tool());
+    bench.happen(Event::Finished(under_way, Ok("[]".to_owned().into())));
+    let call = bench.call_with(3, "SELECT 1", "tool.unknown", "read");
+    assert_ne!(bench.refused(call), ReasonCode::AuditFull);
+    let kinds = [RecordKind::Allow, RecordKind::Deny, RecordKind::Outcome, RecordKind::Deny];
+    assert_eq!(bench.kinds(), kinds);
+    bench.happen(Event::JournalRoom(Room::None));
+    let call = bench.call(4);
+    assert_eq!(bench.refused(call), ReasonCode::AuditFull);
+    assert_eq!(bench.kinds(), kinds, "there is nowhere to put another record");
+    bench.happen(Event::JournalRoom(Room::Enough));
+    let _call = bench.call(5);
+    assert_eq!(bench.kinds().last(), Some(&RecordKind::Allow));
 }
 
 impl Bench {

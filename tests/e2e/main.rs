@@ -16,6 +16,7 @@ mod health;
 mod hour;
 mod inspect;
 mod mcp;
+mod outage;
 mod policy;
 mod retrieval;
 mod revocation;

@@ -2,6 +2,7 @@
 //! to look the truth up in.
 
 mod audit;
+mod disk;
 mod inspectors;
 pub mod mcp;
 mod postgres;
@@ -9,9 +10,11 @@ mod process;
 mod raw;
 mod servers;
 mod smtp;
+pub mod storage;
 mod world;
 
 pub use audit::{Refusal, Seen};
+pub use disk::{on_small_disk, small_disk};
 pub use inspectors::InspectorServer;
 pub use postgres::PostgresServer;
 pub use process::WritProcess;

@@ -58,6 +58,16 @@ impl WritProcess {
         Ok(kill_process(pid, signal)?)
     }
 
+    /// Its file system as seen from here, for one that has its own.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn root(&self) -> Result<PathBuf> {
+        let root = PathBuf::from(format!("/proc/{}/root", self.child.id()));
+        anyhow::ensure!(root.exists(), "it is gone");
+        Ok(root)
+    }
+
     /// `kill -9`, and waits until it is gone.
     ///
     /// # Errors

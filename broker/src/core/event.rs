@@ -9,7 +9,7 @@ use writ_common::{
     time::Millis,
     trace::{SpanRecord, TraceContext},
 };
-use writ_journal::Entry;
+use writ_journal::{Entry, Room};
 
 use super::TaskEntry;
 use crate::{jwks::KeySet, jwt::IssuerRef, oidc::KeySource};
@@ -80,6 +80,8 @@ pub enum Event {
     KeysFetched(IssuerRef, Result<KeySet, String>),
     /// What the audit stream is now.
     AuditStream(StreamFacts),
+    /// How much room the journal has now.
+    JournalRoom(Room),
     /// A journal write is done.
     Journalled(Ticket),
     /// A journal write failed.
@@ -99,7 +101,7 @@ pub enum Effect {
     Alarm(String),
     /// Fetch an issuer's keys and say what came of it.
     FetchKeys(IssuerRef, Arc<KeySource>),
-    /// Forget the journal of a run whose log is closed.
+    /// The log of an earlier run is closed: its journal may make room.
     Forget(BootId),
     /// Append to the journal, in the order of the effects.
     Journal(Option<Ticket>, Entry),
@@ -128,6 +130,9 @@ pub enum Effect {
         /// Where.
         sequence: u64,
     },
+    /// Add to the journal of an earlier run what became of something it left open. Comes before the run's
+    /// [`Effect::Forget`].
+    Resolve(BootId, Vec<Entry>),
     /// Answer a request.
     Reply(CallRef, Vec<u8>),
     /// Export a span.

@@ -238,8 +238,7 @@ impl Broker {
             let verdict = Verdict::deny(reason, None);
             return self.refuse(asking.back, &verdict, who, what, now);
         }
-        // What is left of a nearly full stream is kept for what nodes still have to say.
-        if self.audit_stream.is_some_and(|facts| facts.is_nearly_full(0)) {
+        if self.is_short_of_room() {
             self.starting.remove(&idempotency);
             let verdict = Verdict::deny(ReasonCode::AuditFull, None);
             return self.refuse(asking.back, &verdict, who, what, now);

@@ -20,7 +20,7 @@ use writ_common::{
     },
     verdict::Verdict,
 };
-use writ_journal::Unsettled;
+use writ_journal::{Entry, Unsettled};
 
 use super::{Arrival, Broker, CallRef, Effect, Pending, Ticket, control};
 
@@ -73,7 +73,7 @@ impl Broker {
 
     /// Takes up the log of an earlier run as its journal tells it.
     pub(super) fn take_up_log(&mut self, boot: &BootId, unsettled: &Unsettled) {
-        let mut log = RunLog::new(self.log_of(boot));
+        let mut log = RunLog::witnessed(self.log_of(boot), unsettled.witnessed.clone());
         for (seq, (leaf, is_committed)) in &unsettled.leaves {
             log.taken_up(*seq, *leaf, *is_committed);
         }
@@ -248,7 +248,12 @@ impl Broker {
             self.logs.heads.take(note.clone(), stored.sequence);
         }
         let Some(call) = back else {
-            let closed = self.logs.own.get_mut(&log.boot).map(|own| own.own_published(result.is_ok()));
+            let own = self.logs.own.get_mut(&log.boot);
+            let (closed, tree) =
+                own.map_or((None, None), |own| (Some(own.own_published(result.is_ok())), own.to_keep()));
+            if let Some(tree) = tree.filter(|_| log.boot == self.setup.boot) {
+                self.push(Effect::Journal(None, Entry::Witnessed { tree }));
+            }
             if closed == Some(Answered::Closed) {
                 self.logs.own.remove(&log.boot);
                 self.push(Effect::Forget(log.boot));

@@ -54,7 +54,7 @@ use writ_common::{
     verdict::Verdict,
     wire::{EnrollReply, ToldReason},
 };
-use writ_journal::{Entry, Unsettled};
+use writ_journal::{Entry, Room, Unsettled};
 
 use crate::jwt::IdentityProvider;
 
@@ -195,6 +195,8 @@ pub struct Broker {
     is_closing: bool,
     /// The audit stream when it was last looked at.
     audit_stream: Option<StreamFacts>,
+    /// How much room the journal has.
+    journal_room: Room,
     next_ticket: u64,
     effects: VecDeque<Effect>,
 }
@@ -273,6 +275,7 @@ impl Broker {
             logs: log::Logs::new(log),
             is_closing: false,
             audit_stream: None,
+            journal_room: Room::Enough,
             next_ticket: 0,
             effects: VecDeque::new(),
             setup,
@@ -326,6 +329,7 @@ impl Broker {
             Event::Ticked { payload } => self.ticked(&payload, now),
             Event::KeysFetched(issuer, keys) => self.keys_fetched(issuer, keys, now),
             Event::AuditStream(facts) => self.audit_stream = Some(facts),
+            Event::JournalRoom(room) => self.journal_room = room,
             Event::Journalled(ticket) => self.journalled(ticket),
             Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why),
             Event::Published(ticket, result) => self.published(ticket, result, now),
@@ -424,17 +428,25 @@ impl Broker {
 
     fn journal(&mut self, prepared: &Prepared) -> Ticket {
         let ticket = self.fresh_ticket();
-        let entry = Entry::Prepared {
+        self.logs.prepared(prepared);
+        self.push(Effect::Journal(Some(ticket), Self::entry_of(prepared)));
+        ticket
+    }
+
+    fn entry_of(prepared: &Prepared) -> Entry {
+        Entry::Prepared {
             seq: prepared.id.seq,
             kind: prepared.kind,
             subject: prepared.subject.clone(),
             message_id: prepared.message_id.clone(),
             ends: None,
             record: prepared.bytes.clone(),
-        };
-        self.logs.prepared(prepared);
-        self.push(Effect::Journal(Some(ticket), entry));
-        ticket
+        }
+    }
+
+    /// Whether audit stream or journal is nearly full: what is left is kept for what must still be said.
+    fn is_short_of_room(&self) -> bool {
+        self.audit_stream.is_some_and(|facts| facts.is_nearly_full(0)) || self.journal_room != Room::Enough
     }
 
     fn store_of(prepared: &Prepared) -> Store {
@@ -579,6 +591,9 @@ impl Broker {
             self.committed(prepared.id.seq, stream);
         } else {
             self.stands(prepared);
+            // In that run's own journal, so that the run is whole there.
+            let entries = vec![Self::entry_of(prepared), Entry::Committed { seq: prepared.id.seq, stream }];
+            self.push(Effect::Resolve(prepared.id.boot.clone(), entries));
             self.settled(&prepared.id.boot);
         }
     }

@@ -289,12 +289,11 @@ impl Broker {
         now: Now,
     ) {
         let entry = &wanting.entry;
-        let room = match self.audit_stream {
-            Some(facts) if facts.is_nearly_full(0) => Err(ReasonCode::AuditFull.into()),
-            _ => {
-                let asking = self.rights.asking.values();
-                self.approvals.check_quota(&entry.task, &entry.user, asking, now.wall)
-            }
+        let room = if self.is_short_of_room() {
+            Err(ReasonCode::AuditFull.into())
+        } else {
+            let asking = self.rights.asking.values();
+            self.approvals.check_quota(&entry.task, &entry.user, asking, now.wall)
         };
         if let Err(reason) = room {
             return self.refuse_wanting(&wanting, &Verdict::deny(reason, verdict.policy_revision()), now);

@@ -1,13 +1,13 @@
 //! What the journal holds, and what follows from it after a crash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use writ_common::{
     codec::{CodecError, Message},
     digest::Digest,
     record::RecordKind,
-    tlog::leaf_hash,
+    tlog::{Frontier, leaf_hash},
 };
 
 /// One journal entry.
@@ -38,6 +38,23 @@ pub enum Entry {
         /// Its stream sequence.
         stream: u64,
     },
+    /// A later run recorded how the intent at this position ended.
+    Ended {
+        /// The intent's position in the run.
+        seq: u64,
+    },
+    /// A witness has cosigned so much of the run's log. Written now and then, so that the log can be taken up although
+    /// its first records have made room.
+    Witnessed {
+        /// The tree it has seen.
+        tree: Frontier,
+    },
+    /// Nothing follows in this segment, so that a segment that was cut short shows.
+    Closed {
+        /// The segment the run goes on in; absent if it is over, and everything it left open is settled.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<u32>,
+    },
 }
 
 impl Message for Entry {
@@ -57,8 +74,18 @@ pub struct Unsettled {
     pub unpublished: Vec<Unpublished>,
     /// Acknowledged intents without an outcome, in order: (seq, envelope).
     pub without_outcome: Vec<(u64, Vec<u8>)>,
-    /// The leaf of the run's log at each position, and whether the stream has it.
+    /// What a witness is known to have seen of the run's log.
+    pub witnessed: Frontier,
+    /// The leaves of the log from there on by position, and whether the stream has them.
     pub leaves: BTreeMap<u64, (Digest, bool)>,
+}
+
+impl Unsettled {
+    /// Whether anything is left to settle.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.unpublished.is_empty() || !self.without_outcome.is_empty()
+    }
 }
 
 /// A record of which the journal does not know that the stream has it.
@@ -76,49 +103,76 @@ pub struct Unpublished {
     pub record: Vec<u8>,
 }
 
-/// Folds the entries of a run into what it left open.
-///
-/// The last record prepared at a position counts: a void replaces what it voids. An ALLOW in `unpublished` must
-/// never be published again, only voided.
-#[must_use]
-pub fn unsettled(entries: &[Entry]) -> Unsettled {
-    let mut last: BTreeMap<u64, &Entry> = BTreeMap::new();
-    let mut committed: BTreeMap<u64, bool> = BTreeMap::new();
-    let mut ended: BTreeMap<u64, ()> = BTreeMap::new();
-    let mut open = Unsettled::default();
-    for entry in entries {
+/// Folds the entries of a run, one after the other, into what it left open. Holds no more than that.
+#[derive(Clone, Debug, Default)]
+pub struct Fold {
+    unpublished: BTreeMap<u64, Unpublished>,
+    without_outcome: BTreeMap<u64, Vec<u8>>,
+    /// Intents that ended before the journal says that they were acknowledged.
+    ended_early: BTreeSet<u64>,
+    witnessed: Frontier,
+    leaves: BTreeMap<u64, (Digest, bool)>,
+    entries: u64,
+}
+
+impl Fold {
+    /// Takes the next entry.
+    ///
+    /// The last record prepared at a position counts: a void replaces what it voids. An ALLOW in `unpublished` must
+    /// never be published again, only voided.
+    pub fn take(&mut self, entry: Entry) {
+        self.entries += 1;
         match entry {
-            Entry::Prepared { seq, ends, record, .. } => {
-                last.insert(*seq, entry);
-                open.leaves.insert(*seq, (leaf_hash(record), false));
-                committed.insert(*seq, false);
+            Entry::Prepared { seq, kind, subject, message_id, ends, record } => {
+                self.without_outcome.remove(&seq);
+                self.leaves.insert(seq, (leaf_hash(&record), false));
                 if let Some(intent) = ends {
-                    ended.insert(*intent, ());
+                    self.end(intent);
                 }
+                self.unpublished.insert(seq, Unpublished { seq, kind, subject, message_id, record });
             }
             Entry::Committed { seq, .. } => {
-                committed.insert(*seq, true);
-                if let Some((_, is_committed)) = open.leaves.get_mut(seq) {
+                if let Some((_, is_committed)) = self.leaves.get_mut(&seq) {
                     *is_committed = true;
                 }
+                if let Some(Unpublished { kind: RecordKind::Allow, record, .. }) =
+                    self.unpublished.remove(&seq)
+                    && !self.ended_early.remove(&seq)
+                {
+                    self.without_outcome.insert(seq, record);
+                }
             }
+            Entry::Ended { seq } => self.end(seq),
+            Entry::Witnessed { tree } => {
+                self.leaves = self.leaves.split_off(&tree.size());
+                self.witnessed = tree;
+            }
+            Entry::Closed { .. } => {}
         }
     }
-    for (seq, entry) in last {
-        let Entry::Prepared { kind, subject, message_id, record, .. } = entry else { continue };
-        if !committed.get(&seq).copied().unwrap_or(false) {
-            open.unpublished.push(Unpublished {
-                seq,
-                kind: *kind,
-                subject: subject.clone(),
-                message_id: message_id.clone(),
-                record: record.clone(),
-            });
-        } else if *kind == RecordKind::Allow && !ended.contains_key(&seq) {
-            open.without_outcome.push((seq, record.clone()));
+
+    fn end(&mut self, intent: u64) {
+        if self.without_outcome.remove(&intent).is_none() {
+            self.ended_early.insert(intent);
         }
     }
-    open
+
+    /// How many entries there were.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// What is open after the last entry.
+    #[must_use]
+    pub fn finish(self) -> Unsettled {
+        Unsettled {
+            unpublished: self.unpublished.into_values().collect(),
+            without_outcome: self.without_outcome.into_iter().collect(),
+            witnessed: self.witnessed,
+            leaves: self.leaves,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -140,10 +194,16 @@ mod tests {
         Entry::Committed { seq, stream: seq + 100 }
     }
 
+    fn unsettled(entries: impl IntoIterator<Item = Entry>) -> Unsettled {
+        let mut fold = Fold::default();
+        entries.into_iter().for_each(|entry| fold.take(entry));
+        fold.finish()
+    }
+
     #[test]
     fn what_a_run_left_open() {
         use RecordKind::{Allow, Deny, Outcome, Void};
-        let open = unsettled(&[
+        let open = unsettled([
             prepared(0, Allow, None),
             committed(0),
             prepared(1, Outcome, Some(0)),
@@ -162,5 +222,26 @@ mod tests {
         let unpublished: Vec<(u64, RecordKind)> = open.unpublished.iter().map(|u| (u.seq, u.kind)).collect();
         assert_eq!(unpublished, [(2, Deny), (4, Allow), (7, Outcome)]);
         assert_eq!(open.without_outcome, [(3, vec![3])]);
+    }
+
+    #[test]
+    fn what_a_later_run_completed_is_not_open() {
+        use RecordKind::{Allow, Deny, Outcome, Void};
+        let open = unsettled([
+            prepared(0, Allow, None),
+            committed(0),
+            prepared(1, Deny, None),
+            prepared(2, Allow, None),
+            // The next run: an outcome elsewhere, the denial published, the intent voided.
+            Entry::Ended { seq: 0 },
+            committed(1),
+            prepared(2, Void, None),
+            committed(2),
+            Entry::Closed { next: None },
+        ]);
+        assert!(!open.is_open());
+        // The mark that an intent was acknowledged can be lost while its outcome is there.
+        let open = unsettled([prepared(0, Allow, None), prepared(1, Outcome, Some(0)), committed(0)]);
+        assert_eq!(open.without_outcome, []);
     }
 }

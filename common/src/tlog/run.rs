@@ -13,6 +13,8 @@ use crate::{
 const BATCH: usize = 256;
 /// Most leaves in one request: 32 bytes each.
 const LEAVES_MAX: usize = 8_192;
+/// After how many leaves the tree that was witnessed is kept anew.
+const KEEP_EVERY: u64 = 2_048;
 /// The longest a record waits for a checkpoint that covers it.
 const PAUSE: Millis = Millis(1_000);
 /// The longest a denial does.
@@ -34,6 +36,8 @@ pub struct RunLog {
     is_closed: bool,
     /// What is being witnessed.
     sent: Option<(Frontier, bool)>,
+    /// How much of it was witnessed when its tree was kept last.
+    kept: u64,
     last_sent: Option<Monotonic>,
     is_urgent: bool,
 }
@@ -66,6 +70,7 @@ impl RunLog {
             ends_at: None,
             is_closed: false,
             sent: None,
+            kept: 0,
             last_sent: None,
             is_urgent: false,
         }
@@ -97,6 +102,21 @@ impl RunLog {
             let (leaf, _) = entry.remove();
             self.unwitnessed.push_back(leaf);
         }
+    }
+
+    /// The log of an earlier run, of which so much is known to be witnessed.
+    #[must_use]
+    pub fn witnessed(log: LogId, tree: Frontier) -> Self {
+        Self { kept: tree.size(), witnessed: tree, ..Self::new(log) }
+    }
+
+    /// The tree the witness has seen, if it has grown so much that it should be kept.
+    pub fn to_keep(&mut self) -> Option<Frontier> {
+        let has_grown = self.witnessed.size() >= self.kept + KEEP_EVERY;
+        has_grown.then(|| {
+            self.kept = self.witnessed.size();
+            self.witnessed.clone()
+        })
     }
 
     /// A record of an earlier run, as its journal has it.

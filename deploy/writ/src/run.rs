@@ -22,7 +22,6 @@ use writ_common::{
     keyset::{Keyset, KeysetDocument},
     signed::Signed,
 };
-use writ_journal::Sync;
 use writ_node::{
     config::NodeConfig,
     inspect::Panel,
@@ -114,7 +113,8 @@ pub async fn start_broker(path: &Path, rebuild: bool) -> Result<BrokerHandle> {
         identity: Box::new(Issuers(config.issuers)),
         bus,
         state: config.state,
-        sync: Sync::Kernel,
+        sync: config.sync,
+        journal_limits: config.journal_limits,
         stream_bytes_max: config.stream_bytes_max,
         replicas: config.replicas,
         staleness_max: config.staleness_max,
@@ -226,6 +226,7 @@ pub async fn start_node(path: &Path, accept_streams: bool) -> Result<NodeHandle>
         bus,
         journal: config.journal,
         sync: config.sync,
+        journal_limits: config.journal_limits,
         fresh: config.fresh,
         tools: built,
         panel,

@@ -124,6 +124,9 @@ impl Guard {
         if self.unacknowledged.len() >= self.config.unacknowledged_max && !writ_common::red::off("B09") {
             return self.reply_unrecorded(call, &ReasonCode::AuditUnavailable.into());
         }
+        if self.streams.cannot_record() {
+            return self.reply_unrecorded(call, &ReasonCode::AuditFull.into());
+        }
         let connection = match &arrival.attested {
             Attested::Agent { user, .. } => Some(user.clone()),
             Attested::Core => None,

@@ -13,7 +13,7 @@ use writ_common::{
     trace::{SpanRecord, TraceContext},
     verdict::Permit,
 };
-use writ_journal::{Entry, Unsettled};
+use writ_journal::{Entry, Room, Unsettled};
 
 use super::{BudgetKey, FoundSources, Inspect, StreamPins};
 use crate::tools::ToolOutput;
@@ -71,6 +71,8 @@ pub enum Event {
         /// The audit stream.
         audit: StreamFacts,
     },
+    /// How much room the journal has now.
+    JournalRoom(Room),
     /// An earlier run's journal was read.
     Recovered {
         /// The run.
@@ -144,7 +146,7 @@ pub enum Effect {
     Alarm(String),
     /// Ask the broker for freshness and hand its answer back as [`Event::Fresh`].
     AskFresh(Vec<u8>),
-    /// Forget the journal of a run whose log is closed.
+    /// The log of an earlier run is closed: its journal may make room.
     Forget(BootId),
     /// Have inspectors look at texts, and hand what they say back as [`Event::Inspected`].
     Inspect(CallRef, Box<Inspect>),
@@ -172,6 +174,9 @@ pub enum Effect {
     ReadFirst(CallRef, u64),
     /// Answer a request.
     Reply(CallRef, Vec<u8>),
+    /// Add to the journal of an earlier run what became of something it left open. Comes before the run's
+    /// [`Effect::Forget`].
+    Resolve(BootId, Vec<Entry>),
     /// Run a tool under a permit.
     RunTool(CallRef, Permit),
     /// Hand a call on to an agent.

@@ -459,7 +459,7 @@ impl Guard {
             self.journal(None, &intent.prepared, &message_id, None);
             self.committed(intent.prepared.id.seq, sequence);
         } else {
-            self.stands(&intent.prepared);
+            self.resolved(&intent.prepared, sequence);
         }
         let status = if is_own { OutcomeStatus::NotRun } else { OutcomeStatus::UnknownOutcome };
         self.record_outcome_of(&intent.prepared.id, intent.call_id, intent.who.task.clone(), status, now);
@@ -492,6 +492,10 @@ impl Guard {
         let ends = (intent.boot == self.config.boot).then_some(intent.seq);
         self.journal(None, &prepared, &message_id, ends);
         self.publish_record(prepared, message_id, Purpose::Record, Millis(0));
+        if intent.boot != self.config.boot {
+            let ended = vec![writ_journal::Entry::Ended { seq: intent.seq }];
+            self.push(Effect::Resolve(intent.boot.clone(), ended));
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use writ_common::{
     time::Now,
     tlog::{Answered, LogId, RunLog, SignedCheckpoint, WitnessName},
 };
-use writ_journal::Unsettled;
+use writ_journal::{Entry, Unsettled};
 
 use super::{Effect, Guard, RecordKind};
 
@@ -48,7 +48,7 @@ impl Logs {
 
     /// An earlier run as its journal tells it.
     pub(super) fn take_up(&mut self, log: LogId, unsettled: &Unsettled) {
-        let mut run = RunLog::new(log);
+        let mut run = RunLog::witnessed(log, unsettled.witnessed.clone());
         for (seq, (leaf, is_committed)) in &unsettled.leaves {
             run.taken_up(*seq, *leaf, *is_committed);
         }
@@ -93,6 +93,10 @@ impl Guard {
             Some(Ok(reply)) => log.answered(Some(reply), |note| is_witnessed(control, note)),
             None => log.answered(None, |_| false),
         };
+        let tree = log.to_keep().filter(|_| *boot == self.config.boot);
+        if let Some(tree) = tree {
+            self.push(Effect::Journal(None, Entry::Witnessed { tree }));
+        }
         match answered {
             Answered::Advanced => {}
             Answered::Unanswered => self.logs.is_given_up = self.is_closing,

@@ -308,6 +308,7 @@ impl Guard {
             Event::BudgetRead(key, found) => self.budget_read(&key, found, now),
             Event::ApprovalsRead => self.approvals_read = true,
             Event::Streams { control, audit } => self.streams_seen(&control, &audit),
+            Event::JournalRoom(room) => self.streams.journal_has(room),
             Event::Recovered { boot, unsettled } => self.recover(boot, unsettled, now),
             Event::Fresh(payload) => self.fresh(&payload, now),
             Event::Journalled(ticket) => self.journalled(ticket, Ok(()), now),
@@ -481,16 +482,19 @@ impl Guard {
     }
 
     fn journal(&mut self, ticket: Option<Ticket>, prepared: &Prepared, message_id: &str, ends: Option<u64>) {
-        let entry = Entry::Prepared {
+        self.logs.prepared(prepared);
+        self.push(Effect::Journal(ticket, Self::entry_of(prepared, message_id, ends)));
+    }
+
+    fn entry_of(prepared: &Prepared, message_id: &str, ends: Option<u64>) -> Entry {
+        Entry::Prepared {
             seq: prepared.id.seq,
             kind: prepared.kind,
             subject: prepared.subject.clone(),
             message_id: message_id.to_owned(),
             ends,
             record: prepared.bytes.clone(),
-        };
-        self.logs.prepared(prepared);
-        self.push(Effect::Journal(ticket, entry));
+        }
     }
 
     fn committed(&mut self, seq: u64, stream: u64) {
@@ -587,7 +591,7 @@ impl Guard {
         match purpose {
             Purpose::Record => self.committed(prepared.id.seq, stored.sequence),
             Purpose::Settle(boot) => {
-                self.stands(&prepared);
+                self.resolved(&prepared, stored.sequence);
                 self.settled(&boot);
             }
             Purpose::VoidUnknown(intent) if stored.duplicate => {
@@ -598,7 +602,7 @@ impl Guard {
                 if is_own {
                     self.committed(prepared.id.seq, stored.sequence);
                 } else {
-                    self.stands(&prepared);
+                    self.resolved(&prepared, stored.sequence);
                 }
                 self.settled(&intent.prepared.id.boot);
             }

@@ -7,6 +7,7 @@ use writ_common::{
     codec::Message,
     reason::{Reason, ReasonCode},
 };
+use writ_journal::Room;
 
 /// What a stored message takes beyond its payload: subject, headers, and what the store adds.
 const MESSAGE_OVERHEAD: u64 = 256;
@@ -73,6 +74,8 @@ pub(super) struct Streams {
     is_accepted: bool,
     /// The highest sequence a record of ours was acknowledged at; it may be ahead of the last look.
     acknowledged: u64,
+    /// How much room the journal has.
+    journal: Room,
     /// The audit stream when it was last looked at, and the bytes this node has added since.
     audit: Option<(StreamFacts, u64)>,
 }
@@ -80,7 +83,7 @@ pub(super) struct Streams {
 impl Streams {
     pub(super) fn new(known: StreamPins) -> Self {
         let is_accepted = known.floor == FLOOR_UNKNOWN;
-        Self { known, went_back: None, is_accepted, acknowledged: 0, audit: None }
+        Self { known, went_back: None, is_accepted, acknowledged: 0, journal: Room::Enough, audit: None }
     }
 
     /// Takes in both streams. Returns the pins if they moved, or what is wrong if that was not known yet.
@@ -132,6 +135,16 @@ impl Streams {
         self.acknowledged = sequence.max(self.acknowledged);
     }
 
+    /// The journal's room changed.
+    pub(super) fn journal_has(&mut self, room: Room) {
+        self.journal = room;
+    }
+
+    /// Whether nothing can be recorded here any more.
+    pub(super) fn cannot_record(&self) -> bool {
+        self.journal == Room::None
+    }
+
     /// A record of ours is on its way.
     pub(super) fn sent(&mut self, bytes: usize) {
         if let Some((_, since)) = &mut self.audit {
@@ -139,9 +152,12 @@ impl Streams {
         }
     }
 
-    /// Refuses to begin anything once the audit stream is nearly full: outcomes and voids have to fit.
+    /// Refuses to begin anything once audit stream or journal is nearly full: outcomes and voids have to fit.
     pub(super) fn check_room(&self) -> Result<(), Reason> {
         match &self.audit {
+            _ if self.journal != Room::Enough && !writ_common::red::off("R10") => {
+                Err(Reason::new(ReasonCode::AuditFull).noted("the journal, or its disk, has no room"))
+            }
             Some((facts, since)) if facts.is_nearly_full(*since) => {
                 Err(Reason::new(ReasonCode::AuditFull).noted(format_args!("{} bytes", facts.bytes_max)))
             }

@@ -8,7 +8,7 @@ use writ_common::{
     recorder::Prepared,
     time::{Millis, Now},
 };
-use writ_journal::{Unpublished, Unsettled};
+use writ_journal::{Entry, Unpublished, Unsettled};
 
 use super::{Effect, Guard, Pending, Purpose, REPUBLISH_AFTER, call::recorded};
 
@@ -128,6 +128,16 @@ impl Guard {
         let is_own = prepared.id.boot == self.config.boot;
         let purpose = if is_own { Purpose::Record } else { Purpose::Settle(prepared.id.boot.clone()) };
         self.publish_record(Box::new(void), message_id, purpose, Millis(0));
+    }
+
+    /// The stream has a record that an earlier run left open, in the form it is in now. Kept in that run's own journal, so
+    /// that the run is whole there.
+    pub(super) fn resolved(&mut self, prepared: &Prepared, stream: u64) {
+        self.stands(prepared);
+        let seq = prepared.id.seq;
+        let entry = Self::entry_of(prepared, &prepared.message_id, None);
+        let entries = vec![entry, Entry::Committed { seq, stream }];
+        self.push(Effect::Resolve(prepared.id.boot.clone(), entries));
     }
 
     /// One thing less an earlier run left open; its log is closed with the last.

@@ -444,6 +444,7 @@ async fn start_node(stack: &DevStack, replay: &Replay<'_>, tools: &Arc<Replayed>
         bus: bus.await?,
         journal: config.journal,
         sync: config.sync,
+        journal_limits: config.journal_limits,
         fresh: config.fresh,
         tools: served,
         panel: Panel::open(&config.inspectors)?,

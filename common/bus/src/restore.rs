@@ -4,9 +4,9 @@
 //! them, byte for byte, and puts them back on a subject of their own: a restored ALLOW is evidence that something was
 //! let through, never an intent to do it.
 
-use std::{fmt, time::Duration};
+use std::{collections::VecDeque, fmt, time::Duration};
 
-use futures_util::{StreamExt as _, stream};
+use async_nats::jetstream::context::PublishAckFuture;
 use writ_common::{
     codec::decode,
     digest::Digest,
@@ -24,7 +24,7 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// How often that is tried.
 const ATTEMPTS_MAX: u32 = 20;
-/// Most publishes that wait for their acknowledgement, in the order they were begun in.
+/// Most publishes that wait for their acknowledgement.
 const AT_ONCE: usize = 64;
 /// How many records are looked at between two words on how far it is.
 const SAY_EVERY: u64 = 10_000;
@@ -112,15 +112,44 @@ impl Bus {
             (!is_there && !writ_common::red::off("B08"))
                 .then(|| lacking(tenant, part, origin, boot, seq, record))
         });
-        {
-            // The journal is read no faster than the stream acknowledges.
-            let publishing = stream::iter(lacking).map(async |lacking| self.give_back(lacking?).await);
-            let mut publishing = std::pin::pin!(publishing.buffered(AT_ONCE));
-            while let Some(acknowledged) = publishing.next().await {
-                acknowledged?;
+        // The journal is read no faster than the stream acknowledges.
+        let mut sent = VecDeque::new();
+        for lacking in lacking {
+            sent.push_back(self.send(lacking?).await);
+            if sent.len() >= AT_ONCE
+                && let Some(first) = sent.pop_front()
+            {
+                self.acknowledged(first).await?;
             }
         }
+        for rest in sent {
+            self.acknowledged(rest).await?;
+        }
         Ok(far)
+    }
+
+    /// Sends a record; whoever sends the next one afterwards has it behind this one.
+    async fn send(&self, lacking: Lacking) -> (Lacking, Option<PublishAckFuture>) {
+        let Store { subject, payload, message_id, .. } = &lacking.store;
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nats-Msg-Id", message_id.as_deref().unwrap_or_default());
+        let sending = self.jetstream().publish_with_headers(subject.clone(), headers, payload.clone().into());
+        let acknowledgement = sending.await.ok();
+        (lacking, acknowledgement)
+    }
+
+    /// Waits until the stream has a record. What it has not taken is sent again under the same id; then alone it comes
+    /// behind some that were sent after it.
+    async fn acknowledged<E: std::error::Error + 'static>(
+        &self,
+        (lacking, acknowledgement): (Lacking, Option<PublishAckFuture>),
+    ) -> Result<(), PutBackError<E>> {
+        if let Some(acknowledgement) = acknowledgement
+            && acknowledgement.await.is_ok()
+        {
+            return Ok(());
+        }
+        self.give_back(lacking).await
     }
 
     async fn give_back<E: std::error::Error + 'static>(

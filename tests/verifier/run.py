@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -27,8 +26,6 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-SOURCE = HERE.parent.parent / "common" / "src"
-GOLDEN = HERE.parent.parent / "common" / "tests" / "golden"
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 if find_spec("cryptography") is None:
@@ -37,13 +34,9 @@ if find_spec("cryptography") is None:
     python = venvs.python(venvs.cache("verifier"), HERE / "requirements.txt")
     os.execv(python, [str(python), *sys.argv])
 
-import shapes  # noqa: E402
+import parts  # noqa: E402
 import tamper  # noqa: E402
-from msgpack import Malformed, decode, encode  # noqa: E402
-from notes import Checkpoint, split_notes  # noqa: E402
-from signed import Signed, sha256  # noqa: E402
 from synthesize import synthesize  # noqa: E402
-from tree import Tree, node_hash, root_by_path  # noqa: E402
 
 SECONDS_MAX = 300
 # What `writ` ends with, and this verifier too: no fault, faults.
@@ -140,170 +133,9 @@ def has_verify(writ: str) -> bool:
     return subprocess.run([writ, "audit", "verify", "--help"], capture_output=True).returncode == 0
 
 
-# The parts, against what does not come from here.
-
-
-def golden() -> list[str]:
-    """Records and control events as Rust wrote them: read, verified, written again as the same bytes."""
-    faults = []
-    records = json.loads((GOLDEN / "records.json").read_text())["records"]
-    events = json.loads((GOLDEN / "control.json").read_text())["events"]
-    samples = [("record", shapes.RECORD, sample["envelope"], sample["digest"]) for sample in records]
-    samples += [("control", shapes.CONTROL, sample["bytes"], None) for sample in events]
-    for kind, shape, text, digest in samples:
-        envelope = bytes.fromhex(text)
-        signed = Signed.open(kind, envelope)
-        value = signed.read(shape)
-        if encode(decode(envelope)) != envelope or encode(value) != signed.payload:
-            faults.append(f"a {kind} is not written again as it was: {text[:60]}…")
-        if not signed.is_genuine() or digest not in (None, signed.digest().hex()):
-            faults.append(f"a {kind} has another signature or digest: {text[:60]}…")
-        faults += [f"a {kind} verifies with byte {at} changed" for at in _accepted_changes(kind, envelope, signed)]
-    return faults if samples else ["there are no golden records"]
-
-
-def _accepted_changes(kind: str, envelope: bytes, signed: Signed) -> list[int]:
-    """Bytes of an envelope that can be changed and nobody notices."""
-    accepted = []
-    for at in range(len(envelope)):
-        changed = envelope[:at] + bytes([envelope[at] ^ 1]) + envelope[at + 1 :]
-        try:
-            other = Signed.open(kind, changed)
-        except Malformed:
-            continue
-        if other.key == signed.key and other.is_genuine():
-            accepted.append(at)
-    return accepted
-
-
-# Which shape each type of the source has.
-TYPES = {
-    "record.rs": {
-        "Record": shapes.RECORD,
-        "DecisionId": shapes.DECISION_ID,
-        "RecordedReason": shapes.REASON,
-        "RecordedHop": shapes.HOP,
-        "Who": shapes.WHO,
-        "What": shapes.WHAT,
-        "Basis": shapes.BASIS,
-        "TraceRef": shapes.TRACE,
-        "Granted": shapes.GRANTED,
-        "RecordedRight": shapes.ASKED,
-        "Verdicted": shapes.VERDICT,
-        "Shadowed": shapes.SHADOWED,
-        "RecordedApproval": shapes.APPROVAL,
-        "RecordedAct": shapes.ACT,
-        "RecordedSource": shapes.SOURCE,
-        "RecordedFinding": shapes.FINDING,
-        "Void": shapes.VOID,
-        "Outcome": shapes.OUTCOME,
-        "Receipt": shapes.RECEIPT,
-    },
-    "keyset.rs": {"KeysetDocument": shapes.KEYSET, "KeysetKey": shapes.KEYSET_KEY},
-    "control.rs": {"ControlDocument": shapes.CONTROL},
-    "epoch.rs": {"Epoch": shapes.EPOCH},
-    "label.rs": {"Label": shapes.LABEL},
-    "approval.rs": {"Need": shapes.NEED},
-}
-
-
-def fields() -> list[str]:
-    """The fields of every signed thing are those of the source: one that is added there has to be known here."""
-    faults = []
-    for file, types in TYPES.items():
-        source = (SOURCE / file).read_text()
-        for name, shape in types.items():
-            body = re.search(rf"^pub struct {name} \{{\n(.*?)^\}}", source, re.M | re.S)
-            written = re.findall(
-                r"^    ((?:#\[.*\n    )*)pub (\w+):", re.sub(r" *///.*\n", "", body[1] if body else ""), re.M
-            )
-            there = [(field, "skip_serializing_if" in attributes) for attributes, field in written]
-            here = [(field, isinstance(kind, shapes.Optional)) for field, kind in shape.fields.items()]
-            faults += [] if there == here else [f"{name} of {file} has {there}, and here it has {here}"]
-    body = re.search(r"^pub enum ControlEvent \{\n(.*?)^\}", (SOURCE / "control.rs").read_text(), re.M | re.S)
-    kinds = re.findall(r"^    ([A-Z]\w+)[ ({,]", body[1] if body else "", re.M)
-    events = {re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower() for kind in kinds}
-    if events != shapes.EVENT.variants.keys():
-        faults.append(f"control events are {sorted(events)}, and here {sorted(shapes.EVENT.variants)}")
-    return faults
-
-
-def strictness() -> list[str]:
-    """Bytes that say something known in a form Writ does not write are not read."""
-    forms = {
-        "a number written long": "cc01",
-        "a number in eight bytes": "cf0000000000000001",
-        "text written long": "d90161",
-        "bytes written long": "c500" + "01" + "61",
-        "a list written long": "dc000101",
-        "a map written long": "de0001a16101",
-        "a key twice": "82a16101a16102",
-        "a key that is a number": "810102",
-        "something behind the end": "0102",
-        "an end too early": "a261",
-        "a length nobody has": "ddffffffff",
-        "a number below zero": "ff",
-        "a fraction": "ca3f800000",
-        "nested too deep": "91" * 60 + "90",
-        "text that is not UTF-8": "a1ff",
-        "nothing": "",
-    }
-    faults = []
-    for what, form in forms.items():
-        try:
-            faults.append(f"{what} is read as {decode(bytes.fromhex(form))!r}")
-        except Malformed:
-            continue
-    return faults
-
-
-def trees() -> list[str]:
-    """Roots and paths at every size against RFC 6962 as it is written."""
-
-    def by_the_book(leaves: list[bytes]) -> bytes:
-        if len(leaves) < 2:
-            return leaves[0] if leaves else sha256()
-        half = 1 << (len(leaves) - 1).bit_length() - 1
-        return node_hash(by_the_book(leaves[:half]), by_the_book(leaves[half:]))
-
-    faults = []
-    leaves = [sha256(bytes([index % 256, index // 256])) for index in range(260)]
-    tree = Tree(leaves)
-    for size in range(len(leaves) + 1):
-        if tree.root(size) != by_the_book(leaves[:size]):
-            faults.append(f"another root at size {size}")
-    for size in (1, 2, 3, 7, 8, 9, 255, 256, 257):
-        for position in range(size):
-            path = tree.path(position, size)
-            if root_by_path(leaves[position], position, size, path) != tree.root(size):
-                faults.append(f"the path of {position} in {size} does not lead to the root")
-            if root_by_path(leaves[position + 1], position, size, path) == tree.root(size):
-                faults.append(f"another leaf passes for {position} in {size}")
-    return faults
-
-
-def notes(case: Path) -> list[str]:
-    """No character of a checkpoint can be changed so that its recorder still stands for it."""
-    export = case / "export"
-    note = next(iter(sorted((export / "logs").glob("node.*/checkpoint")))).read_text()
-    keys = [bytes.fromhex(text) for text in _record_keys(export)]
-    if not Checkpoint.parse(note).is_signed(keys) or split_notes(note * 3) != [note] * 3:
-        return ["a good checkpoint is not read, or several are not told apart"]
-    # Behind the recorder's own signature stand those of witnesses, which are theirs to answer for.
-    own = note[: note.index("\n— writ-witness")]
-    return [f"with character {at} changed it is accepted" for at in range(len(own)) if _is_accepted(note, at, keys)]
-
-
-def _is_accepted(note: str, at: int, keys: list[bytes]) -> bool:
-    try:
-        return Checkpoint.parse(note[:at] + chr(ord(note[at]) ^ 1) + note[at + 1 :]).is_signed(keys)
-    except Malformed:
-        return False
-
-
 def command_line(case: Path) -> list[str]:
     """Without a root's key the export's own is taken and that is said; what makes no sense ends with 64."""
-    export = str(case / "export")
+    export, root = str(case / "export"), ["--root", (case.parent / "root").read_text().strip()]
     tried = [
         ([export], 0, "root.from_export"),
         ([], 64, "name the folder of an export"),
@@ -311,6 +143,7 @@ def command_line(case: Path) -> list[str]:
         ([export, "--root", "ed25519:00"], 64, "is no root key"),
         ([export, "--proof", "x"], 64, "a proof is verified with"),
         ([export, "--everything"], 64, "unrecognized arguments"),
+        ([str(case.parent / "no_manifest" / "export"), *root], 1, "fault file.digest export.json"),
     ]
     faults = []
     for arguments, code, text in tried:
@@ -318,12 +151,6 @@ def command_line(case: Path) -> list[str]:
         if ran.returncode != code or text not in ran.stdout + ran.stderr:
             faults.append(f"{arguments} ends with {ran.returncode}: {(ran.stdout + ran.stderr)[-300:]}")
     return faults
-
-
-def _record_keys(export: Path) -> list[str]:
-    lines = tamper.read_lines(export / "control.jsonl")
-    said = [Signed.open("control", tamper.payload_of(line)).read(shapes.CONTROL)["event"] for line in lines]
-    return [event["node_key"]["key"].hex() for event in said if "node_key" in event]
 
 
 def cases_of(out: Path) -> list[Case]:
@@ -383,11 +210,11 @@ def main() -> int:
     try:
         synthesize(out / "made")
         if not options.only:
-            for check in (golden, fields, strictness, trees):
+            for check in (parts.golden, parts.fields, parts.fields_refused, parts.strictness, parts.trees):
                 results.tell(check.__name__, "python", check)
             good = out / "made" / "good"
-            results.tell("notes", "python", lambda: notes(good))
-            results.tell("command_line", "python", lambda: command_line(good))
+            for check_good in (parts.notes, parts.notes_refused, command_line):
+                results.tell(check_good.__name__, "python", partial(check_good, good))
         cases = cases_of(out / "made")
         if options.export:
             cases += tampered(options.export, options.root, out / "real")

@@ -368,6 +368,11 @@ def foreign_receipt() -> Case:
     return Case(story, ("receipt.signature",), receipts=receipt(story.runs["other"], 0, key=NODE_1))
 
 
+def unreadable_receipt() -> Case:
+    """A receipt that is another text."""
+    return Case(tell(), ("receipt.signature",), receipts="received\n")
+
+
 def by_a_foreign_root() -> Case:
     """Somebody with a root of their own makes the whole story up."""
     story = tell()
@@ -451,6 +456,7 @@ CASES: tuple[Callable[[], Case], ...] = (
     policy_of_later,
     receipt_without_record,
     foreign_receipt,
+    unreadable_receipt,
     by_a_foreign_root,
     keyset_that_falls_back,
     two_keysets_of_a_version,
@@ -468,12 +474,22 @@ def write_proofs(out: Path) -> None:
     good = log.prove(DENIAL, records[DENIAL].messages[-1].payload)
     last = records[-1].messages[-1].payload
     uncosigned = story.log("first", is_cosigned=False).prove(DENIAL, records[DENIAL].messages[-1].payload)
+    denial = records[DENIAL].messages[-1].payload
+    rewritten = other_history().runs["first"].seal()[DENIAL].messages[-1].payload
+    # The leaves of two records have changed places.
+    leaves = [one.leaf for one in records]
+    leaves[DENIAL], leaves[DENIAL + 1] = leaves[DENIAL + 1], leaves[DENIAL]
+    moved = Log.of(story.runs["first"], leaves).prove(DENIAL + 1, denial)
+    foreign = story.log("first", key=ROOT_OF_ANOTHER).prove(DENIAL, denial)
     stranger = envelope("record", sign("record", encode(records[DENIAL].messages[-1].content), tamper.STRANGER))
     for name, text, codes in (
         ("proof", good, ()),
         ("proof_of_the_last", log.prove(len(records) - 1, last), ()),
         ("proof_of_another_record", log.prove(DENIAL, last), ("log.fork",)),
         ("proof_at_another_position", good.replace(f"index {DENIAL}\n", f"index {DENIAL + 1}\n"), ("log.fork",)),
+        ("proof_of_a_rewritten_record", log.prove(DENIAL, rewritten), ("log.fork",)),
+        ("proof_of_a_moved_record", moved, ("log.fork",)),
+        ("proof_by_a_foreign_checkpoint", foreign, ("log.signature",)),
         ("proof_without_a_step", _without_last_step(good), ("log.fork",)),
         ("proof_that_nobody_witnessed", uncosigned, ("log.unwitnessed",)),
         ("proof_by_a_stranger", log.prove(DENIAL, stranger), ("record.forged",)),

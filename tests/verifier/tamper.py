@@ -236,6 +236,24 @@ def changed_file(folder: Path) -> None:
     changed_policy(folder)
 
 
+def changed_line(folder: Path) -> None:
+    """A line of the records says more than was exported, in what is not signed."""
+    lines = read_lines(folder / "records.jsonl")
+    write_lines(folder / "records.jsonl", [{**lines[0], "remark": "as agreed"}, *lines[1:]])
+
+
+def missing_file(folder: Path) -> None:
+    """A file that export.json lists is not there."""
+    said = json.loads((folder / "export.json").read_text())
+    said["files"]["report.html"] = hashlib.sha256(b"a report").hexdigest()
+    (folder / "export.json").write_text(json.dumps(said))
+
+
+def missing_policy(folder: Path) -> None:
+    """A policy that verdicts were given by is taken out."""
+    shutil.rmtree(_a_policy_file(folder).parent)
+
+
 def added_file(folder: Path) -> None:
     """A file that export.json does not know of."""
     (folder / "conclusion.txt").write_text("Everything is in order.\n")
@@ -322,6 +340,9 @@ TAMPERINGS = (
     Tampering(truncated_control, ("control.order",)),
     Tampering(changed_policy, ("file.digest",)),
     Tampering(changed_file, ("file.digest",), is_listed=False),
+    Tampering(changed_line, ("file.digest",), is_listed=False),
+    Tampering(missing_file, ("file.digest",), is_listed=False),
+    Tampering(missing_policy, ("file.digest",)),
     Tampering(added_file, ("file.digest",), is_listed=False),
     Tampering(no_manifest, ("file.digest",), is_listed=False),
     Tampering(changed_tile, ("log.tiles",)),

@@ -2,8 +2,10 @@
 //!
 //! [`core`] decides and orders, without I/O; [`jwt`] verifies users' tokens; [`jwks`] reads their issuers' keys,
 //! [`key_cache`] says when to fetch them and how long they count, [`oidc`] fetches; [`store`] is a rebuildable index
-//! of tasks; [`serve`] ties them to the bus, the journal and the clock.
+//! of tasks; `catch_up` brings index and stream together at the start; [`serve`] ties them to the bus, the journal and
+//! the clock.
 
+mod catch_up;
 pub mod config;
 pub mod core;
 pub mod jwks;

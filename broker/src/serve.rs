@@ -16,24 +16,20 @@ use writ_bus::{
     StreamFacts, StreamSpec, SystemClock, SystemEntropy, follow_approvals,
 };
 use writ_common::{
-    codec::decode,
     entropy::draw,
-    ids::{BootId, BrokerId, NodeId, OperatorId, PartId, TaskId, TenantId},
+    ids::{BootId, BrokerId, NodeId, OperatorId, PartId, TenantId},
     keys::{PrivateKey, PublicKey},
     keyset::KeysetDocument,
     policy::PolicyBundle,
-    record::{Origin, Record, RecordKind},
     signed::Signed,
     subjects::{Subject, control_stream, filter, heads_stream, part_stream},
     time::Millis,
 };
-use writ_journal::{
-    Entry, Journal, JournalDir, JournalError, JournalLimits, Room, Settles, Sync, Unpublished, Unsettled,
-    ask_restore,
-};
+use writ_journal::{Journal, JournalDir, JournalError, JournalLimits, Room, Settles, Sync, ask_restore};
 use writ_telemetry::{HttpError, HttpHandle, Spans, serve_http};
 
 use crate::{
+    catch_up::{open_records, put_back, read_missed},
     core::{Arrival, Broker, BrokerSetup, CallRef, Effect, Event, TaskEntry, Ticket},
     jwt::IdentityProvider,
     meter::Meter,
@@ -331,88 +327,6 @@ fn check_streams(position: &Position, control: &StreamFacts, part: &StreamFacts)
             )));
         }
     }
-    Ok(())
-}
-
-/// What the stream says of tasks that the index does not have yet.
-struct Missed {
-    /// Each task by its last issue.
-    tasks: BTreeMap<TaskId, TaskEntry>,
-    /// Sequence of the last record that was looked at.
-    last_sequence: u64,
-}
-
-/// Tasks in records of ours that the index does not have yet, those put back included.
-async fn read_missed(setup: &ServeSetup, part: &PartId, after: u64) -> Result<Missed, BusError> {
-    let stream = part_stream(&setup.tenant, part);
-    let allowed = format!("writ.v1.{}.audit.{part}.allow.*.{}", setup.tenant, setup.broker);
-    let restored = filter::restored_by(&setup.tenant, part, setup.broker.as_str());
-    let (own, origin) = (setup.record_key.public(), Origin::Broker(setup.broker.clone()));
-    // An earlier record key of this broker is one the control stream knows.
-    let control = setup.bus.control_state(&setup.tenant, setup.root).await?;
-    let mut missed = Missed { tasks: BTreeMap::new(), last_sequence: after };
-    for subject in [allowed, restored] {
-        let mut tail = setup.bus.tail(&stream, &subject, after + 1).await?;
-        let mut pending = tail.pending;
-        while pending > 0 {
-            let message = tail.next().await?;
-            pending = message.pending;
-            missed.last_sequence = missed.last_sequence.max(message.sequence);
-            let record = decode::<Signed<Record>>(&message.payload).ok().and_then(|signed| {
-                signed.open(|key| *key == own || control.is_record_key(&origin, key)).ok()
-            });
-            let Some(record) = record else {
-                tracing::warn!("record {} claims to be ours and is not", message.sequence);
-                continue;
-            };
-            let Some(task) = TaskEntry::of_record(&record) else { continue };
-            let is_older = |known: &TaskEntry| known.serial > task.serial;
-            if !missed.tasks.get(&task.task).is_some_and(is_older) {
-                missed.tasks.insert(task.task.clone(), task);
-            }
-        }
-    }
-    Ok(missed)
-}
-
-/// What earlier runs prepared and the stream does not have.
-async fn open_records(
-    dir: &mut JournalDir,
-    bus: &Bus,
-    tenant: &TenantId,
-    part: &PartId,
-) -> Result<Vec<(BootId, Unsettled, Vec<Vec<u8>>)>, BrokerError> {
-    let stream = part_stream(tenant, part);
-    let mut open = Vec::new();
-    for run in dir.runs() {
-        let mut records = Vec::new();
-        let (mut unsettled, lost) = dir.unsettled(&run)?;
-        if let Some(lost) = lost {
-            tracing::error!("{lost}");
-        }
-        for Unpublished { seq, kind, subject, record, .. } in std::mem::take(&mut unsettled.unpublished) {
-            let found =
-                if kind == RecordKind::Allow { bus.find(&stream, &subject, &record).await? } else { None };
-            match (found, unsettled.leaves.get_mut(&seq)) {
-                (Some(stream), Some((_, is_committed))) => {
-                    *is_committed = true;
-                    dir.resolve(&run, &[Entry::Committed { seq, stream }])?;
-                }
-                _ => records.push(record),
-            }
-        }
-        open.push((run, unsettled, records));
-    }
-    Ok(open)
-}
-
-/// Puts back into the audit stream what it lost of this broker's records.
-async fn put_back(setup: &ServeSetup, part: &PartId, dir: &JournalDir) -> Result<(), BrokerError> {
-    let origin = Origin::Broker(setup.broker.clone());
-    let kept = dir.kept().map(|kept| kept.map(|kept| (kept.boot.to_string(), kept.seq, kept.record)));
-    let say = |far| tracing::info!("completing the audit stream: {far}");
-    let done = setup.bus.put_back(&setup.tenant, part, &origin, kept, say).await?;
-    tracing::warn!("the audit stream is complete: {done}");
     Ok(())
 }
 

@@ -542,6 +542,12 @@ impl ControlState {
         self.record_keys.get(origin).is_some_and(|keys| keys.contains(key))
     }
 
+    /// Whether the key signs, or once signed, anybody's records.
+    #[must_use]
+    pub fn has_record_key(&self, key: &PublicKey) -> bool {
+        self.record_keys.values().any(|keys| keys.contains(key))
+    }
+
     /// Every key that signs, or once signed, the records of a broker or node.
     pub fn record_keys(&self, origin: &Origin) -> impl Iterator<Item = &PublicKey> {
         self.record_keys.get(origin).into_iter().flatten()

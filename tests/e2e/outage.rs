@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::Write as _,
     path::Path,
     sync::{
         Arc,
@@ -113,10 +114,9 @@ impl Evidence {
                     && message.record.kind() == RecordKind::Allow
                     && matches!(origin, Origin::Node(_))
                     && let Some(call) = verdict.what.call_id
+                    && let Some(other) = intents.insert(call, (*message, id.clone()))
                 {
-                    if let Some(other) = intents.insert(call, (*message, id.clone())) {
-                        faults.push(format!("{id} and {}: one call let through twice", other.1));
-                    }
+                    faults.push(format!("{id} and {}: one call let through twice", other.1));
                 }
             }
         }
@@ -542,9 +542,8 @@ fn r10_a_node_on_a_full_disk_refuses_and_goes_on() -> Result<()> {
         let journal = world.state().join("node-1");
         fs::create_dir_all(&journal)?;
         let Some(mut arguments) = small_disk(&journal, 24)? else {
-            // Said where the test's output is looked at.
-            println!("skipped: `unshare --user --map-root-user --mount` is not allowed here");
-            return Ok(());
+            let why = "skipped: `unshare --user --map-root-user --mount` is not allowed here";
+            return Ok(writeln!(std::io::stderr(), "{why}")?);
         };
         arguments.extend([WRIT, "node", "--config", "node-1.toml"].map(str::to_owned));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -587,7 +586,6 @@ const SLOW: &str =
     "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 20000000) SELECT max(x) FROM c";
 
 fn fill(path: &Path) -> Result<()> {
-    use std::io::Write as _;
     let mut file = fs::File::create(path)?;
     while file.write_all(&[1; 4096]).is_ok() {}
     while file.write_all(&[1]).is_ok() {}

@@ -65,7 +65,7 @@ class Case:
         else:
             kept = ((name, self.folder / name) for name in ("receipts", "heads"))
             inputs = [item for name, path in kept if path.exists() for item in (f"--{name}", str(path))]
-        return [*inputs, "--root", self.root, "--json"]
+        return [*inputs, "--root", self.root]
 
     def faults(self, said: dict[str, Any], code: int) -> list[str]:
         """What a verifier's answer has too much or too little."""
@@ -91,13 +91,14 @@ class Verifier:
     name: str
     export: list[str]
     proof: list[str]
+    json: list[str]
     codes: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def verify(self, case: Case) -> list[str]:
         """What is wrong with its answer."""
         self.codes = Counter()
         command, name = (self.proof, "proof.tlog-proof") if case.is_proof else (self.export, "export")
-        whole = [*command, str(case.folder / name), *case.arguments()]
+        whole = [*command, str(case.folder / name), *case.arguments(), *self.json]
         run = subprocess.run(whole, capture_output=True, text=True, timeout=SECONDS_MAX)
         try:
             found = json.loads(run.stdout)
@@ -120,17 +121,12 @@ def difference(one: Verifier, other: Verifier) -> list[str]:
 def by_python() -> Verifier:
     """The verifier in this folder."""
     program = [sys.executable, str(HERE / "verify.py")]
-    return Verifier("python", program, [*program, "--proof"])
+    return Verifier("python", program, [*program, "--proof"], ["--json"])
 
 
 def by_writ(writ: str) -> Verifier:
     """The one in the binary."""
-    return Verifier("writ", [writ, "audit", "verify"], [writ, "audit", "check-proof"])
-
-
-def has_verify(writ: str) -> bool:
-    """Whether this binary has the command."""
-    return subprocess.run([writ, "audit", "verify", "--help"], capture_output=True).returncode == 0
+    return Verifier("writ", [writ, "audit", "verify"], [writ, "audit", "check-proof"], ["-o", "json"])
 
 
 def command_line(case: Path) -> list[str]:
@@ -201,10 +197,8 @@ def main() -> int:
         parser.error("--export and --root go together")
 
     verifiers = [by_python()]
-    if options.writ and has_verify(options.writ):
+    if options.writ:
         verifiers.append(by_writ(options.writ))
-    elif options.writ:
-        print(f"{options.writ} has no `audit verify`; only the Python verifier is run")
     out = Path(tempfile.mkdtemp(prefix="writ-verifier-"))
     results = Results()
     try:

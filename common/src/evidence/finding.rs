@@ -57,9 +57,9 @@ codes! {
     RecordFork = "record.fork";
     /// A record that does not name the one before it.
     RecordOrder = "record.order";
-    /// A checkpoint that is not signed by its recorder, or not cosigned.
+    /// A checkpoint that is not signed by its recorder.
     LogSignature = "log.signature";
-    /// Records no checkpoint covers.
+    /// Records that no cosigned checkpoint covers.
     LogUnwitnessed = "log.unwitnessed";
     /// A log with another history than its records have.
     LogFork = "log.fork";
@@ -77,10 +77,14 @@ codes! {
     IntentOpen = "intent.open";
     /// A verdict by a policy that was not in force.
     PolicyNeverActive = "policy.never_active";
+    /// Something that is no proof.
+    ProofMalformed = "proof.malformed";
     /// A receipt nobody signed who may.
     ReceiptSignature = "receipt.signature";
     /// A receipt whose record is not there.
     ReceiptWithoutRecord = "receipt.without_record";
+    /// The root's key was taken from the export itself.
+    RootFromExport = "root.from_export";
 }
 
 impl fmt::Display for Code {

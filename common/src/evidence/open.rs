@@ -1,11 +1,15 @@
 //! One record by itself: whose it is, and what the rules between records need of it. The dear part of verifying, and
 //! independent of every other record, so that a caller can spread it over threads.
 
+use std::fmt::Display;
+
 use super::finding::{Code, Finding};
 use crate::{
     codec::decode,
     control::ControlState,
     digest::Digest,
+    epoch::Epoch,
+    ids::{ResourceKind, TaskId},
     policy::PolicyRevision,
     record::{DecisionId, Origin, Record, RecordBody, RecordedDecision},
     signed::{OpenError, Signed},
@@ -27,28 +31,25 @@ pub struct Opened {
     /// Digest of the record that was prepared at this position: its own, or what it voids.
     pub(super) prepared: Digest,
     pub(super) is_void: bool,
+    pub(super) task: Option<TaskId>,
     pub(super) role: Role,
-    pub(super) basis: Option<Decided>,
+    pub(super) policy: Option<PolicyRevision>,
+    pub(super) epoch: Option<Epoch>,
+    /// Whether the record itself says that a later policy was not taken.
+    pub(super) has_policy_fault: bool,
+    /// The subject it was found under, if that is not its own.
+    pub(super) strange_subject: Option<String>,
 }
 
 /// What a record is to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Something a node let through: there has to be an outcome.
-    Intent,
-    /// How one ended.
-    Outcome(DecisionId),
+    /// A call that a node let through: there has to be an outcome.
+    Intent(Option<Digest>),
+    /// How one ended, and the id of that call.
+    Outcome(DecisionId, Digest),
     /// Neither.
     Other,
-}
-
-/// By which policy, at which control state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Decided {
-    pub(super) policy: PolicyRevision,
-    pub(super) control: u64,
-    /// Whether the record itself says that a later policy was not taken.
-    pub(super) has_fault: bool,
 }
 
 impl Opened {
@@ -59,70 +60,58 @@ impl Opened {
     }
 }
 
-/// Opens one message of the audit stream against the keys of the control stream.
+/// Opens one record against the keys of the control stream; `subject` is where it stood, if it stood in a stream.
 ///
 /// # Errors
-/// The finding, if it is no record of this tenant or not its recorder's.
+/// The finding, if it is no record of this tenant or not its recorder's word.
 pub fn open(
     control: &ControlState,
     sequence: u64,
-    subject: &str,
+    subject: Option<&str>,
     envelope: &[u8],
 ) -> Result<(Opened, Record), Finding> {
     let place = format!("record at sequence {sequence}");
-    let malformed = |why: &dyn std::fmt::Display| {
-        Finding::fault(Code::RecordMalformed, &place, visible(&why.to_string()))
-    };
+    let malformed =
+        |why: &dyn Display| Finding::fault(Code::RecordMalformed, &place, visible(&why.to_string()));
     let signed: Signed<Record> = decode(envelope).map_err(|error| malformed(&error))?;
-    let claimed = signed.peek().map_err(|error| malformed(&error))?;
-    let place = format!("{} (sequence {sequence})", claimed.id);
-    let record = signed.open(|key| control.is_record_key(&claimed.id.origin, key)).map_err(|error| {
+    let claimed = signed.peek();
+    // Only a key enrolled for the very name it bears makes it that one's word; a payload that says no name is held
+    // to all of them, so that what was changed is told from what never was a record.
+    let accepts = |key: &_| match &claimed {
+        Ok(record) => control.is_record_key(&record.id.origin, key) && record.tenant == *control.tenant(),
+        Err(_) => control.has_record_key(key),
+    };
+    let place = match &claimed {
+        Ok(record) => format!("{} (sequence {sequence})", record.id),
+        Err(_) => place.clone(),
+    };
+    let record = signed.open(accepts).map_err(|error| {
         let code = match error {
             OpenError::WrongKey(_) => Code::RecordForged,
-            OpenError::BadSignature(_) | OpenError::Codec(_) => Code::RecordChanged,
+            OpenError::BadSignature(_) => Code::RecordChanged,
+            OpenError::Codec(_) => Code::RecordMalformed,
         };
-        Finding::fault(code, &place, error)
+        Finding::fault(code, &place, visible(&error.to_string()))
     })?;
-    if record.tenant != *control.tenant() {
-        return Err(Finding::fault(Code::RecordForged, &place, format!("of tenant {}", record.tenant)));
-    }
-    check_subject(&record, subject).map_err(|why| Finding::fault(Code::RecordSubject, &place, why))?;
-    Ok((facts(&record, signed.digest(), leaf_hash(envelope)), record))
+    let strange_subject = subject.filter(|subject| !is_its_subject(&record, subject)).map(visible);
+    Ok((facts(&record, signed.digest(), leaf_hash(envelope), strange_subject), record))
 }
 
-fn check_subject(record: &Record, subject: &str) -> Result<(), String> {
-    let parsed = Subject::parse(subject);
-    let Ok((tenant, Subject::Audit { part, kind, task, origin })) = parsed else {
-        return Err(format!("`{}` is no subject of records", visible(subject)));
+fn is_its_subject(record: &Record, subject: &str) -> bool {
+    let Ok((tenant, parsed)) = Subject::parse(subject) else { return false };
+    let (part, task, origin) = match parsed {
+        Subject::Audit { part, kind, task, origin } if kind == record.kind() => (part, task, origin),
+        Subject::Restored { part, task, origin } => (part, task, origin),
+        _ => return false,
     };
-    let is_own = tenant == record.tenant
+    tenant == record.tenant
         && part == record.part
-        && kind == record.kind()
         && task.as_ref() == record.task()
-        && origin == record.id.origin.name();
-    if is_own { Ok(()) } else { Err(format!("it is under `{subject}`")) }
+        && origin == record.id.origin.name()
 }
 
-fn facts(record: &Record, digest: Digest, leaf: Digest) -> Opened {
-    let (mut prepared, mut role, mut basis) = (digest, Role::Other, None);
-    let mut is_void = false;
-    match &record.body {
-        RecordBody::Void(void) => (prepared, is_void) = (void.prepared, true),
-        RecordBody::Outcome(outcome) => role = Role::Outcome(outcome.intent.clone()),
-        RecordBody::Verdict(verdicted) => {
-            let is_nodes = matches!(record.id.origin, Origin::Node(_));
-            if is_nodes && verdicted.decision == RecordedDecision::Allow {
-                role = Role::Intent;
-            }
-            let (policy, epoch) = (verdicted.basis.policy, verdicted.basis.epoch);
-            basis = policy.zip(epoch).map(|(policy, epoch)| Decided {
-                policy,
-                control: epoch.sequence,
-                has_fault: verdicted.basis.policy_fault.is_some(),
-            });
-        }
-    }
-    Opened {
+fn facts(record: &Record, digest: Digest, leaf: Digest, strange_subject: Option<String>) -> Opened {
+    let mut opened = Opened {
         log: LogId {
             tenant: record.tenant.clone(),
             origin: record.id.origin.clone(),
@@ -133,9 +122,31 @@ fn facts(record: &Record, digest: Digest, leaf: Digest) -> Opened {
         leaf,
         digest,
         prev: record.prev,
-        prepared,
-        is_void,
-        role,
-        basis,
+        prepared: digest,
+        is_void: false,
+        task: record.task().cloned(),
+        role: Role::Other,
+        policy: None,
+        epoch: None,
+        has_policy_fault: false,
+        strange_subject,
+    };
+    match &record.body {
+        RecordBody::Void(void) => (opened.prepared, opened.is_void) = (void.prepared, true),
+        RecordBody::Outcome(outcome) => {
+            opened.role = Role::Outcome(outcome.intent.clone(), outcome.call_id);
+        }
+        RecordBody::Verdict(verdicted) => {
+            let is_nodes = matches!(record.id.origin, Origin::Node(_));
+            let kind = verdicted.what.resource.as_ref().map(crate::ids::Resource::kind);
+            let is_act = matches!(kind, Some(ResourceKind::Tool | ResourceKind::Agent));
+            if is_nodes && is_act && verdicted.decision == RecordedDecision::Allow {
+                opened.role = Role::Intent(verdicted.what.call_id);
+            }
+            opened.policy = verdicted.basis.policy;
+            opened.epoch = verdicted.basis.epoch;
+            opened.has_policy_fault = verdicted.basis.policy_fault.is_some();
+        }
     }
+    opened
 }

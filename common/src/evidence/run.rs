@@ -1,6 +1,6 @@
 //! One run: its positions, its order, and its log.
 
-use std::collections::BTreeMap;
+use std::{cell::OnceCell, collections::BTreeMap};
 
 use super::{
     finding::{Code, Finding},
@@ -20,27 +20,46 @@ const WITNESSED_WITHIN: Millis = Millis::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) checkpoint: SignedCheckpoint,
-    /// The hashes of its leaves, if there are tiles.
-    pub(super) leaves: Option<Vec<Digest>>,
+    /// The tree its tiles hold, if they lead to the checkpoint's root.
+    pub(super) tiles: Option<Tree>,
 }
 
 /// What there is of a run.
 #[derive(Debug, Default)]
 pub(super) struct Run {
-    /// By position, every different record that claims it.
+    /// By position, every different record that claims it, in the order of the stream.
     pub(super) positions: BTreeMap<u64, Vec<Opened>>,
     pub(super) log: Option<Log>,
+    /// The tree of its records, if they are needed and all there.
+    tree: OnceCell<Tree>,
+}
+
+/// Whether more than one record was prepared at a position. A second signature under the same words is a second record
+/// too: its leaf is another.
+fn is_forked(records: &[Opened]) -> bool {
+    let prepared = records.first().map(|record| record.prepared);
+    records.iter().filter(|record| !record.is_void).count() > 1
+        || records.iter().any(|record| Some(record.prepared) != prepared)
+}
+
+/// What counts at a position: a void rather than what it voids, the last of several, and of a fork the first.
+pub(super) fn standing(records: &[Opened]) -> Option<&Opened> {
+    let void = records.iter().rfind(|record| record.is_void);
+    void.filter(|_| !is_forked(records)).or_else(|| records.first())
 }
 
 impl Run {
     /// Takes a record; the same one again is no news.
-    pub(super) fn take(&mut self, record: Opened) -> bool {
+    pub(super) fn take(&mut self, record: Opened) {
         let at = self.positions.entry(record.seq).or_default();
-        let is_new = at.iter().all(|known| known.leaf != record.leaf);
-        if is_new {
+        if at.iter().all(|known| known.leaf != record.leaf) {
             at.push(record);
         }
-        is_new
+    }
+
+    /// The records that count, in order.
+    pub(super) fn records(&self) -> impl Iterator<Item = &Opened> {
+        self.positions.values().filter_map(|records| standing(records))
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -52,147 +71,131 @@ impl Run {
         self.log.as_ref().map_or(0, |log| log.checkpoint.checkpoint().size)
     }
 
-    /// The last time one of its records bears.
-    pub(super) fn last_at(&self) -> Option<Timestamp> {
-        self.positions.values().flatten().map(|record| record.at).max()
+    /// One more than the last position.
+    fn end(&self) -> u64 {
+        self.positions.last_key_value().map_or(0, |(last, _)| last + 1)
     }
 
-    /// Everything that is wrong with it by itself.
+    /// The tree of its first records, as far as they are there without a hole.
+    fn tree(&self) -> &Tree {
+        self.tree.get_or_init(|| {
+            let whole = self.positions.iter().enumerate().take_while(|(at, (seq, _))| *at as u64 == **seq);
+            Tree::of(whole.filter_map(|(_, (_, records))| Some(standing(records)?.leaf)))
+        })
+    }
+
+    /// Everything that is wrong with it by itself. `exported` is the latest time that is known.
     pub(super) fn check(&self, id: &LogId, scope: &Scope, exported: Timestamp) -> Vec<Finding> {
         let mut findings = Vec::new();
-        self.check_positions(id, scope, &mut findings);
-        self.check_order(id, &mut findings);
-        match &self.log {
-            Some(log) => self.check_log(id, log, scope, &mut findings),
-            None => {}
+        if *scope == Scope::All {
+            for (from, to) in self.holes() {
+                let text = format!("records {from} to {to} are missing");
+                findings.push(Finding::fault(Code::RecordMissing, id, text));
+            }
         }
-        self.check_witnessed(id, exported, &mut findings);
+        self.check_positions(id, &mut findings);
+        if let Some(log) = &self.log {
+            self.check_log(id, log, scope, &mut findings);
+        }
+        self.check_covered(id, exported, &mut findings);
         findings
     }
 
-    fn check_positions(&self, id: &LogId, scope: &Scope, findings: &mut Vec<Finding>) {
-        for (seq, records) in &self.positions {
-            let mut others = records.iter().filter(|record| !record.is_void);
-            let (first, second) = (others.next(), others.next());
-            let prepared = records.first().map(|record| record.prepared);
-            let is_one = records.iter().all(|record| Some(record.prepared) == prepared);
-            // A record and its own void: somebody said both that it was and that it was not.
-            let contradicts = second.is_some() || !is_one || (first.is_some() && records.len() > 1);
-            if contradicts {
-                let text = format!("{} different records are at this position", records.len());
-                findings.push(Finding::fault(Code::RecordFork, format!("{id}/{seq}"), text));
-            }
-        }
-        if *scope == Scope::All {
-            let end = self.positions.last_key_value().map_or(0, |(last, _)| last + 1);
-            let covered = self.covered();
-            for (from, to) in self.holes(end.max(covered)) {
-                let (code, text) = match from >= end {
-                    true => (
-                        Code::LogRolledBack,
-                        format!("its checkpoint covers {covered} records and there are {end}"),
-                    ),
-                    false => (Code::RecordMissing, format!("records {from} to {to} are missing")),
-                };
-                findings.push(Finding::fault(code, id, text));
-            }
-        }
-    }
-
-    /// Ranges of positions without a record, up to an end.
-    fn holes(&self, end: u64) -> Vec<(u64, u64)> {
+    /// Ranges of positions without a record before the last.
+    fn holes(&self) -> Vec<(u64, u64)> {
         let (mut holes, mut next) = (Vec::new(), 0);
-        for seq in self.positions.keys().copied().chain([end]) {
-            if seq > next && next < end {
-                holes.push((next, seq.min(end) - 1));
+        for seq in self.positions.keys() {
+            if *seq > next {
+                holes.push((next, seq - 1));
             }
             next = seq + 1;
         }
         holes
     }
 
-    fn check_order(&self, id: &LogId, findings: &mut Vec<Finding>) {
-        let mut before: Option<(u64, Digest)> = None;
+    fn check_positions(&self, id: &LogId, findings: &mut Vec<Finding>) {
+        let none = [Digest::from_bytes([0; 32])];
+        let mut before: Option<(u64, &[Opened])> = None;
         for (seq, records) in &self.positions {
-            let expected = match (seq, before) {
-                (0, _) => Some(Digest::from_bytes([0; 32])),
-                (_, Some((last, prepared))) if last + 1 == *seq => Some(prepared),
+            let place = || format!("{id}/{seq}");
+            if is_forked(records) {
+                let text = format!("{} different records are at this position", records.len());
+                findings.push(Finding::fault(Code::RecordFork, place(), text));
+            }
+            let expected: Option<Vec<Digest>> = match (seq, before) {
+                (0, _) => Some(none.to_vec()),
+                (_, Some((last, at))) if last + 1 == *seq => {
+                    Some(at.iter().map(|record| record.prepared).collect())
+                }
                 _ => None,
             };
-            for record in records {
-                if expected.is_some_and(|expected| expected != record.prev) {
-                    let text = "it names another record as the one before it";
-                    findings.push(Finding::fault(Code::RecordOrder, format!("{id}/{seq}"), text));
-                }
+            let follows =
+                |record: &Opened| expected.as_ref().is_none_or(|known| known.contains(&record.prev));
+            if !records.iter().all(follows) {
+                let text = "it names another record as the one before it";
+                findings.push(Finding::fault(Code::RecordOrder, place(), text));
             }
-            before = records.first().map(|record| (*seq, record.prepared));
+            before = Some((*seq, records));
         }
     }
 
     fn check_log(&self, id: &LogId, log: &Log, scope: &Scope, findings: &mut Vec<Finding>) {
-        let said = log.checkpoint.checkpoint();
-        if let Some(leaves) = &log.leaves {
-            let tree = Tree::of(leaves.iter().copied());
-            if tree.root_at(said.size) != Ok(said.root) || tree.size() != said.size {
-                let text = format!("the tiles do not lead to the root of its {} records", said.size);
-                return findings.push(Finding::fault(Code::LogTiles, id, text));
-            }
+        let (said, end) = (log.checkpoint.checkpoint(), self.end());
+        if *scope == Scope::All && said.size > end {
+            let text = format!("its checkpoint covers {} records, and there are {end}", said.size);
+            findings.push(Finding::fault(Code::LogRolledBack, id, text));
+        }
+        if said.is_closed && end > said.size {
+            let text = format!("it ended after {} records, and there are {end}", said.size);
+            findings.push(Finding::fault(Code::LogAfterClose, id, text));
+        }
+        if let Some(tree) = &log.tiles {
             for (seq, records) in self.positions.range(..said.size) {
-                let leaf = tree.leaf(*seq);
-                if records.iter().all(|record| Some(record.leaf) != leaf) {
+                if standing(records).map(|record| record.leaf) != tree.leaf(*seq) {
                     let text = "the log has another record at this position";
                     findings.push(Finding::fault(Code::LogFork, format!("{id}/{seq}"), text));
                 }
             }
-        } else if *scope == Scope::All {
-            let leaves = self.positions.range(..said.size).filter_map(|(_, records)| records.first());
-            let tree = Tree::of(leaves.map(|record| record.leaf));
-            if tree.size() == said.size && tree.root_at(said.size) != Ok(said.root) {
-                let text = format!("the records do not lead to the root of its first {}", said.size);
-                findings.push(Finding::fault(Code::LogFork, id, text));
-            }
-        } else {
-            findings.push(Finding::fault(Code::LogTiles, id, "there are no tiles"));
-        }
-        if said.is_closed
-            && let Some((seq, _)) = self.positions.range(said.size..).next()
-        {
-            let text = format!("it ended after {} records", said.size);
-            findings.push(Finding::fault(Code::LogAfterClose, format!("{id}/{seq}"), text));
+        } else if self.tree().size() >= said.size && self.tree().root_at(said.size) != Ok(said.root) {
+            let text = format!("its first {} records do not lead to its root", said.size);
+            findings.push(Finding::fault(Code::LogFork, id, text));
         }
     }
 
-    fn check_witnessed(&self, id: &LogId, exported: Timestamp, findings: &mut Vec<Finding>) {
+    fn check_covered(&self, id: &LogId, now: Timestamp, findings: &mut Vec<Finding>) {
         let beyond: Vec<&Opened> =
-            self.positions.range(self.covered()..).flat_map(|(_, records)| records).collect();
-        let late = beyond.iter().filter(|record| exported.since(record.at) > WITNESSED_WITHIN).count();
-        if late > 0 {
-            let text = format!("{late} records are older than 10 s and no checkpoint covers them");
-            findings.push(Finding::warning(Code::LogUnwitnessed, id, text));
-        } else if !beyond.is_empty() {
-            let text = format!("{} records are so new that no checkpoint covers them yet", beyond.len());
-            findings.push(Finding::note(Code::LogUnwitnessed, id, text));
+            self.positions.range(self.covered()..).filter_map(|(_, records)| standing(records)).collect();
+        if beyond.is_empty() || self.is_closed() {
+            return;
         }
+        let is_young = beyond.iter().all(|record| now.since(record.at) < WITNESSED_WITHIN);
+        let text = format!("{} records are in no checkpoint", beyond.len());
+        findings.push(match (&self.log, is_young) {
+            (_, true) => Finding::note(Code::LogUnwitnessed, id, text),
+            (Some(_), false) => Finding::warning(Code::LogUnwitnessed, id, text),
+            (None, false) => Finding::fault(Code::LogUnwitnessed, id, text),
+        });
     }
 
     /// Holds the log to what was kept of it elsewhere.
-    pub(super) fn check_kept(&self, kept: &SignedCheckpoint) -> Option<Finding> {
+    pub(super) fn check_kept(&self, kept: &SignedCheckpoint, scope: &Scope) -> Option<Finding> {
         let (said, id) = (kept.checkpoint(), &kept.checkpoint().log);
-        let leaves: Vec<Digest> = match self.log.as_ref().and_then(|log| log.leaves.as_ref()) {
-            Some(leaves) => leaves.clone(),
-            None => self.positions.values().filter_map(|at| at.first()).map(|record| record.leaf).collect(),
-        };
-        let tree = Tree::of(leaves);
-        if tree.size() < said.size {
-            let text = format!(
-                "a checkpoint kept elsewhere covers {} records, this export {}",
-                said.size,
-                tree.size()
-            );
+        // A run that has no part in the task is not in its export.
+        if *scope != Scope::All && self.log.is_none() {
+            return None;
+        }
+        let here = if *scope == Scope::All { self.end().max(self.covered()) } else { self.covered() };
+        if said.size > here {
+            let text =
+                format!("a checkpoint kept elsewhere covers {} records, and there are {here}", said.size);
             return Some(Finding::fault(Code::LogRolledBack, id, text));
         }
-        let is_same = tree.root_at(said.size) == Ok(said.root);
+        let tiles = self.log.as_ref().and_then(|log| log.tiles.as_ref());
+        let tree = Some(self.tree()).filter(|tree| tree.size() >= said.size).or(tiles)?;
+        if tree.size() < said.size || tree.root_at(said.size) == Ok(said.root) {
+            return None;
+        }
         let text = format!("a checkpoint kept elsewhere has another root of its first {} records", said.size);
-        (!is_same).then(|| Finding::fault(Code::LogFork, id, text))
+        Some(Finding::fault(Code::LogFork, id, text))
     }
 }

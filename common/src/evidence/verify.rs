@@ -5,24 +5,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     finding::{Code, Finding, Report},
     open::{Opened, Role},
-    run::{Log, Run},
+    run::{Log, Run, standing},
 };
 use crate::{
     codec::decode,
     control::{ControlEvent, ControlFault, ControlState},
-    digest::Digest,
+    epoch::Epoch,
     ids::{TaskId, TenantId},
     keys::PublicKey,
+    keyset::KeysetError,
     policy::PolicyRevision,
     record::{DecisionId, Origin, Receipt},
     signed::Signed,
-    time::{Millis, Timestamp},
-    tlog::{LogId, SignedCheckpoint, WitnessName},
+    time::Timestamp,
+    tlog::{LogId, SignedCheckpoint, Tree, WitnessName},
     visible::visible,
 };
-
-/// A clock may be so far from another's when it is asked which run is later.
-const SKEW: Millis = Millis::from_secs(5);
 
 /// What an export is said to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,14 +36,18 @@ pub enum Scope {
 pub struct Verifier {
     control: ControlState,
     scope: Scope,
-    exported: Timestamp,
+    /// The latest time that is known: of the export, of a record, of a control event.
+    now: Timestamp,
+    /// Every state the control stream was in.
+    epochs: BTreeSet<Epoch>,
     /// Every policy that was put in force, with the sequence of its event.
     policies: Vec<(u64, PolicyRevision)>,
+    /// Every run the control stream says began, with the sequence of its event.
+    boots: BTreeMap<LogId, u64>,
     runs: BTreeMap<LogId, Run>,
     kept: Vec<SignedCheckpoint>,
     receipts: Vec<(usize, Receipt)>,
     findings: Vec<Finding>,
-    records: u64,
 }
 
 impl Verifier {
@@ -55,13 +57,14 @@ impl Verifier {
         Self {
             control: ControlState::new(tenant, root),
             scope,
-            exported,
+            now: exported,
+            epochs: BTreeSet::from([Epoch::default()]),
             policies: Vec::new(),
+            boots: BTreeMap::new(),
             runs: BTreeMap::new(),
             kept: Vec::new(),
             receipts: Vec::new(),
             findings: Vec::new(),
-            records: 0,
         }
     }
 
@@ -69,6 +72,13 @@ impl Verifier {
     #[must_use]
     pub fn control(&self) -> &ControlState {
         &self.control
+    }
+
+    /// Every policy by which a record here was decided and that was in force at some time.
+    #[must_use]
+    pub fn policies_used(&self) -> BTreeSet<PolicyRevision> {
+        let active: BTreeSet<PolicyRevision> = self.policies.iter().map(|(_, revision)| *revision).collect();
+        self.records().filter_map(|record| record.policy).filter(|policy| active.contains(policy)).collect()
     }
 
     /// A finding of the caller's own.
@@ -80,13 +90,27 @@ impl Verifier {
     pub fn control_event(&mut self, sequence: u64, payload: &[u8]) {
         match self.control.apply(sequence, payload) {
             Ok(document) => {
-                if let ControlEvent::Policy(bundle) = &document.event {
-                    self.policies.push((sequence, bundle.revision()));
-                }
+                self.now = self.now.max(document.at);
+                self.epochs.insert(self.control.epoch());
+                let (origin, boot) = match document.event {
+                    ControlEvent::Policy(bundle) => {
+                        return self.policies.push((sequence, bundle.revision()));
+                    }
+                    ControlEvent::BrokerBoot { broker, boot, .. } => (Origin::Broker(broker), boot),
+                    ControlEvent::NodeBoot { node, boot } => (Origin::Node(node), boot),
+                    _ => return,
+                };
+                let log = LogId { tenant: self.control.tenant().clone(), origin, boot };
+                self.boots.entry(log).or_insert(sequence);
             }
             Err(fault) => {
                 let code = match fault {
-                    ControlFault::Rollback { .. } | ControlFault::OutOfOrder { .. } => Code::ControlOrder,
+                    ControlFault::Rollback { .. }
+                    | ControlFault::OutOfOrder { .. }
+                    | ControlFault::Keyset {
+                        source: KeysetError::Rollback { .. } | KeysetError::Fork { .. },
+                        ..
+                    } => Code::ControlOrder,
                     _ => Code::ControlSignature,
                 };
                 let place = format!("control event {sequence}");
@@ -97,57 +121,81 @@ impl Verifier {
 
     /// A record that was opened, or why it could not be.
     pub fn record(&mut self, opened: Result<Opened, Finding>) {
-        match opened {
-            Ok(record) => {
-                let run = self.runs.entry(record.log.clone()).or_default();
-                self.records += u64::from(run.take(record));
-            }
-            Err(finding) => self.findings.push(finding),
+        let record = match opened {
+            Ok(record) => record,
+            Err(finding) => return self.findings.push(finding),
+        };
+        if let Some(subject) = &record.strange_subject {
+            let text = format!("it is under `{subject}`");
+            self.findings.push(Finding::fault(Code::RecordSubject, record.id(), text));
         }
+        if let Scope::Task(task) = &self.scope
+            && record.task.as_ref() != Some(task)
+        {
+            let text = format!("it is not of task {task}");
+            self.findings.push(Finding::fault(Code::RecordSubject, record.id(), text));
+        }
+        self.now = self.now.max(record.at);
+        self.runs.entry(record.log.clone()).or_default().take(record);
     }
 
-    /// The newest checkpoint of a log, with the hashes of its leaves if there are tiles.
-    pub fn checkpoint(&mut self, place: &str, note: &str, leaves: Option<Vec<Digest>>) {
-        let checkpoint = match SignedCheckpoint::parse(note) {
-            Ok(checkpoint) => checkpoint,
-            Err(error) => {
-                let text = visible(&error.to_string());
-                return self.findings.push(Finding::fault(Code::LogSignature, place, text));
+    /// The newest checkpoint of a log as it stands in the folder of that log, with the tree of its tiles, or why there is
+    /// none.
+    pub fn checkpoint(&mut self, folder: &str, note: &str, tiles: Result<Tree, String>) {
+        let read = SignedCheckpoint::parse(note).map_err(|error| visible(&error.to_string()));
+        let checkpoint = match read.and_then(|read| self.check_recorder(&read).map(|()| read)) {
+            Ok(checkpoint) if checkpoint.checkpoint().log.folder() == folder => checkpoint,
+            Ok(checkpoint) => {
+                let text = format!("it is the checkpoint of {}", checkpoint.checkpoint().log);
+                return self.findings.push(Finding::fault(Code::LogSignature, visible(folder), text));
+            }
+            Err(why) => {
+                return self.findings.push(Finding::fault(Code::LogSignature, visible(folder), why));
             }
         };
-        if let Err(why) = self.check_note(&checkpoint, true) {
-            return self.findings.push(Finding::fault(Code::LogSignature, place, why));
+        let said = checkpoint.checkpoint();
+        if !self.is_witnessed(&checkpoint) {
+            let text = "no broker has cosigned its checkpoint";
+            self.findings.push(Finding::fault(Code::LogUnwitnessed, &said.log, text));
         }
-        let id = checkpoint.checkpoint().log.clone();
-        self.runs.entry(id).or_default().log = Some(Log { checkpoint, leaves });
+        let tiles = tiles.and_then(|tree| {
+            let is_its = tree.size() == said.size && tree.root_at(said.size) == Ok(said.root);
+            is_its.then_some(tree).ok_or_else(|| "its tiles do not lead to its root".to_owned())
+        });
+        if let Err(why) = &tiles {
+            self.findings.push(Finding::fault(Code::LogTiles, &said.log, visible(why)));
+        }
+        let id = said.log.clone();
+        self.runs.entry(id).or_default().log = Some(Log { checkpoint, tiles: tiles.ok() });
     }
 
-    /// A checkpoint that was kept elsewhere; of a node's the cosignature need not have been kept.
+    /// A checkpoint that was kept elsewhere; the cosignature need not have been kept.
     pub fn kept(&mut self, place: &str, note: &str) {
         let read = SignedCheckpoint::parse(note).map_err(|error| visible(&error.to_string()));
-        match read.and_then(|kept| self.check_note(&kept, false).map(|()| kept)) {
+        match read.and_then(|kept| self.check_recorder(&kept).map(|()| kept)) {
             Ok(kept) => self.kept.push(kept),
             Err(why) => self.findings.push(Finding::fault(Code::LogSignature, place, why)),
         }
     }
 
-    fn check_note(&self, note: &SignedCheckpoint, needs_witness: bool) -> Result<(), String> {
+    fn check_recorder(&self, note: &SignedCheckpoint) -> Result<(), String> {
         let log = &note.checkpoint().log;
         if log.tenant != *self.control.tenant() {
             return Err(format!("it is of tenant {}", log.tenant));
         }
-        if !self.control.record_keys(&log.origin).any(|key| note.check(key).is_ok()) {
-            return Err(format!("it is not signed by a record key of {}", log.origin));
-        }
-        let is_witnessed = self.control.brokers().keys().any(|broker| {
+        let is_signed = self.control.record_keys(&log.origin).any(|key| note.check(key).is_ok());
+        is_signed.then_some(()).ok_or_else(|| format!("it is not signed by a record key of {}", log.origin))
+    }
+
+    /// Whether a broker of the tenant cosigned it; a broker's own log is signed by itself alone.
+    fn is_witnessed(&self, note: &SignedCheckpoint) -> bool {
+        let log = &note.checkpoint().log;
+        let by = |broker| {
             let name = WitnessName(&log.tenant, broker);
             let origin = Origin::Broker(broker.clone());
             self.control.record_keys(&origin).any(|key| note.check_witness(&name, key).is_ok())
-        });
-        if needs_witness && matches!(log.origin, Origin::Node(_)) && !is_witnessed {
-            return Err("no broker has cosigned it".to_owned());
-        }
-        Ok(())
+        };
+        matches!(log.origin, Origin::Broker(_)) || self.control.brokers().keys().any(by)
     }
 
     /// A receipt somebody kept: its line, and its envelope.
@@ -155,16 +203,22 @@ impl Verifier {
         let opened =
             decode::<Signed<Receipt>>(envelope).map_err(|error| error.to_string()).and_then(|signed| {
                 let claimed = signed.peek().map_err(|error| error.to_string())?;
-                let origin = &claimed.id.origin;
-                signed.open(|key| self.control.is_record_key(origin, key)).map_err(|error| error.to_string())
+                let is_ours = |key: &_| {
+                    claimed.tenant == *self.control.tenant()
+                        && self.control.is_record_key(&claimed.id.origin, key)
+                };
+                signed.open(is_ours).map_err(|error| error.to_string())
             });
         match opened {
             Ok(receipt) => self.receipts.push((line, receipt)),
-            Err(why) => {
-                let place = format!("receipt {line}");
-                self.findings.push(Finding::fault(Code::ReceiptSignature, place, visible(&why)));
-            }
+            Err(why) => self.bad_receipt(line, &why),
         }
+    }
+
+    /// A line of a file of receipts that holds none.
+    pub fn bad_receipt(&mut self, line: usize, why: &str) {
+        let place = format!("receipt {line}");
+        self.findings.push(Finding::fault(Code::ReceiptSignature, place, visible(why)));
     }
 
     /// What does not fit.
@@ -172,130 +226,131 @@ impl Verifier {
     pub fn finish(self) -> Report {
         let mut findings = Vec::new();
         for (id, run) in &self.runs {
-            findings.extend(run.check(id, &self.scope, self.exported));
-        }
-        self.check_runs(&mut findings);
-        self.check_intents(&mut findings);
-        self.check_policies(&mut findings);
-        self.check_receipts(&mut findings);
-        for kept in &self.kept {
-            let none = Run::default();
-            let run = self.runs.get(&kept.checkpoint().log).unwrap_or(&none);
-            // A log that has nothing to do with the task is not in its export.
-            if self.scope == Scope::All || run.log.is_some() {
-                findings.extend(run.check_kept(kept));
+            findings.extend(run.check(id, &self.scope, self.now));
+            if run.log.is_some() && !run.is_closed() && self.has_later(id) {
+                let text = "it was never closed, and its recorder has begun another run";
+                findings.push(Finding::warning(Code::LogAbandoned, id, text));
             }
         }
+        self.check_boots(&mut findings);
+        self.check_intents(&mut findings);
+        self.records().for_each(|record| self.check_basis(record, &mut findings));
+        self.check_receipts(&mut findings);
+        let none = Run::default();
+        for kept in &self.kept {
+            let run = self.runs.get(&kept.checkpoint().log).unwrap_or(&none);
+            findings.extend(run.check_kept(kept, &self.scope));
+        }
+        let runs = || self.runs.values().filter(|run| !run.positions.is_empty());
         let witnessed = |run: &Run| run.positions.range(..run.covered()).count() as u64;
         let mut report = Report {
-            records: self.records,
-            runs: self.runs.len() as u64,
-            witnessed: self.runs.values().map(witnessed).sum(),
+            records: runs().map(|run| run.positions.len() as u64).sum(),
+            runs: runs().count() as u64,
+            witnessed: runs().map(witnessed).sum(),
             ..Report::default()
         };
         report.add(self.findings.into_iter().chain(findings));
         report
     }
 
-    /// A recorder begins a run after the one before has ended; one that never did has lost its disk, or hides it.
-    fn check_runs(&self, findings: &mut Vec<Finding>) {
-        for (id, run) in &self.runs {
-            if !run.is_closed() && self.has_later_run(id, run) {
-                let text = "it was never closed, although its recorder has begun another run";
-                findings.push(Finding::warning(Code::LogAbandoned, id, text));
-            }
-        }
+    fn records(&self) -> impl Iterator<Item = &Opened> {
+        self.runs.values().flat_map(Run::records)
     }
 
-    fn has_later_run(&self, id: &LogId, run: &Run) -> bool {
-        let Some(last) = run.last_at() else { return false };
-        self.runs.iter().any(|(other, later)| {
-            other.origin == id.origin
-                && other.boot != id.boot
-                && later.last_at().is_some_and(|at| at > last.after(SKEW))
-        })
+    /// Whether its recorder has begun a later run: by their events, or else by their names, which begin with the time.
+    fn has_later(&self, id: &LogId) -> bool {
+        let is_later = |other: &LogId| match (self.boots.get(id), self.boots.get(other)) {
+            (Some(one), Some(other)) => one < other,
+            _ => id.boot < other.boot,
+        };
+        let known = self.runs.keys().chain(self.boots.keys());
+        known.filter(|other| other.origin == id.origin).any(is_later)
     }
 
-    fn check_intents(&self, findings: &mut Vec<Finding>) {
-        let mut ended = BTreeSet::new();
-        let mut intents: BTreeMap<DecisionId, &Run> = BTreeMap::new();
-        for run in self.runs.values() {
-            for records in run.positions.values() {
-                let is_voided = records.iter().any(|record| record.is_void);
-                for record in records {
-                    match &record.role {
-                        Role::Outcome(intent) => drop(ended.insert(intent.clone())),
-                        Role::Intent if !is_voided => drop(intents.insert(record.id(), run)),
-                        Role::Intent | Role::Other => {}
-                    }
-                }
-            }
+    /// Every run the control stream says began has left something.
+    fn check_boots(&self, findings: &mut Vec<Finding>) {
+        if self.scope != Scope::All {
+            return;
         }
-        for intent in ended.iter().filter(|intent| !intents.contains_key(intent)) {
-            let text = "it ended, and nothing says that it was allowed";
-            findings.push(Finding::fault(Code::RecordMissing, intent, text));
-        }
-        for (id, run) in intents.iter().filter(|(id, _)| !ended.contains(id)) {
-            let log = LogId {
-                tenant: self.control.tenant().clone(),
-                origin: id.origin.clone(),
-                boot: id.boot.clone(),
-            };
-            findings.push(match run.is_closed() || self.has_later_run(&log, run) {
-                true => Finding::fault(
-                    Code::IntentWithoutOutcome,
-                    id,
-                    "it was allowed, and nothing says how it ended",
-                ),
-                false => Finding::note(Code::IntentOpen, id, "it was allowed and may be under way"),
+        for id in self.boots.keys().filter(|id| !self.runs.contains_key(id)) {
+            let text = "the control stream says it began, and nothing of it is here";
+            findings.push(match self.has_later(id) {
+                true => Finding::warning(Code::LogUnwitnessed, id, text),
+                false => Finding::note(Code::LogUnwitnessed, id, text),
             });
         }
     }
 
-    fn check_policies(&self, findings: &mut Vec<Finding>) {
-        let last = self.control.epoch().sequence;
-        for record in self.runs.values().flat_map(|run| run.positions.values().flatten()) {
-            let Some(basis) = record.basis else { continue };
-            if basis.control > last {
-                let text = format!("decided at control event {}, and there are {last}", basis.control);
-                findings.push(Finding::fault(Code::ControlOrder, record.id(), text));
-                continue;
+    fn log_of(&self, id: &DecisionId) -> LogId {
+        let tenant = self.control.tenant().clone();
+        LogId { tenant, origin: id.origin.clone(), boot: id.boot.clone() }
+    }
+
+    fn standing(&self, id: &DecisionId) -> Option<&Opened> {
+        standing(self.runs.get(&self.log_of(id))?.positions.get(&id.seq)?)
+    }
+
+    fn check_intents(&self, findings: &mut Vec<Finding>) {
+        let mut ended = BTreeSet::new();
+        for record in self.records() {
+            let Role::Outcome(intent, call) = &record.role else { continue };
+            let stands = self.standing(intent).is_some_and(|intended| {
+                intended.role == Role::Intent(Some(*call)) && intended.log.origin == record.log.origin
+            });
+            if stands {
+                ended.insert(intent.clone());
+            } else {
+                let text = format!("{} says how it ended, and nothing says that it was allowed", record.id());
+                findings.push(Finding::fault(Code::RecordMissing, intent, text));
             }
-            let mut until = self.policies.iter().rev().filter(|(sequence, _)| *sequence <= basis.control);
-            let was_in_force = match basis.has_fault {
-                true => until.any(|(_, revision)| *revision == basis.policy),
-                false => until.next().is_some_and(|(_, revision)| *revision == basis.policy),
-            };
-            if !was_in_force {
-                let text = format!(
-                    "decided by policy {}, which was not in force at control event {}",
-                    basis.policy, basis.control
-                );
-                findings.push(Finding::fault(Code::PolicyNeverActive, record.id(), text));
+        }
+        for (log, run) in &self.runs {
+            let is_over = run.is_closed() || self.has_later(log);
+            let intents = run.records().filter(|record| matches!(record.role, Role::Intent(_)));
+            for id in intents.map(Opened::id).filter(|id| !ended.contains(id)) {
+                findings.push(match is_over {
+                    true => Finding::fault(
+                        Code::IntentWithoutOutcome,
+                        id,
+                        "it was allowed, and nothing says how it ended",
+                    ),
+                    false => Finding::note(Code::IntentOpen, id, "it was allowed, and may be under way"),
+                });
             }
+        }
+    }
+
+    /// The policy a verdict names was in force, at a state of the control stream that there was.
+    fn check_basis(&self, record: &Opened, findings: &mut Vec<Finding>) {
+        if let Some(epoch) = record.epoch.filter(|epoch| !self.epochs.contains(epoch)) {
+            let text = format!("decided at control state {epoch}, which the control stream here never had");
+            findings.push(Finding::fault(Code::ControlOrder, record.id(), text));
+        }
+        let Some(policy) = record.policy else { return };
+        let until = record.epoch.unwrap_or_else(|| self.control.epoch()).sequence;
+        let mut active = self.policies.iter().rev().filter(|(sequence, _)| *sequence <= until);
+        // Who could not take the policy in force says so, and goes on with an earlier one.
+        let is_any = record.has_policy_fault || record.epoch.is_none();
+        let was_in_force = match is_any {
+            true => active.any(|(_, revision)| *revision == policy),
+            false => active.next().is_some_and(|(_, revision)| *revision == policy),
+        };
+        if !was_in_force {
+            let text = format!("decided by policy {policy}, which was not in force then");
+            findings.push(Finding::fault(Code::PolicyNeverActive, record.id(), text));
         }
     }
 
     fn check_receipts(&self, findings: &mut Vec<Finding>) {
         for (line, receipt) in &self.receipts {
-            let log = LogId {
-                tenant: receipt.tenant.clone(),
-                origin: receipt.id.origin.clone(),
-                boot: receipt.id.boot.clone(),
-            };
-            let run = self.runs.get(&log);
+            let run = self.runs.get(&self.log_of(&receipt.id));
             let records = run.and_then(|run| run.positions.get(&receipt.id.seq));
-            // A receipt is for what was prepared: it may have been voided since.
             let is_there =
-                records.is_some_and(|records| records.iter().any(|record| record.prepared == receipt.record));
+                records.is_some_and(|records| records.iter().any(|record| record.digest == receipt.record));
             if !is_there {
-                let text = format!("record {} is not in the export, or is another", receipt.id);
+                let text = format!("record {} is not here, or is another", receipt.id);
                 let place = format!("receipt {line}");
-                findings.push(match self.scope {
-                    Scope::All => Finding::fault(Code::ReceiptWithoutRecord, place, text),
-                    // It may be of another task.
-                    Scope::Task(_) => Finding::warning(Code::ReceiptWithoutRecord, place, text),
-                });
+                findings.push(Finding::fault(Code::ReceiptWithoutRecord, place, text));
             }
         }
     }

@@ -30,6 +30,8 @@ pub const CONTROL: &str = "control.jsonl";
 pub const RECORDS: &str = "records.jsonl";
 /// The folder of the logs.
 pub const LOGS: &str = "logs";
+/// The folder of the policies.
+pub const POLICIES: &str = "policies";
 /// A log's newest checkpoint in its folder.
 pub const CHECKPOINT: &str = "checkpoint";
 
@@ -47,10 +49,13 @@ pub struct Manifest {
     /// Of what.
     pub scope: ManifestScope,
     /// How many records.
+    #[serde(default)]
     pub records: u64,
     /// How many of them are not to be believed.
+    #[serde(default)]
     pub faults: u64,
     /// The policies by which the verdicts were given.
+    #[serde(default)]
     pub policies: Vec<String>,
     /// SHA-256 of every other file, in hex.
     pub files: BTreeMap<String, Digest>,
@@ -93,6 +98,22 @@ impl Manifest {
             visible(&manifest.format)
         );
         Ok(manifest)
+    }
+
+    /// What has to be assumed of an export whose manifest cannot be read.
+    #[must_use]
+    pub fn of_everything(tenant: TenantId) -> Self {
+        Self {
+            format: FORMAT.to_owned(),
+            tenant,
+            root_key: String::new(),
+            exported_at: String::new(),
+            scope: ManifestScope::All(true),
+            records: 0,
+            faults: 0,
+            policies: Vec::new(),
+            files: BTreeMap::new(),
+        }
     }
 
     /// When it was exported.

@@ -12,16 +12,19 @@ use anyhow::{Context as _, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};
 use writ_common::{
-    control::ControlState,
+    control::{ControlDocument, ControlState},
     digest::Digest,
     evidence::{Code, Finding, Opened, Report, Verifier, open},
     keys::PublicKey,
+    policy::PolicyBundle,
     record::Record,
-    tlog::{SignedCheckpoint, tile_path},
+    signed::Signed,
+    subjects::Subject,
+    tlog::{SignedCheckpoint, Tree, tile_path},
     visible::visible,
 };
 
-use super::folder::{CHECKPOINT, CONTROL, LOGS, Line, MANIFEST, Manifest, RECORDS};
+use super::folder::{CHECKPOINT, CONTROL, LOGS, Line, MANIFEST, Manifest, POLICIES, RECORDS};
 
 /// How many lines are opened at a time.
 const BATCH: usize = 8_192;
@@ -44,13 +47,21 @@ pub struct Against {
 /// # Errors
 /// If it cannot be read as one at all. What is wrong within is a finding.
 pub fn verify(folder: &Path, against: &Against) -> Result<(Manifest, Report)> {
-    let manifest = Manifest::read(folder)?;
+    let (manifest, fault) = manifest(folder, against.root.is_some())?;
     let root = match against.root {
         Some(root) => root,
         None => PublicKey::parse(&manifest.root_key).context("`root_key` of export.json")?,
     };
-    let mut verifier =
-        Verifier::new(manifest.tenant.clone(), root, manifest.scope.clone().into(), manifest.time()?);
+    // What is not known asks for the most: everything must be there.
+    let exported = manifest.time().unwrap_or_default();
+    let mut verifier = Verifier::new(manifest.tenant.clone(), root, manifest.scope.clone().into(), exported);
+    if let Some(fault) = fault {
+        verifier.add(Finding::fault(Code::FileDigest, MANIFEST, visible(&fault)));
+    }
+    if against.root.is_none() {
+        let text = "the root's key was taken from here: compare it with the one you know";
+        verifier.add(Finding::warning(Code::RootFromExport, MANIFEST, text));
+    }
     check_files(folder, &manifest, &mut verifier)?;
     control(folder, &mut verifier)?;
     each_record(folder, verifier.control().clone(), |opened| {
@@ -58,6 +69,7 @@ pub fn verify(folder: &Path, against: &Against) -> Result<(Manifest, Report)> {
         Ok(())
     })?;
     logs(folder, &mut verifier)?;
+    check_policies(folder, &mut verifier)?;
     if let Some(path) = &against.heads {
         for (number, note) in notes(&read(path)?).into_iter().enumerate() {
             verifier.kept(&format!("{} note {}", path.display(), number + 1), &note);
@@ -67,18 +79,38 @@ pub fn verify(folder: &Path, against: &Against) -> Result<(Manifest, Report)> {
         for (number, line) in read(path)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             match STANDARD.decode(line.trim()) {
                 Ok(envelope) => verifier.receipt(number + 1, &envelope),
-                Err(_) => {
-                    let place = format!("receipt {}", number + 1);
-                    verifier.add(Finding::fault(Code::ReceiptSignature, place, "is not base64"));
-                }
+                Err(_) => verifier.bad_receipt(number + 1, "is not base64"),
             }
         }
     }
     Ok((manifest, verifier.finish()))
 }
 
+/// Whatever is in a file, as text: what is not readable is for the one who reads lines to say.
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+    let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The manifest; without a readable one, and if the root is known, one that claims everything of the tenant of the
+/// first control event, and what is wrong with it.
+fn manifest(folder: &Path, has_root: bool) -> Result<(Manifest, Option<String>)> {
+    let error = match Manifest::read(folder) {
+        Ok(manifest) => return Ok((manifest, None)),
+        Err(error) => error,
+    };
+    if !has_root || !folder.is_dir() {
+        return Err(error);
+    }
+    let first = read(&folder.join(CONTROL)).ok().and_then(|text| {
+        let (_, payload) = Line::parse(text.lines().next()?).ok()?;
+        let signed = writ_common::codec::decode::<Signed<ControlDocument>>(&payload).ok()?;
+        Some(signed.peek().ok()?.tenant)
+    });
+    match first {
+        Some(tenant) => Ok((Manifest::of_everything(tenant), Some(format!("{error:#}")))),
+        None => Err(error),
+    }
 }
 
 /// Compares the files with the manifest. Nothing rests on it: it says where something was damaged.
@@ -96,13 +128,13 @@ fn check_files(folder: &Path, manifest: &Manifest, verifier: &mut Verifier) -> R
             Some(digest) => {
                 if file_digest(&folder.join(path))? != *digest {
                     let text = "is not the file export.json lists";
-                    verifier.add(Finding::warning(Code::FileDigest, visible(path), text));
+                    verifier.add(Finding::fault(Code::FileDigest, visible(path), text));
                 }
             }
         }
     }
     for path in manifest.files.keys().filter(|path| !there.contains(path)) {
-        verifier.add(Finding::warning(
+        verifier.add(Finding::fault(
             Code::FileDigest,
             visible(path),
             "is listed in export.json and not there",
@@ -139,11 +171,51 @@ fn file_digest(path: &Path) -> Result<Digest> {
     }
 }
 
+/// The policies that can be looked at are those that were put in force.
+fn check_policies(folder: &Path, verifier: &mut Verifier) -> Result<()> {
+    let path = folder.join(POLICIES);
+    let mut shown: BTreeMap<String, PolicyBundle> = BTreeMap::new();
+    let mut files = Vec::new();
+    if path.is_dir() {
+        files_below(&path, &path, &mut files)?;
+    }
+    for file in &files {
+        if let Some((revision, name)) = file.split_once('/') {
+            let text = read(&path.join(file))?;
+            shown.entry(revision.to_owned()).or_default().0.insert(name.to_owned(), text);
+        }
+    }
+    for revision in verifier.policies_used() {
+        let name = revision.0.to_string();
+        if !shown.contains_key(&name) {
+            let text = "verdicts were given by it, and it is not here";
+            verifier.add(Finding::fault(Code::FileDigest, format!("{POLICIES}/{name}"), text));
+        }
+    }
+    for (name, bundle) in &shown {
+        if bundle.revision().0.to_string() != *name {
+            let text = "its files are not those it is named after";
+            verifier.add(Finding::fault(Code::FileDigest, format!("{POLICIES}/{}", visible(name)), text));
+        }
+    }
+    Ok(())
+}
+
 /// Reads the control stream of an export.
 fn control(folder: &Path, verifier: &mut Verifier) -> Result<()> {
     let path = folder.join(CONTROL);
-    for (number, text) in read(&path)?.lines().enumerate() {
+    let text = match read(&path) {
+        Ok(text) => text,
+        Err(error) => {
+            verifier.add(Finding::fault(Code::ControlSignature, CONTROL, format!("{error:#}")));
+            return Ok(());
+        }
+    };
+    // Ticks of the freshness protocol stand in the same stream and say nothing.
+    let tick = Subject::Tick.of(verifier.control().tenant());
+    for (number, text) in text.lines().enumerate() {
         match Line::parse(text) {
+            Ok((line, _)) if line.subject == tick => {}
             Ok((line, payload)) => verifier.control_event(line.sequence, &payload),
             Err(why) => {
                 let place = format!("{CONTROL} line {}", number + 1);
@@ -181,15 +253,19 @@ pub fn each_record(
     mut take: impl FnMut(Result<Read, Finding>) -> Result<()>,
 ) -> Result<()> {
     let path = folder.join(RECORDS);
-    let file = File::open(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let mut lines = BufReader::new(file).lines();
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) => return take(Err(Finding::fault(Code::RecordMalformed, RECORDS, error))),
+    };
+    let mut lines = BufReader::new(file).split(b'\n');
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let mut number = 0;
     loop {
         let mut batch = Vec::with_capacity(BATCH);
         for line in lines.by_ref().take(BATCH) {
             number += 1;
-            batch.push((number, line.with_context(|| format!("{} line {number}", path.display()))?));
+            let line = line.with_context(|| format!("{} line {number}", path.display()))?;
+            batch.push((number, String::from_utf8_lossy(&line).into_owned()));
         }
         if batch.is_empty() {
             return Ok(());
@@ -216,7 +292,7 @@ fn open_line(control: &ControlState, (number, text): &(usize, String)) -> Result
     let (line, payload) = Line::parse(text).map_err(|why| {
         Finding::fault(Code::RecordMalformed, format!("{RECORDS} line {number}"), visible(&why))
     })?;
-    let (opened, record) = open(control, line.sequence, &line.subject, &payload)?;
+    let (opened, record) = open(control, line.sequence, Some(&line.subject), &payload)?;
     Ok((line.sequence, opened, record))
 }
 
@@ -232,65 +308,70 @@ fn logs(folder: &Path, verifier: &mut Verifier) -> Result<()> {
     }
     folders.sort();
     for log in folders {
-        let place = format!("{LOGS}/{}", log.file_name().unwrap_or_default().to_string_lossy());
-        let note = match fs::read_to_string(log.join(CHECKPOINT)) {
-            Ok(note) => note,
-            Err(error) => {
-                verifier.add(Finding::fault(Code::LogSignature, visible(&place), error));
-                continue;
-            }
-        };
+        let name = log.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // What cannot be read is a note nobody signed.
+        let note = read(&log.join(CHECKPOINT)).unwrap_or_default();
         let size = SignedCheckpoint::parse(&note).map_or(0, |read| read.checkpoint().size);
-        let leaves = leaves(&log, size);
-        verifier.checkpoint(&place, &note, leaves);
+        verifier.checkpoint(&name, &note, tiles(&log, size));
     }
     Ok(())
 }
 
-/// The hashes of a log's leaves from its lowest tiles; none if one is missing or has another width.
-fn leaves(log: &Path, size: u64) -> Option<Vec<Digest>> {
-    let mut leaves = Vec::new();
+/// The tree a log's tiles hold: the leaves from the lowest, and all above as they follow from those.
+fn tiles(log: &Path, size: u64) -> Result<Tree, String> {
+    let mut leaves = Tree::default();
     let mut number = 0;
     while number * TILE < size {
         let width = (size - number * TILE).min(TILE);
-        let bytes = fs::read(log.join(tile_path(0, number, u32::try_from(width).ok()?))).ok()?;
+        let path = tile_path(0, number, u32::try_from(width).unwrap_or(0));
+        let bytes = fs::read(log.join(&path)).map_err(|error| format!("{path}: {error}"))?;
         let (hashes, rest) = bytes.as_chunks::<32>();
         if !rest.is_empty() || hashes.len() as u64 != width {
-            return None;
+            return Err(format!("{path} does not hold {width} hashes"));
         }
-        leaves.extend(hashes.iter().copied().map(Digest::from_bytes));
+        hashes.iter().for_each(|hash| leaves.append(Digest::from_bytes(*hash)));
         number += 1;
     }
-    (size > 0).then_some(leaves)
+    for (path, bytes) in leaves.tiles(size).map_err(|error| error.to_string())? {
+        if !fs::read(log.join(&path)).is_ok_and(|found| found == bytes) {
+            return Err(format!("{path} does not follow from the tiles below it"));
+        }
+    }
+    Ok(leaves)
 }
 
-/// Notes that stand one after the other.
+/// Notes that stand one after the other, each up to its last signature.
 #[must_use]
 pub fn notes(text: &str) -> Vec<String> {
-    let mut notes: Vec<String> = Vec::new();
+    let (mut notes, mut note) = (Vec::new(), String::new());
+    let mut was_signature = false;
     for line in text.lines() {
-        if line.starts_with("writ-log/") {
-            notes.push(String::new());
+        let is_signature = line.starts_with("— ");
+        if was_signature && !is_signature {
+            notes.push(std::mem::take(&mut note));
         }
-        if let Some(note) = notes.last_mut() {
+        // Between two notes, empty lines mean nothing.
+        if !note.is_empty() || !line.trim().is_empty() {
             note.push_str(line);
             note.push('\n');
         }
+        was_signature = is_signature;
     }
-    for note in &mut notes {
-        let end = note.trim_end().len();
-        note.truncate(end);
-        note.push('\n');
+    if !note.is_empty() {
+        notes.push(note);
     }
     notes
 }
 
-/// How many findings of each code there are.
-#[must_use]
-pub fn tally(report: &Report) -> BTreeMap<Code, usize> {
-    let mut tally = BTreeMap::new();
-    for finding in &report.findings {
-        *tally.entry(finding.code).or_default() += 1;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_told_apart_and_nothing_is_lost() {
+        let (one, two) = ("a\n1\nx\n\n— k s\n— w s\n", "b\n2\ny\nclosed\n\n— k s\n");
+        assert_eq!(notes(&format!("{one}\n\n{two}")), [one, two]);
+        assert_eq!(notes(&format!("{one}{two}garbage")), [one, two, "garbage\n"]);
+        assert_eq!(notes(" \n\n"), [""; 0]);
     }
-    tally
 }

@@ -195,7 +195,7 @@ async fn control_events(operator: &Operator, root: PublicKey, folder: &mut Folde
 /// The task a message is filed under.
 fn subject_task(subject: &str) -> Option<TaskId> {
     match Subject::parse(subject) {
-        Ok((_, Subject::Audit { task, .. })) => task,
+        Ok((_, Subject::Audit { task, .. } | Subject::Restored { task, .. })) => task,
         _ => None,
     }
 }

@@ -9,22 +9,18 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
 use writ_common::{
-    codec::decode,
     control::ControlState,
+    evidence::{Code, Finding, Report, open},
     ids::BootId,
     keys::PublicKey,
     record::{DecisionId, Origin, Record},
-    signed::Signed,
     tlog::{InclusionProof, LogId, SignedCheckpoint, WitnessName},
 };
 
 use super::verify::root_key;
 use crate::{
     cmd::Common,
-    evidence::{
-        folder::{CONTROL, Manifest},
-        gather, read,
-    },
+    evidence::{folder::CONTROL, gather, read::control_of},
     exit::Exit,
     operator::Recorded,
     view::records,
@@ -132,73 +128,77 @@ pub struct CheckProof {
 impl CheckProof {
     /// Runs without broker, bus or profile.
     pub(super) fn run(self, common: &Common) -> Result<Exit> {
-        let path = self.proof.display();
-        let text = fs::read_to_string(&self.proof).with_context(|| format!("{path} cannot be read"))?;
-        let proof = InclusionProof::parse(&text).with_context(|| format!("{path}"))?;
-        let said = proof.checkpoint.checkpoint();
-        let file = match self.control.is_dir() {
-            true => {
-                let manifest = Manifest::read(&self.control)?;
-                anyhow::ensure!(
-                    manifest.tenant == said.log.tenant,
-                    "the export is of tenant {}, the proof of {}",
-                    manifest.tenant,
-                    said.log.tenant
-                );
-                self.control.join(CONTROL)
+        let path = self.proof.display().to_string();
+        let bytes = fs::read(&self.proof).with_context(|| format!("{path} cannot be read"))?;
+        let file = if self.control.is_dir() { self.control.join(CONTROL) } else { self.control };
+        let mut report = Report::default();
+        let mut text = String::new();
+        match InclusionProof::parse(&String::from_utf8_lossy(&bytes)) {
+            Err(error) => report.add([Finding::fault(Code::ProofMalformed, &path, error)]),
+            Ok(proof) => {
+                let said = proof.checkpoint.checkpoint();
+                let control = control_of(&file, ControlState::new(said.log.tenant.clone(), self.root))?;
+                let opened = open(&control, proof.position, None, &proof.envelope);
+                let record = opened.map(|(_, record)| record).map_err(|finding| report.add([finding])).ok();
+                report.add(check(&proof, &control, record.as_ref()));
+                if let Some(record) = record {
+                    (report.records, report.runs) = (1, 1);
+                    let recorded = Recorded { sequence: proof.position, record: Some(record), fault: None };
+                    let by = witness(&proof.checkpoint, &control).unwrap_or_default();
+                    text = records::line(&recorded, common.colour());
+                    text += &format!("\nis record {} of log {}{by}", proof.position, said.log);
+                }
             }
-            false => self.control.clone(),
-        };
-        let control = read::control_of(&file, ControlState::new(said.log.tenant.clone(), self.root))?;
-        let witnessed = check_note(&proof.checkpoint, &control)?;
-        proof.check().with_context(|| format!("{path}"))?;
-        let record = open(&proof, &control)?;
-        let line = records::line(
-            &Recorded { sequence: proof.position, record: Some(record.clone()), fault: None },
-            common.colour(),
-        );
-        let text =
-            format!("{line}\nis record {} of log {}, {witnessed}: the proof holds", proof.position, said.log);
-        common.say(
-            text,
-            &json!({"record": record, "log": said.log.to_string(), "size": said.size, "holds": true}),
-        )?;
-        Ok(Exit::Ok)
-    }
-}
-
-/// Checks who signed a checkpoint, and says who cosigned it.
-fn check_note(note: &SignedCheckpoint, control: &ControlState) -> Result<String> {
-    let log = &note.checkpoint().log;
-    if !control.record_keys(&log.origin).any(|key| note.check(key).is_ok()) {
-        bail!("its checkpoint is not signed by a record key of {}", log.origin);
-    }
-    if matches!(log.origin, Origin::Broker(_)) {
-        return Ok("as its broker signed it".to_owned());
-    }
-    for broker in control.brokers().keys() {
-        let origin = Origin::Broker(broker.clone());
-        let name = WitnessName(&log.tenant, broker);
-        let at = control.record_keys(&origin).find_map(|key| note.check_witness(&name, key).ok());
-        if let Some(at) = at {
-            return Ok(format!("as {broker} cosigned it at {at}"));
         }
+        let exit = if report.faults == 0 { Exit::Ok } else { Exit::Failure };
+        if exit == Exit::Ok {
+            text += ": the proof holds";
+        } else {
+            let findings: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
+            text = findings.join("\n");
+        }
+        common.say(text, &json!(report))?;
+        Ok(exit)
     }
-    bail!("no broker has cosigned its checkpoint")
 }
 
-fn open(proof: &InclusionProof, control: &ControlState) -> Result<Record> {
-    let log = &proof.checkpoint.checkpoint().log;
-    let signed: Signed<Record> = decode(&proof.envelope).context("what it proves is no record")?;
-    let record = signed
-        .open(|key| control.is_record_key(&log.origin, key))
-        .with_context(|| format!("what it proves is not signed by a record key of {}", log.origin))?;
+/// Everything a proof can lack beyond its record.
+fn check(proof: &InclusionProof, control: &ControlState, record: Option<&Record>) -> Vec<Finding> {
+    let said = proof.checkpoint.checkpoint();
+    let log = &said.log;
+    let mut findings = Vec::new();
+    if !control.record_keys(&log.origin).any(|key| proof.checkpoint.check(key).is_ok()) {
+        findings.push(Finding::fault(
+            Code::LogSignature,
+            log,
+            "its checkpoint is not signed by its recorder",
+        ));
+    }
+    if matches!(log.origin, Origin::Node(_)) && witness(&proof.checkpoint, control).is_none() {
+        findings.push(Finding::fault(Code::LogUnwitnessed, log, "no broker has cosigned its checkpoint"));
+    }
+    let Some(record) = record else { return findings };
     let is_its = record.id.origin == log.origin
         && record.id.boot == log.boot
         && record.id.seq == proof.position
         && record.tenant == log.tenant;
     if !is_its {
-        bail!("what it proves is record {}, of another position or log", record.id);
+        let text = format!("is not the record at position {} of {log}", proof.position);
+        findings.push(Finding::fault(Code::LogFork, &record.id, text));
     }
-    Ok(record)
+    if let Err(error) = proof.check() {
+        findings.push(Finding::fault(Code::LogFork, &record.id, error));
+    }
+    findings
+}
+
+/// Who cosigned a checkpoint, and when, in words.
+fn witness(note: &SignedCheckpoint, control: &ControlState) -> Option<String> {
+    let log = &note.checkpoint().log;
+    control.brokers().keys().find_map(|broker| {
+        let origin = Origin::Broker(broker.clone());
+        let name = WitnessName(&log.tenant, broker);
+        let at = control.record_keys(&origin).find_map(|key| note.check_witness(&name, key).ok())?;
+        Some(format!(", which {broker} cosigned at {at}"))
+    })
 }

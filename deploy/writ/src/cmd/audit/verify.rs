@@ -45,15 +45,14 @@ pub struct Verify {
 impl Verify {
     /// Runs without broker, bus or profile.
     pub(super) fn run(self, common: &Common) -> Result<Exit> {
-        let has_root = self.root.is_some();
         let against = Against { root: self.root, receipts: self.receipts, heads: self.heads };
         let (manifest, report) = verify(&self.export, &against)?;
-        common.say(text(common, &manifest, &report, has_root), &json!(report))?;
+        common.say(text(common, &manifest, &report), &json!(report))?;
         Ok(if report.faults == 0 { Exit::Ok } else { Exit::Failure })
     }
 }
 
-fn text(common: &Common, manifest: &Manifest, report: &Report, has_root: bool) -> String {
+fn text(common: &Common, manifest: &Manifest, report: &Report) -> String {
     let mut lines: Vec<String> = report
         .findings
         .iter()
@@ -66,12 +65,6 @@ fn text(common: &Common, manifest: &Manifest, report: &Report, has_root: bool) -
             common.colour().paint(paint, &finding.to_string())
         })
         .collect();
-    if !has_root {
-        lines.push(format!(
-            "the root's key was taken from the export ({}): compare it with the one you know, or use `--root`",
-            manifest.root_key
-        ));
-    }
     let of = match &manifest.scope {
         ManifestScope::All(_) => format!("everything of tenant {}", manifest.tenant),
         ManifestScope::Task(task) => format!("task {task}"),

@@ -4,6 +4,7 @@ pub mod adopt;
 pub mod cmd;
 pub mod dev;
 pub mod exit;
+pub mod index;
 pub mod login;
 pub mod mcp_clients;
 pub mod operator;

@@ -1,6 +1,8 @@
 //! `writ audit …`
 
+mod asked;
 mod export;
+mod questions;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
@@ -24,6 +26,18 @@ pub enum Audit {
     /// Keep what the streams hold of one task: its records as they were signed, the policies they were decided by, and
     /// the control stream with the keys. Nothing is proved beyond those signatures
     Export(export::Export),
+    /// What a user's agents did: every verdict, through whose hands, and how it ended
+    User(questions::User),
+    /// Who held a right at a moment, by whose authority, and who may be granted it
+    WhoCan(questions::WhoCan),
+    /// What touched data with a label, and where it went
+    Label(questions::Label),
+    /// What people approved, refused or let pass, and what they saw
+    Approvals(questions::Approvals),
+    /// What ran only because it is observed, and would have been denied
+    Observed(questions::Observed),
+    /// Which refusals rose: the last day or week against the one before
+    Denials(questions::Denials),
 }
 
 #[derive(Args)]
@@ -43,11 +57,26 @@ pub struct Which {
 }
 
 impl Audit {
+    /// Whether its answer is a table, which can be written as CSV.
+    pub(super) fn is_table(&self) -> bool {
+        match self {
+            Self::Tail(_) | Self::Chain(_) | Self::Export(_) => false,
+            Self::User(_) | Self::WhoCan(_) | Self::Label(_) => true,
+            Self::Approvals(_) | Self::Observed(_) | Self::Denials(_) => true,
+        }
+    }
+
     pub(super) async fn run(self, common: &Common) -> Result<Exit> {
         match self {
             Self::Tail(tail) => tail.run(common).await,
             Self::Chain(which) => which.run(common).await,
             Self::Export(export) => export.run(common).await,
+            Self::User(user) => user.run(common).await,
+            Self::WhoCan(who_can) => who_can.run(common).await,
+            Self::Label(label) => label.run(common).await,
+            Self::Approvals(approvals) => approvals.run(common).await,
+            Self::Observed(observed) => observed.run(common).await,
+            Self::Denials(denials) => denials.run(common).await,
         }
     }
 }
@@ -78,7 +107,7 @@ fn print(common: &Common, recorded: &Recorded) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match common.output {
         Output::Table => writeln!(out, "{}", records::line(recorded, common.colour()))?,
-        Output::Json => writeln!(out, "{}", records::to_json(recorded))?,
+        Output::Csv | Output::Json => writeln!(out, "{}", records::to_json(recorded))?,
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use super::{
     row::{Row, RowKind},
     rows_key,
     store::Packed,
-    term::{self, Head, PageInfo, POSTINGS_PER_PAGE, Span, from_distances, to_distances},
+    term::{self, Head, POSTINGS_PER_PAGE, PageInfo, Span, from_distances, to_distances},
 };
 
 /// Rows between two commits: what a fill that is killed has to do again, and what it keeps in memory.
@@ -107,7 +107,8 @@ impl Filler {
     pub fn take(&mut self, message: Message) -> Result<(), IndexError> {
         let position = &mut self.index.position;
         if message.sequence < position.next {
-            let why = format!("holds messages up to #{}, and #{} came now", position.next - 1, message.sequence);
+            let why =
+                format!("holds messages up to #{}, and #{} came now", position.next - 1, message.sequence);
             return Err(self.index.other_source(why));
         }
         position.next = message.sequence + 1;
@@ -168,7 +169,8 @@ impl Filler {
             Some(page) => Some(page),
             None => self.index.page_of(sequence)?,
         };
-        let missing = || self.index.pages.damaged(format!("row #{sequence} waits for its outcome and is not there"));
+        let missing =
+            || self.index.pages.damaged(format!("row #{sequence} waits for its outcome and is not there"));
         let page = page.ok_or_else(missing)?;
         if !self.rows.contains_key(&page) {
             self.rows.insert(page, self.index.row_page(page)?.to_vec());
@@ -199,7 +201,8 @@ impl Filler {
             self.list(key, row.sequence, span)?;
         }
         if !self.rows.contains_key(&self.page) {
-            let begun = self.index.top.directories.len().checked_sub(1).map(|last| self.index.directory(last));
+            let begun =
+                self.index.top.directories.len().checked_sub(1).map(|last| self.index.directory(last));
             let pages = begun.transpose()?.map_or(0, |infos| infos.len());
             let known = self.index.top.directories.len().saturating_sub(1) * PAGES_PER_DIRECTORY + pages;
             let rows = if self.page < known { self.index.row_page(self.page)?.to_vec() } else { Vec::new() };
@@ -264,7 +267,8 @@ impl Filler {
             top.days.insert(day, packed.digest);
             pages.push((day_key(day), packed));
         }
-        let open: Vec<(&DecisionId, u64)> = self.open.iter().map(|(id, (sequence, _))| (id, *sequence)).collect();
+        let open: Vec<(&DecisionId, u64)> =
+            self.open.iter().map(|(id, (sequence, _))| (id, *sequence)).collect();
         let packed = store.pack(b"O", &open)?;
         top.open = Some(packed.digest);
         pages.push((b"O".to_vec(), packed));

@@ -19,18 +19,13 @@ pub mod source;
 pub mod store;
 mod term;
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    path::Path,
-    rc::Rc,
-};
+use std::{cell::RefCell, collections::BTreeMap, path::Path, rc::Rc};
 
 use serde::{Deserialize, Serialize};
 use writ_common::{
     digest::Digest,
-    record::{DecisionId, Origin},
     ids::BootId,
+    record::{DecisionId, Origin},
 };
 
 pub use scan::{Page, Window};
@@ -209,7 +204,9 @@ impl Index {
             // A void stands at the position of the record it replaces.
             let mut seen = run.records;
             for (from, to) in &run.voids.0 {
-                (*from..=*to).for_each(|number| drop(seen.insert(number)));
+                (*from..=*to).for_each(|number| {
+                    seen.insert(number);
+                });
             }
             holes.extend(seen.holes().map(|(from, to)| Hole {
                 origin: origin.to_string(),
@@ -282,7 +279,9 @@ impl Index {
             return Ok(directory.clone());
         }
         let read = match self.top.directories.get(number) {
-            Some((_, digest)) => self.pages.read(&directory_key(number), digest, || format!("directory {number} of the rows"))?,
+            Some((_, digest)) => self
+                .pages
+                .read(&directory_key(number), digest, || format!("directory {number} of the rows"))?,
             None => Vec::new(),
         };
         let read = Rc::new(read);
@@ -300,7 +299,8 @@ impl Index {
         let Some(info) = directory.get(number % PAGES_PER_DIRECTORY) else {
             return Err(self.pages.damaged(format!("there is no page {number} of rows")));
         };
-        let read: Vec<Row> = self.pages.read(&rows_key(number), &info.digest, || format!("page {number} of the rows"))?;
+        let read: Vec<Row> =
+            self.pages.read(&rows_key(number), &info.digest, || format!("page {number} of the rows"))?;
         let read = Rc::new(read);
         *self.rows.borrow_mut() = Some((number, read.clone()));
         Ok(read)

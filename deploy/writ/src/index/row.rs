@@ -13,8 +13,8 @@ use writ_common::{
     policy::PolicyRevision,
     reason::ReasonCode,
     record::{
-        DecisionId, Granted, Outcome, OutcomeStatus, Record, RecordBody, RecordKind, RecordedReason, Verdicted,
-        What, Who,
+        DecisionId, Granted, Outcome, OutcomeStatus, Record, RecordBody, RecordKind, RecordedReason,
+        Verdicted, What, Who,
     },
     time::{Millis, Timestamp},
 };
@@ -426,7 +426,8 @@ impl Row {
     #[must_use]
     pub fn is_open(&self) -> bool {
         // What a broker grants, revokes or renews is done with the record itself.
-        let is_call = matches!(self.id.as_ref().map(|id| &id.origin), Some(writ_common::record::Origin::Node(_)));
+        let is_call =
+            matches!(self.id.as_ref().map(|id| &id.origin), Some(writ_common::record::Origin::Node(_)));
         self.kind == RowKind::Allow && is_call && self.ended.is_none()
     }
 }

@@ -99,7 +99,8 @@ impl Index {
         after: Option<u64>,
         mut visit: impl FnMut(&Row) -> bool,
     ) -> Result<(), IndexError> {
-        let mut walks = terms.iter().map(|term| Walk::new(self, term, window)).collect::<Result<Vec<_>, _>>()?;
+        let mut walks =
+            terms.iter().map(|term| Walk::new(self, term, window)).collect::<Result<Vec<_>, _>>()?;
         // The shortest list leads: it skips most of the others.
         walks.sort_by_key(|walk| walk.head.len());
         let mut from = after.map_or(0, |after| after.saturating_add(1));
@@ -120,7 +121,8 @@ impl Index {
             }
             let Some(sequence) = agreed else { return Ok(()) };
             let row = self.row(sequence)?;
-            let row = row.ok_or_else(|| self.pages.damaged(format!("row #{sequence} is listed and not there")))?;
+            let row =
+                row.ok_or_else(|| self.pages.damaged(format!("row #{sequence} is listed and not there")))?;
             if window.holds(&row) && !visit(&row) {
                 return Ok(());
             }

@@ -49,11 +49,15 @@ pub fn open_all(raws: &[Raw], history: &ControlHistory) -> Vec<Message> {
     std::thread::scope(|scope| {
         let workers: Vec<_> = raws
             .chunks(share)
-            .map(|chunk| (chunk, scope.spawn(|| chunk.iter().map(|raw| open(raw, history)).collect::<Vec<_>>())))
+            .map(|chunk| {
+                (chunk, scope.spawn(|| chunk.iter().map(|raw| open(raw, history)).collect::<Vec<_>>()))
+            })
             .collect();
         let opened = workers.into_iter().flat_map(|(chunk, worker)| {
             // A worker that panicked said nothing of its messages; then none of them is to be believed.
-            worker.join().unwrap_or_else(|_| chunk.iter().map(|raw| unread(raw, "reading it failed")).collect())
+            worker
+                .join()
+                .unwrap_or_else(|_| chunk.iter().map(|raw| unread(raw, "reading it failed")).collect())
         });
         opened.collect()
     })
@@ -83,7 +87,9 @@ fn open_record(raw: &Raw, subject: Option<Subject>, history: &ControlHistory) ->
             // What a node signed for one place says nothing at another: it would be found under the wrong task.
             let stands_right = match subject {
                 Some(Subject::Audit { kind, task, origin, .. }) => {
-                    kind == record.kind() && task.as_ref() == record.task() && origin == record.id.origin.name()
+                    kind == record.kind()
+                        && task.as_ref() == record.task()
+                        && origin == record.id.origin.name()
                 }
                 Some(_) => false,
                 None => raw.subject.is_empty(),
@@ -134,7 +140,8 @@ pub async fn history(operator: &Operator, root: PublicKey) -> Result<ControlHist
 pub async fn stream_source(operator: &Operator) -> Result<(Source, u64)> {
     let name = part_stream(operator.tenant(), &PartId::first());
     let facts = operator.bus().stream_facts(&name).await?;
-    let facts = facts.with_context(|| format!("there is no stream `{name}`; a broker makes it when it starts"))?;
+    let facts =
+        facts.with_context(|| format!("there is no stream `{name}`; a broker makes it when it starts"))?;
     Ok((Source::Stream { name, created: facts.created_ns.to_string() }, facts.last_sequence))
 }
 
@@ -210,13 +217,16 @@ async fn check_goes_on(index: &Index, operator: &Operator, last: u64) -> Result<
     let position = index.position();
     let Some((sequence, digest)) = position.last else { return Ok(()) };
     if sequence > last {
-        let why = format!("holds messages up to #{sequence}, and the stream ends at #{last}: the stream went back");
+        let why =
+            format!("holds messages up to #{sequence}, and the stream ends at #{last}: the stream went back");
         return Err(index.other_source(why).into());
     }
     let Source::Stream { name, .. } = &position.source else { return Ok(()) };
     let message = operator.bus().message_at(name, sequence).await?;
     if message.is_none_or(|message| Digest::plain(&message.payload) != digest) {
-        let why = format!("holds another message #{sequence} than the stream: the stream was put back to an earlier state");
+        let why = format!(
+            "holds another message #{sequence} than the stream: the stream was put back to an earlier state"
+        );
         return Err(index.other_source(why).into());
     }
     Ok(())
@@ -241,8 +251,11 @@ fn lines(file: &Path, mut take: impl FnMut(Raw) -> Result<()>) -> Result<()> {
             continue;
         }
         let place = || format!("{name}:{}", number + 1);
-        let line: Line = serde_json::from_str(&line).with_context(|| format!("{}: no line of an export", place()))?;
-        let payload = STANDARD.decode(&line.payload).with_context(|| format!("{}: `payload` is not base64", place()))?;
+        let line: Line =
+            serde_json::from_str(&line).with_context(|| format!("{}: no line of an export", place()))?;
+        let payload = STANDARD
+            .decode(&line.payload)
+            .with_context(|| format!("{}: `payload` is not base64", place()))?;
         take(Raw { sequence: line.sequence, subject: line.subject, payload })?;
     }
     Ok(())

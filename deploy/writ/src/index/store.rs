@@ -172,7 +172,9 @@ impl Pages {
             (None, None) if self.db.is_empty() => Ok(None),
             (None, _) => Err(self.damaged("it has no position")),
             // A kill between flush and anchor leaves the index ahead: that is as it should be.
-            (Some(stored), Some(anchor)) if stored.writes > anchor.writes || stored == anchor => Ok(Some(stored)),
+            (Some(stored), Some(anchor)) if stored.writes > anchor.writes || stored == anchor => {
+                Ok(Some(stored))
+            }
             (Some(stored), Some(anchor)) => Err(self.damaged(format!(
                 "it was written {} times and its anchor says {}{}",
                 stored.writes,

@@ -85,7 +85,8 @@ pub(super) fn keys_of(row: &Row) -> Vec<Vec<u8>> {
     if about_call {
         terms.extend(row.chain().chain(&row.caller).map(Term::Agent));
     }
-    let called = row.resource.as_ref().filter(|resource| resource.kind() == writ_common::ids::ResourceKind::Agent);
+    let called =
+        row.resource.as_ref().filter(|resource| resource.kind() == writ_common::ids::ResourceKind::Agent);
     let called = called.and_then(|resource| AgentId::parse(resource.name()).ok()).filter(|_| about_call);
     terms.extend(called.iter().map(Term::Agent));
     terms.extend(row.task.iter().map(Term::Task));
@@ -118,7 +119,10 @@ pub(super) fn keys_of(row: &Row) -> Vec<Vec<u8>> {
 /// Whether people were asked, answered, or let something pass.
 pub(super) fn is_about_approval(row: &Row) -> bool {
     let is_answer = matches!(row.kind, RowKind::Granted | RowKind::Refused);
-    is_answer || row.approval.is_some() || !row.acts.is_empty()
+    // A call that was refused for what people said, or did not say in time.
+    let by_cause =
+        row.kind.is_refusal() && row.causes.iter().any(|cause| cause.code.as_str().starts_with("approval."));
+    is_answer || by_cause || row.approval.is_some() || !row.acts.is_empty()
 }
 
 /// What is known of a page of rows or of a list without reading it.
@@ -180,7 +184,10 @@ impl Head {
 /// Rising numbers as distances: small numbers are short in MessagePack.
 pub(super) fn to_distances(sequences: &[u64]) -> Vec<u64> {
     let mut before = 0;
-    sequences.iter().map(|sequence| sequence.wrapping_sub(std::mem::replace(&mut before, *sequence))).collect()
+    sequences
+        .iter()
+        .map(|sequence| sequence.wrapping_sub(std::mem::replace(&mut before, *sequence)))
+        .collect()
 }
 
 /// The inverse of [`to_distances`].

@@ -1,6 +1,6 @@
 //! Taking messages in. The same messages make the same pages, however often it was stopped in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use writ_common::{
     approval::ApprovalAnswer,
@@ -198,7 +198,7 @@ impl Filler {
     fn push(&mut self, row: Row) -> Result<(), IndexError> {
         let span = Span::of(&row);
         for key in term::keys_of(&row) {
-            self.list(key, row.sequence, span)?;
+            self.list(&key, row.sequence, span)?;
         }
         if !self.rows.contains_key(&self.page) {
             let begun =
@@ -217,8 +217,8 @@ impl Filler {
         Ok(())
     }
 
-    fn list(&mut self, key: Vec<u8>, sequence: u64, span: Span) -> Result<(), IndexError> {
-        let number = term::bucket_of(&key);
+    fn list(&mut self, key: &[u8], sequence: u64, span: Span) -> Result<(), IndexError> {
+        let number = term::bucket_of(key);
         if !self.buckets.contains_key(&number) {
             let heads = self.index.bucket(number)?.into_iter();
             let written = heads.map(|(key, mut head)| {
@@ -227,12 +227,12 @@ impl Filler {
             });
             self.buckets.insert(number, written.collect());
         }
-        let (head, tail) = self.buckets.entry(number).or_default().entry(key.clone()).or_default();
+        let (head, tail) = self.buckets.entry(number).or_default().entry(key.to_vec()).or_default();
         tail.push(sequence);
         let span = head.span.map_or(span, |known| known.join(span));
         head.span = Some(span);
         if tail.len() >= POSTINGS_PER_PAGE {
-            let page_key = posting_key(&key, head.pages.len());
+            let page_key = posting_key(key, head.pages.len());
             let packed = self.index.pages.pack(&page_key, &to_distances(tail))?;
             head.pages.push(PageInfo {
                 first: tail.first().copied().unwrap_or_default(),
@@ -303,10 +303,10 @@ impl Filler {
             };
             pages.push((rows_key(number), packed));
             let directory = number / PAGES_PER_DIRECTORY;
-            if !directories.contains_key(&directory) {
-                directories.insert(directory, self.index.directory(directory)?.to_vec());
-            }
-            let infos = directories.entry(directory).or_default();
+            let infos = match directories.entry(directory) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => place.insert(self.index.directory(directory)?.to_vec()),
+            };
             match infos.get_mut(number % PAGES_PER_DIRECTORY) {
                 Some(known) => *known = info,
                 // Pages come in order, so that a new one is the next one.

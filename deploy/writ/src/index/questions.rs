@@ -6,10 +6,9 @@ use serde::Serialize;
 use writ_common::{
     capability::Right,
     control::{Activation, RevocationTarget},
-    ids::{AgentId, CapabilityId, KeyId, OperatorId, Resource, TaskId},
+    ids::{AgentId, CapabilityId, KeyId, OperatorId, TaskId},
     label::Integrity,
     policy::PolicySet,
-    record::DecisionId,
     time::Timestamp,
 };
 
@@ -36,6 +35,8 @@ pub struct OfUser<'a> {
     pub user: &'a str,
     /// Only where this agent had a hand in it.
     pub agent: Option<&'a AgentId>,
+    /// Only this.
+    pub right: Option<&'a Right>,
 }
 
 /// What was asked for and answered on a user's authority.
@@ -46,6 +47,7 @@ pub fn of_user(index: &Index, asked: OfUser<'_>, window: Window, paging: Paging)
     let Some((issuer, subject)) = find_user(index, asked.user)? else { return Ok(Page::default()) };
     let mut terms = vec![Term::User(subject)];
     terms.extend(asked.agent.map(Term::Agent));
+    terms.extend(asked.right.map(|right| Term::Target(&right.resource, &right.action)));
     index.page(&terms, window, paging.after, paging.limit, |row| is_of(row, issuer))
 }
 
@@ -428,27 +430,4 @@ pub fn of_task(index: &Index, task: &TaskId) -> Result<Vec<Row>, IndexError> {
         true
     })?;
     Ok(rows)
-}
-
-/// Allowed calls without outcome, the oldest first.
-///
-/// # Errors
-/// [`IndexError`].
-pub fn without_outcome(index: &Index) -> Result<Vec<(DecisionId, u64)>, IndexError> {
-    let mut open = index.open_calls()?;
-    open.sort_by_key(|(_, sequence)| *sequence);
-    Ok(open)
-}
-
-/// What was done with one resource and action.
-///
-/// # Errors
-/// [`IndexError`].
-pub fn of_target(
-    index: &Index,
-    (resource, action): (&Resource, &writ_common::ids::Action),
-    window: Window,
-    paging: Paging,
-) -> Result<Page, IndexError> {
-    index.page(&[Term::Target(resource, action)], window, paging.after, paging.limit, |_| true)
 }

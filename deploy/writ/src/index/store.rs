@@ -256,11 +256,6 @@ impl Pages {
         fs::rename(&new, self.anchor_path())?;
         File::open(&self.path)?.sync_all()
     }
-
-    #[cfg(test)]
-    pub(super) fn db(&self) -> &sled::Db {
-        &self.db
-    }
 }
 
 /// Removes an index, so that it is built again. What else is in the folder stays.

@@ -181,7 +181,7 @@ impl Head {
     }
 }
 
-/// Rising numbers as distances: small numbers are short in MessagePack.
+/// Rising numbers as distances: small numbers are short in `MessagePack`.
 pub(super) fn to_distances(sequences: &[u64]) -> Vec<u64> {
     let mut before = 0;
     sequences

@@ -27,6 +27,9 @@ pub struct User {
     /// Only where this agent had a hand in it
     #[arg(long)]
     agent: Option<AgentId>,
+    /// Only this: `tool.crm:read`
+    #[arg(long, value_name = "ACTION")]
+    action: Option<String>,
     #[command(flatten)]
     times: Times,
     #[command(flatten)]
@@ -124,8 +127,9 @@ fn say_page(opened: &Opened, common: &Common, table: &Table, page: &Page) -> Res
 impl User {
     pub(super) async fn run(self, common: &Common) -> Result<Exit> {
         let window = self.times.window()?;
+        let right = self.action.as_deref().map(Right::parse).transpose()?;
         let opened = self.place.open(common).await?;
-        let asked = OfUser { user: &self.user, agent: self.agent.as_ref() };
+        let asked = OfUser { user: &self.user, agent: self.agent.as_ref(), right: right.as_ref() };
         let page = questions::of_user(&opened.index, asked, window, self.pages.paging())?;
         say_page(&opened, common, &view::done(&page.rows), &page)
     }

@@ -73,7 +73,7 @@ fn questions_of_an_auditor_are_answered_from_the_stream_and_from_an_export() -> 
         let task = story(&world).await?;
         // Somebody else's, which must be in no answer about alice.
         let planner = world.agent("planner").await?;
-        drop(world.task_of(&planner, "bob").await.unwrap_err());
+        assert!(world.task_of(&planner, "bob").await.is_err(), "nobody gives bob tasks");
         let seen = Seen::read(&world, None).await?;
 
         let alice = json(&world, &["user", "alice"]).await?;
@@ -83,9 +83,9 @@ fn questions_of_an_auditor_are_answered_from_the_stream_and_from_an_export() -> 
             RecordBody::Outcome(_) => false,
         };
         assert_eq!(sequences(&alice), brute(&seen, of_alice));
-        assert!(
-            sequences(&alice).len() >= 6 && bobs.is_ok() != alice.to_string().contains("\"bob\",\"iss\"")
-        );
+        assert!(sequences(&alice).len() >= 6);
+        let bobs = sequences(&json(&world, &["user", "bob"]).await?);
+        assert!(!bobs.is_empty() && bobs.iter().all(|one| !sequences(&alice).contains(one)));
         assert_eq!(alice["index"]["not_believed"], 0);
         assert_eq!(alice["index"]["missing"].as_array().unwrap().len(), 0);
         let issuer = alice["rows"][0]["user"]["iss"].as_str().unwrap().to_owned();
@@ -150,7 +150,7 @@ async fn who_can(world: &World, task: &Task) -> Result<()> {
     let after = json(world, &["who-can", "tool.mail:send"]).await?;
     assert_eq!(agents(&after), held(&["planner", "researcher", "mailer"], false));
     let ended = after["holdings"][0]["holders"][0]["ended_by"].as_str().unwrap();
-    assert!(ended.contains("revoked") && ended.contains("ops"), "{ended}");
+    assert!(ended.contains("revoked") && ended.contains("by operator"), "{ended}");
     let then = json(world, &["who-can", "tool.mail:send", "--at", before]).await?;
     assert_eq!(agents(&then), held(&["planner", "researcher", "mailer"], true), "as it was then");
     Ok(())

@@ -226,10 +226,10 @@ fn who_can(index: &Index, read: &Read, stream: &Stream, at: Timestamp) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
     #[test]
     fn every_question_finds_what_reading_everything_finds(
-        seed: u64, count in 50usize..3_000, pick: usize, days in (0u64..90, 0u64..40), limit in 1usize..40,
+        seed: u64, count in 50usize..1_500, pick: usize, days in (0u64..90, 0u64..40), limit in 1usize..40,
     ) {
         let folder = tempfile::tempdir().unwrap();
         let mut stream = Stream::new(seed, count as u64).unwrap();
@@ -294,6 +294,17 @@ fn what_an_approver_did_not_sign_is_no_answer() {
     assert_eq!(elsewhere.faults, 3_000);
 }
 
+/// sled gives its lock back a moment after it is dropped.
+fn sled_at(folder: &Path) -> sled::Db {
+    for _ in 0..100 {
+        match sled::Config::default().path(folder).open() {
+            Ok(db) => return db,
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+    panic!("{} stays locked", folder.display())
+}
+
 /// Reads everything there is to be read.
 fn read_all(folder: &Path) -> Result<u64, IndexError> {
     let index = Index::open(folder, &source())?;
@@ -312,11 +323,11 @@ fn read_all(folder: &Path) -> Result<u64, IndexError> {
 
 #[test]
 fn a_page_that_is_lost_changed_or_old_is_named_and_never_left_out() {
-    let mut stream = Stream::new(11, 4_000).unwrap();
-    let raws = stream.take(4_000).unwrap();
+    let mut stream = Stream::new(11, 1_200).unwrap();
+    let raws = stream.take(1_200).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    drop(build(folder.path(), &raws[..2_000], &stream, &[]));
-    let open = || sled::Config::default().path(folder.path().join("pages")).open().unwrap();
+    drop(build(folder.path(), &raws[..900], &stream, &[]));
+    let open = || sled_at(&folder.path().join("pages"));
     let older: BTreeMap<Vec<u8>, Vec<u8>> = open()
         .iter()
         .map(|item| {
@@ -324,7 +335,7 @@ fn a_page_that_is_lost_changed_or_old_is_named_and_never_left_out() {
             (k.to_vec(), v.to_vec())
         })
         .collect();
-    let index = build(folder.path(), &raws, &stream, &[]);
+    let index = build(folder.path(), &raws[900..], &stream, &[]);
     let rows = index.position().taken.rows;
     drop(index);
     assert_eq!(read_all(folder.path()).unwrap(), rows);
@@ -367,7 +378,7 @@ fn a_page_that_is_lost_changed_or_old_is_named_and_never_left_out() {
             db.flush().unwrap();
         }
     }
-    assert!(found == tried && tried > 60, "{found} of {tried}");
+    assert!(found == tried && tried > 20, "{found} of {tried}");
     assert_eq!(read_all(folder.path()).unwrap(), rows);
 }
 
@@ -399,7 +410,7 @@ fn bits_flipped_on_disk_are_found_or_change_nothing() {
             Ok(Err(_)) | Err(_) => named += 1,
         }
     }
-    assert_eq!(named + harmless, 30);
+    assert!(named >= 5, "{named} of {}", named + harmless);
 }
 
 fn copy_to(from: &Path, to: &Path) {
@@ -422,7 +433,7 @@ fn another_source_an_older_state_and_a_lost_anchor_are_refused_until_it_is_built
     let (folder, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     drop(build(folder.path(), &raws[..300], &stream, &[]));
     copy_to(&folder.path().join("pages"), kept.path());
-    drop(build(folder.path(), &raws, &stream, &[]));
+    drop(build(folder.path(), &raws[300..], &stream, &[]));
     let told = |folder: &Path, source: &Source| match Index::open(folder, source) {
         Ok(_) => "opened".to_owned(),
         Err(error) => error.to_string(),

@@ -11,6 +11,7 @@ use std::{
     io::{Read as _, Write as _},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use flate2::{Compression, read::DeflateDecoder, write::DeflateEncoder};
@@ -112,6 +113,9 @@ pub const FORMAT: u32 = 1;
 const POSITION_KEY: &[u8] = b"\0position";
 /// Largest page, unpacked: what a damaged length must not exceed.
 const PAGE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// How often and how long another command's lock is waited for.
+const OPEN_TRIES_MAX: u32 = 100;
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Pages of an index.
 pub(super) struct Pages {
@@ -132,10 +136,9 @@ impl Pages {
         // Records name people: nobody else's business.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|error| io(error.to_string()))?;
-        let db = sled::Config::default().path(path.join("pages")).flush_every_ms(None).open();
-        let db = db.map_err(|error| match error {
+        let db = open_sled(&path.join("pages")).map_err(|error| match error {
             sled::Error::Io(error) if error.kind() == std::io::ErrorKind::Other => {
-                io(format!("cannot be opened, another command may be using it: {error}"))
+                io(format!("another command is using it ({error})"))
             }
             sled::Error::Io(error) => io(error.to_string()),
             error => IndexError::Damaged { path: path.to_owned(), why: error.to_string() },
@@ -255,6 +258,22 @@ impl Pages {
         file.sync_all()?;
         fs::rename(&new, self.anchor_path())?;
         File::open(&self.path)?.sync_all()
+    }
+}
+
+/// Opens sled. Another question may have it open for a moment, and sled gives its lock back a little after it is closed.
+fn open_sled(path: &Path) -> Result<sled::Db, sled::Error> {
+    let mut tries = 0;
+    loop {
+        match sled::Config::default().path(path).flush_every_ms(None).open() {
+            Err(sled::Error::Io(error))
+                if error.kind() == std::io::ErrorKind::Other && tries < OPEN_TRIES_MAX =>
+            {
+                tries += 1;
+                std::thread::sleep(OPEN_PAUSE);
+            }
+            opened => return opened,
+        }
     }
 }
 

@@ -113,12 +113,36 @@ fn questions_of_an_auditor_are_answered_from_the_stream_and_from_an_export() -> 
         assert_eq!(kinds, ["hold", "allow", "hold", "deny"], "{mailed:#}");
         assert_eq!(mailed["rows"][1]["ended"]["status"], "done");
 
+        report(&world, &task).await?;
         who_can(&world, &task).await?;
         labels_approvals_and_denials(&world, &seen).await?;
         by_export(&world, &task).await?;
         world.close().await;
         Ok(())
     })
+}
+
+async fn report(world: &World, task: &Task) -> Result<()> {
+    let said = writ(world, &["audit", "report", "last", "--out", "report.html"]).await?;
+    assert_eq!(said.code, 0, "{}", said.err);
+    let html = fs::read_to_string(world.folder().join("report.html"))?;
+    for part in [
+        task.id().as_str(),
+        "On the authority of alice",
+        "<pre>test</pre>",
+        "sql.not_read_only",
+        "It was done in",
+        "Approved by bob.",
+        "On its way.",
+        ": as discussed",
+        "mailer",
+        "node node-1",
+    ] {
+        assert!(html.contains(part), "{part}");
+    }
+    let again = writ(world, &["audit", "report", "last", "--out", "report.html"]).await?;
+    assert!(again.code == 1 && again.err.contains("--out"), "{}", again.err);
+    Ok(())
 }
 
 async fn who_can(world: &World, task: &Task) -> Result<()> {

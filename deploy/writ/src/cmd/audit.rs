@@ -3,6 +3,7 @@
 mod asked;
 mod export;
 mod questions;
+mod report;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
@@ -38,6 +39,8 @@ pub enum Audit {
     Observed(questions::Observed),
     /// Which refusals rose: the last day or week against the one before
     Denials(questions::Denials),
+    /// Write a task down for people who have never seen Writ: one HTML file, to read or to print
+    Report(report::Report),
 }
 
 #[derive(Args)]
@@ -60,7 +63,7 @@ impl Audit {
     /// Whether its answer is a table, which can be written as CSV.
     pub(super) fn is_table(&self) -> bool {
         match self {
-            Self::Tail(_) | Self::Chain(_) | Self::Export(_) => false,
+            Self::Tail(_) | Self::Chain(_) | Self::Export(_) | Self::Report(_) => false,
             Self::User(_) | Self::WhoCan(_) | Self::Label(_) => true,
             Self::Approvals(_) | Self::Observed(_) | Self::Denials(_) => true,
         }
@@ -77,6 +80,7 @@ impl Audit {
             Self::Approvals(approvals) => approvals.run(common).await,
             Self::Observed(observed) => observed.run(common).await,
             Self::Denials(denials) => denials.run(common).await,
+            Self::Report(report) => report.run(common).await,
         }
     }
 }

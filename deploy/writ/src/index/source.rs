@@ -133,6 +133,29 @@ pub async fn history(operator: &Operator, root: PublicKey) -> Result<ControlHist
     Ok(history)
 }
 
+/// What approvers answered, as far as their keys were ever enrolled, in the order of the stream.
+///
+/// # Errors
+/// If the stream cannot be read.
+pub async fn answers(operator: &Operator, history: &ControlHistory) -> Result<Vec<ApprovalAnswer>> {
+    let mut answers = Vec::new();
+    let mut tail = operator.approval_tail(1).await?;
+    let mut pending = tail.pending;
+    while pending > 0 {
+        let message = tail.next().await?;
+        pending = message.pending;
+        if !matches!(Subject::parse(&message.subject), Ok((_, Subject::ApprovalAnswer { .. }))) {
+            continue;
+        }
+        if let Content::Answer(answer) =
+            open_answer(&raw(message.sequence, message.subject, &message.payload), history)
+        {
+            answers.push(*answer);
+        }
+    }
+    Ok(answers)
+}
+
 /// What the audit stream is now.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ pub mod gaps;
 pub mod label;
 pub mod questions;
 pub mod records;
+pub mod report;
 pub mod table;
 
 /// Whether to colour.

@@ -16,7 +16,7 @@ use writ_common::{
     ids::{ApprovalId, TaskId, TenantId},
     keys::PublicKey,
     label::Label,
-    policy::{PolicyBundle, PolicyRevision, PolicySet},
+    policy::PolicyBundle,
     record::{
         DecisionId, Origin, Outcome, OutcomeStatus, Record, RecordBody, RecordedDecision, RecordedReason,
         Verdicted,

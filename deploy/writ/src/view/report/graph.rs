@@ -5,7 +5,7 @@ use crate::view::chain::{Agent, Chain};
 
 const WIDTH: usize = 178;
 const HEIGHT: usize = 52;
-const ACROSS: usize = 262;
+const ACROSS: usize = 318;
 const DOWN: usize = 76;
 /// Most characters of a name in a box; the whole name is its title.
 const NAME_CHARS_MAX: usize = 22;
@@ -28,7 +28,9 @@ pub(super) fn draw(chain: &Chain) -> String {
     let mut drawing = Drawing { boxes: String::new(), lines: String::new(), rows: 0, columns: 1, drawn: 0 };
     let row = drawing.agent(&chain.root, 1);
     let user = chain.user.as_deref().unwrap_or("user unknown");
-    drawing.node(0, row, user, "asked for it", "");
+    // Behind it stands the issuer, which the table above has.
+    let subject = user.rsplit_once(" (").map_or(user, |(subject, _)| subject);
+    drawing.node(0, row, subject, "asked for it", "");
     drawing.line(0, row, row, "granted by the broker");
     let (width, height) = (drawing.columns * ACROSS + WIDTH + 4, drawing.rows * DOWN);
     format!(

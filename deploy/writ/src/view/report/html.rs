@@ -25,12 +25,12 @@ overflow-wrap:anywhere}th{font-weight:600}thead th{color:var(--dim);font-size:.8
 .box{border:1px solid var(--line);border-left:4px solid var(--dim);background:var(--soft);padding:.5rem .8rem;margin:.5rem 0}\
 .box.bad{border-left-color:var(--bad);color:inherit}.box.good{border-left-color:var(--good);color:inherit}\
 .box.wait{border-left-color:var(--wait);color:inherit}\
-figure{margin:.8rem 0;overflow-x:auto}svg text{fill:var(--ink);font:13px system-ui,sans-serif}svg .s{fill:var(--dim);\
+figure{margin:.8rem 0}svg{max-width:100%;height:auto}svg text{fill:var(--ink);font:13px system-ui,sans-serif}svg .s{fill:var(--dim);\
 font-size:11px}svg rect{fill:var(--soft);stroke:var(--line)}svg rect.out{stroke:var(--bad);stroke-dasharray:4 3}\
 svg path{fill:none;stroke:var(--dim)}\
 @media print{:root{color-scheme:light;--ink:#000;--dim:#444;--line:#bbb;--paper:#fff;--soft:#fff;--good:#0a5c25;\
 --bad:#8f1d14;--wait:#6b4700}body{padding:0;max-width:none;font-size:10.5pt}h2{break-after:avoid}\
-tr,.box,figure{break-inside:avoid}thead{display:table-header-group}figure{overflow:visible}svg{max-width:100%;height:auto}}\
+tr,.box,figure{break-inside:avoid}thead{display:table-header-group}}\
 @page{size:A4;margin:16mm 14mm}";
 
 /// Text as HTML: what is not seen is shown, and nothing of it is markup.

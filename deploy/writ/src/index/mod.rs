@@ -314,6 +314,12 @@ impl Index {
         Ok(within.checked_sub(1).map(|within| directory * PAGES_PER_DIRECTORY + within))
     }
 
+    /// What is known of the page a row would stand in.
+    fn page_info(&self, sequence: u64) -> Result<Option<PageInfo>, IndexError> {
+        let Some(page) = self.page_of(sequence)? else { return Ok(None) };
+        Ok(self.directory(page / PAGES_PER_DIRECTORY)?.get(page % PAGES_PER_DIRECTORY).copied())
+    }
+
     /// The row of a sequence, if there is one.
     ///
     /// # Errors

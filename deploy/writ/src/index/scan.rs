@@ -120,6 +120,12 @@ impl Index {
                 }
             }
             let Some(sequence) = agreed else { return Ok(()) };
+            // A page of rows that lies outside the window is not read.
+            let page = self.page_info(sequence)?;
+            if let Some(page) = page.filter(|page| !window.touches(&page.span)) {
+                from = page.last.max(sequence) + 1;
+                continue 'rows;
+            }
             let row = self.row(sequence)?;
             let row =
                 row.ok_or_else(|| self.pages.damaged(format!("row #{sequence} is listed and not there")))?;

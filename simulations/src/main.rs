@@ -5,6 +5,7 @@
 //! that broker and node can be measured as processes without looking for another binary.
 
 mod agentdojo;
+mod audit_index;
 mod bench;
 
 use std::{
@@ -31,6 +32,8 @@ struct Cli {
 enum Command {
     /// Decide recorded tasks and attacks
     Agentdojo(Agentdojo),
+    /// Measure building the auditors' index, and each question asked of it
+    AuditIndex(AuditIndex),
     /// Measure calls, processes and what they are made of
     Bench(Bench),
     /// Measure a tool of an MCP server, called directly and governed
@@ -56,6 +59,16 @@ struct Agentdojo {
     /// What capabilities hold
     #[arg(long, value_enum, default_value = "oracle")]
     mint: agentdojo::Mint,
+    /// One JSON object on standard output instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct AuditIndex {
+    /// How many messages the stream has
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    records: u64,
     /// One JSON object on standard output instead of a table
     #[arg(long)]
     json: bool,
@@ -111,6 +124,12 @@ async fn run(cli: Cli) -> Result<()> {
             let place = if bus { agentdojo::Place::Bus } else { agentdojo::Place::InProcess };
             let report = agentdojo::run(&file, policy.as_deref(), mint, place).await?;
             let text = if json { report.json().to_string() } else { report.table() };
+            writeln!(std::io::stdout(), "{text}")?;
+            Ok(())
+        }
+        Command::AuditIndex(AuditIndex { records, json }) => {
+            let report = audit_index::run(records)?;
+            let text = if json { serde_json::to_string(&report)? } else { report.table() };
             writeln!(std::io::stdout(), "{text}")?;
             Ok(())
         }

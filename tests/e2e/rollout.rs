@@ -421,6 +421,8 @@ fn what_is_observed_is_done_and_shown_wherever_one_looks() -> Result<()> {
             (&["audit", "tail", "--no-follow", "-n", "50"][..], "WOULD DENY policy.denied: nobody reads"),
             (&["audit", "chain", "last"], "WOULD DENY policy.denied: nobody reads"),
             (&["audit", "chain", "last"], "(writ explain policy.denied)"),
+            (&["audit", "observed"], "policy.denied: nobody reads"),
+            (&["audit", "observed", "--agent", "mailer"], "nothing on record"),
             (&["audit", "chain", "last"], "{crm} trusted"),
             (&["policy", "show"], "observed    tool.crm until"),
         ] {

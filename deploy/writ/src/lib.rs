@@ -5,6 +5,7 @@ pub mod cmd;
 pub mod dev;
 pub mod evidence;
 pub mod exit;
+pub mod index;
 pub mod login;
 pub mod mcp_clients;
 pub mod operator;

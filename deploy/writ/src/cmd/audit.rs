@@ -1,7 +1,10 @@
 //! `writ audit …`
 
+mod asked;
 mod export;
 mod prove;
+mod questions;
+mod report;
 mod verify;
 
 use anyhow::{Context as _, Result};
@@ -34,6 +37,20 @@ pub enum Audit {
     Prove(prove::Prove),
     /// Check such a proof, anywhere
     CheckProof(prove::CheckProof),
+    /// What a user's agents did: every verdict, through whose hands, and how it ended
+    User(questions::User),
+    /// Who held a right at a moment, by whose authority, and who may be granted it
+    WhoCan(questions::WhoCan),
+    /// What touched data with a label, and where it went
+    Label(questions::Label),
+    /// What people approved, refused or let pass, and what they saw
+    Approvals(questions::Approvals),
+    /// What ran only because it is observed, and would have been denied
+    Observed(questions::Observed),
+    /// Which refusals rose: the last day or week against the one before
+    Denials(questions::Denials),
+    /// Write a task down for people who have never seen Writ: one HTML file, to read or to print
+    Report(report::Report),
 }
 
 #[derive(Args)]
@@ -53,6 +70,19 @@ pub struct Which {
 }
 
 impl Audit {
+    /// Whether its answer is a table, which can be written as CSV.
+    pub(super) fn is_table(&self) -> bool {
+        matches!(
+            self,
+            Self::User(_)
+                | Self::WhoCan(_)
+                | Self::Label(_)
+                | Self::Approvals(_)
+                | Self::Observed(_)
+                | Self::Denials(_)
+        )
+    }
+
     pub(super) async fn run(self, common: &Common) -> Result<Exit> {
         match self {
             Self::Tail(tail) => tail.run(common).await,
@@ -62,6 +92,13 @@ impl Audit {
             Self::Heads(heads) => heads.run(common).await,
             Self::Prove(prove) => prove.run(common).await,
             Self::CheckProof(check) => check.run(common),
+            Self::User(user) => user.run(common).await,
+            Self::WhoCan(who_can) => who_can.run(common).await,
+            Self::Label(label) => label.run(common).await,
+            Self::Approvals(approvals) => approvals.run(common).await,
+            Self::Observed(observed) => observed.run(common).await,
+            Self::Denials(denials) => denials.run(common).await,
+            Self::Report(report) => report.run(common).await,
         }
     }
 }
@@ -92,7 +129,7 @@ fn print(common: &Common, recorded: &Recorded) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match common.output {
         Output::Table => writeln!(out, "{}", records::line(recorded, common.colour()))?,
-        Output::Json => writeln!(out, "{}", records::to_json(recorded))?,
+        Output::Csv | Output::Json => writeln!(out, "{}", records::to_json(recorded))?,
     }
     Ok(())
 }

@@ -22,10 +22,14 @@ mod server;
 mod task;
 mod tools;
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use crate::{
@@ -58,6 +62,8 @@ pub struct Common {
 /// How answers are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
+    /// For spreadsheets; only where the answer is a table
+    Csv,
     /// For people
     Table,
     /// One JSON value
@@ -123,7 +129,27 @@ enum Command {
     Explain(explain::Explain),
 }
 
+impl Cli {
+    /// Refuses a form the answer cannot have, before anything is done.
+    fn checked(self) -> Result<Self, clap::Error> {
+        let is_table = matches!(&self.command, Command::Audit(audit) if audit.is_table());
+        if self.common.output == Output::Csv && !is_table {
+            let why = "this command's answer is no table; write it with `-o table` or `-o json`";
+            return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, why));
+        }
+        Ok(self)
+    }
+}
+
 impl Common {
+    fn profile_file(&self) -> &Path {
+        &self.profile
+    }
+
+    fn output(&self) -> Output {
+        self.output
+    }
+
     fn profile(&self) -> Result<OperatorProfile> {
         OperatorProfile::load(&self.profile)
     }
@@ -140,7 +166,8 @@ impl Common {
                 let text = text.to_string();
                 out.write_all(text.trim_end().as_bytes())?;
             }
-            Output::Json => serde_json::to_writer_pretty(&mut out, json)?,
+            // Asked for as CSV, an answer that is no table does not get here (`Cli::checked`).
+            Output::Csv | Output::Json => serde_json::to_writer_pretty(&mut out, json)?,
         }
         out.write_all(b"\n")?;
         Ok(())
@@ -153,7 +180,7 @@ impl Common {
     fn colour(&self) -> Colour {
         match self.output {
             Output::Table => Colour::detect(),
-            Output::Json => Colour::Off,
+            Output::Csv | Output::Json => Colour::Off,
         }
     }
 }
@@ -161,7 +188,7 @@ impl Common {
 /// Parses the command line, does what it says, and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse().and_then(Cli::checked) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers; everything else is a usage error (clap would say 2, which is `denied`).
@@ -229,7 +256,6 @@ async fn run(cli: Cli) -> Result<Exit> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
     use writ_common::reason::ReasonCode;
 
     use super::*;

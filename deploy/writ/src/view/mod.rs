@@ -6,7 +6,10 @@ pub mod explain;
 pub mod findings;
 pub mod gaps;
 pub mod label;
+pub mod questions;
 pub mod records;
+pub mod report;
+pub mod table;
 
 /// Whether to colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,115 @@
+//! `writ audit report`
+
+use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use serde_json::json;
+use writ_common::{
+    approval::ApprovalRequest,
+    ids::{PartId, TaskId},
+    record::{Origin, RecordBody},
+    subjects::{Subject, part_stream},
+};
+
+use super::{asked::now, task_of};
+use crate::{
+    cmd::Common,
+    exit::Exit,
+    index::source,
+    operator::Operator,
+    view::report::{ReportInput, render},
+};
+
+#[derive(Args)]
+pub struct Report {
+    /// The task's id, or `last`
+    task: String,
+    /// New file to write to; `report-<task>.html` if absent
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl Report {
+    pub(super) async fn run(self, common: &Common) -> Result<Exit> {
+        let root = common.profile()?.root;
+        let operator = common.operator().await?;
+        let task = task_of(self.task, &operator).await?;
+        let recorded = operator.records(Some(&task)).await?;
+        ensure!(!recorded.is_empty(), "the audit stream has no record of task {task}");
+        let history = source::history(&operator, root).await?;
+        let instruction = instruction(&operator, &task).await?;
+        let approvals = operator.approvals().await?;
+        let requests: Vec<ApprovalRequest> = approvals
+            .iter()
+            .map(|(_, approval)| approval)
+            .filter(|approval| {
+                approval.request().task == task && approval.check_request(&history.state).is_ok()
+            })
+            .map(|approval| approval.request().clone())
+            .collect();
+        let answers = source::answers(&operator, &history).await?;
+        let named: Vec<&Origin> =
+            recorded.iter().filter_map(|one| Some(&one.record.as_ref()?.id.origin)).collect();
+        let enrolled = history.record_keys.iter().filter(|change| named.contains(&&change.what.0));
+        let mut keys: Vec<_> = enrolled.map(|change| change.what.clone()).collect();
+        keys.dedup();
+        let (from, made_at) = (format!("the audit stream of `{}`", operator.tenant()), now());
+        let html = render(&ReportInput {
+            tenant: operator.tenant(),
+            task: &task,
+            made_at,
+            source: &from,
+            root: &root,
+            recorded: &recorded,
+            instruction: instruction.as_deref(),
+            requests: &requests,
+            answers: &answers,
+            policies: &history.policies,
+            keys: &keys,
+            findings: &[],
+            checks: &checks(&task),
+        });
+        let out = self.out.unwrap_or_else(|| PathBuf::from(format!("report-{task}.html")));
+        // It names people and what they did: for its owner's eyes, and never in the place of another file.
+        let opened = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&out);
+        let written =
+            opened.and_then(|mut file| file.write_all(html.as_bytes()).and_then(|()| file.sync_all()));
+        written.with_context(|| {
+            format!("{} cannot be written; it has to be a new file (`--out`)", out.display())
+        })?;
+        let verdicts = recorded.iter().filter_map(|one| one.record.as_ref());
+        let verdicts = verdicts.filter(|record| matches!(record.body, RecordBody::Verdict(_))).count();
+        let faults = recorded.iter().filter(|one| one.fault.is_some()).count();
+        let mut text = format!("{}: {verdicts} verdicts of task {task}", out.display());
+        if faults > 0 {
+            text += &format!("\n{faults} records are not to be believed; the report says why");
+        }
+        common.say(text, &json!({"file": out, "task": task, "verdicts": verdicts, "faults": faults}))?;
+        operator.close().await;
+        Ok(Exit::Ok)
+    }
+}
+
+/// What the user asked for, while the stream has it. The report compares it with the digest on record.
+async fn instruction(operator: &Operator, task: &TaskId) -> Result<Option<String>> {
+    let part = PartId::first();
+    let stream = part_stream(operator.tenant(), &part);
+    let subject = Subject::Instruction { part, task: task.clone() }.of(operator.tenant());
+    let message = operator.bus().last_on(&stream, &subject).await?;
+    Ok(message.and_then(|message| String::from_utf8(message.payload.to_vec()).ok()))
+}
+
+fn checks(task: &TaskId) -> Vec<(String, String)> {
+    [
+        ("The records are these, signed by these keys", format!("writ audit export --task {task}")),
+        ("They say what stands here", format!("writ audit chain {task}")),
+        (
+            "No record is missing between the first and the last of each run",
+            "writ audit user <user>".to_owned(),
+        ),
+        ("A rule is the one that was in force", "writ policy show <revision> --files".to_owned()),
+    ]
+    .map(|(claim, command)| (claim.to_owned(), command))
+    .to_vec()
+}

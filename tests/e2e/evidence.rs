@@ -106,7 +106,8 @@ fn is_nodes(line: &Value) -> bool {
 fn b05_b06_an_export_verifies_and_whoever_changes_it_is_found() -> Result<()> {
     run(async {
         let world = World::new().await?;
-        let (_planner, task) = world.task().await?;
+        let (planner, task) = world.task().await?;
+        planner.keep_receipts(&world.folder().join("receipts"))?;
         for number in 0..5 {
             read(&task, &format!("SELECT {number}")).await?;
             read(&task, "DELETE FROM customers").await.unwrap_err();
@@ -191,7 +192,10 @@ fn b05_b06_an_export_verifies_and_whoever_changes_it_is_found() -> Result<()> {
                 fs::remove_dir_all(path)?;
             }
         }
-        assert!(none.faults(&[]).await?.is_empty(), "nothing in it says that there was a node");
+        let faults = none.faults(&["--receipts", "receipts"]).await?;
+        assert_eq!(faults, BTreeSet::from(["receipt.without_record".to_owned()]));
+        assert!(good.faults(&["--receipts", "receipts"]).await?.is_empty());
+        assert_eq!(fs::read_to_string(world.folder().join("receipts"))?.lines().count(), 10);
         assert!(none.faults(&["--heads", "heads"]).await?.contains("log.rolled_back"));
         world.close().await;
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -22,7 +23,7 @@ use writ_common::{
     wire::{IssueAnswer, IssueReply, IssueRequest, IssuedTask, KnownKeys, NewTask as WireTask, Wanted},
 };
 
-use crate::{Error, Identity, Task, spans::Span};
+use crate::{Error, Identity, Task, receipts::Receipts, spans::Span};
 
 /// How long a broker may take; one that ended meanwhile never answers.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) bus: Bus,
     pub(crate) clock: SystemClock,
     keys: Mutex<Keys>,
+    pub(crate) receipts: Receipts,
 }
 
 #[derive(Default)]
@@ -98,7 +100,7 @@ impl Agent {
     pub async fn connect(identity: Identity) -> Result<Self, Error> {
         let bus = Bus::connect(identity.bus_config()).await?;
         let clock = SystemClock::new();
-        let shared = Shared { identity, bus, clock, keys: Mutex::default() };
+        let shared = Shared { identity, bus, clock, keys: Mutex::default(), receipts: Receipts::default() };
         let agent = Self { shared: Arc::new(shared) };
         agent.refresh_keys().await?;
         Ok(agent)
@@ -114,6 +116,15 @@ impl Agent {
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.shared.identity
+    }
+
+    /// Keeps every receipt from now on, one base64 envelope a line, at the end of a file that only its owner may read:
+    /// `writ audit verify --receipts` finds a record that a node left out.
+    ///
+    /// # Errors
+    /// If the file cannot be opened.
+    pub fn keep_receipts(&self, file: &Path) -> std::io::Result<()> {
+        self.shared.receipts.keep_in(file)
     }
 
     /// Starts a task on a user's authority. The task renews its capability by itself.

@@ -225,7 +225,9 @@ impl Task {
         }
         let key =
             self.agent.node_key(node).ok_or_else(|| bad(format!("`{node}` is no node of this tenant")))?;
-        signed.open(|signer| *signer == key).map_err(|error| bad(error.to_string()))
+        let receipt = signed.open(|signer| *signer == key).map_err(|error| bad(error.to_string()))?;
+        self.agent.shared.receipts.keep(signed);
+        Ok(receipt)
     }
 
     async fn conclude(

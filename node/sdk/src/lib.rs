@@ -24,6 +24,7 @@ mod error;
 mod identity;
 pub mod json;
 mod offer;
+mod receipts;
 mod right;
 mod serve;
 mod spans;

@@ -52,6 +52,9 @@ pub struct Mcp {
     /// How many seconds a held call waits for people before it is answered as held
     #[arg(long, default_value_t = 0, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=600))]
     wait_approval: u64,
+    /// Keep the nodes' receipts at the end of this file, for `writ audit verify --receipts`
+    #[arg(long, value_name = "FILE")]
+    receipts: Option<PathBuf>,
     /// Listen on this address of the machine instead, for example `127.0.0.1:0`
     #[arg(long, value_name = "ADDRESS")]
     http: Option<SocketAddr>,
@@ -113,6 +116,9 @@ impl Mcp {
             patience: Duration::from_secs(self.wait_approval),
         };
         let agent = Agent::connect(identity).await?;
+        if let Some(file) = &self.receipts {
+            agent.keep_receipts(file).with_context(|| format!("{} cannot be written", file.display()))?;
+        }
         if let (Some(resource), Some(address)) = (&self.remote, self.http) {
             let remote = RemoteOptions {
                 address,

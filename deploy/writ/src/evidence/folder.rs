@@ -32,6 +32,8 @@ pub const RECORDS: &str = "records.jsonl";
 pub const LOGS: &str = "logs";
 /// The folder of the policies.
 pub const POLICIES: &str = "policies";
+/// The same for reading and printing.
+pub const REPORT: &str = "report.html";
 /// A log's newest checkpoint in its folder.
 pub const CHECKPOINT: &str = "checkpoint";
 
@@ -114,6 +116,22 @@ impl Manifest {
             policies: Vec::new(),
             files: BTreeMap::new(),
         }
+    }
+
+    /// Adds a file to an export that is written, and lists it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn add(&mut self, folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+        let writer = FolderWriter { folder: folder.to_owned(), files: BTreeMap::new() };
+        let (mut file, path) = writer.open(name)?;
+        let cannot = || format!("{} cannot be written", path.display());
+        file.write_all(bytes).and_then(|()| file.sync_all()).with_context(cannot)?;
+        self.files.insert(name.to_owned(), Digest::plain(bytes));
+        // In one step, so that there is a whole manifest at any time.
+        let (manifest, next) = (folder.join(MANIFEST), folder.join("export.json.next"));
+        fs::write(&next, format!("{:#}\n", serde_json::to_value(&*self)?)).with_context(cannot)?;
+        fs::rename(&next, &manifest).with_context(|| format!("{} cannot be written", manifest.display()))
     }
 
     /// When it was exported.

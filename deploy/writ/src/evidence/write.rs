@@ -28,6 +28,7 @@ const READ_ME: &str = "Evidence of what AI agents did, and on whose authority, a
     policy that was put in force; the same form\n\
     logs/           of each run of a node or broker its newest checkpoint, signed by it and cosigned by a broker,\n                \
     and the hashes of all its records (C2SP tlog-tiles)\n\
+    report.html     the same for reading and printing, of one task\n\
     policies/       the files of the policies by which the verdicts were given, by revision\n\
     export.json     what was exported, and the SHA-256 of every file\n\n\
     Check it, on any machine: `writ audit verify <this folder> --root <the offline root's public key>`. The key has\n\

@@ -6,11 +6,19 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use super::task_of;
+use super::{
+    report::{Page, checks},
+    task_of,
+};
 use crate::{
     cmd::Common,
-    evidence::write::{Written, export},
+    evidence::{
+        folder::REPORT,
+        read::{Against, verify},
+        write::{Written, export},
+    },
     exit::Exit,
+    view::report::Finding,
 };
 
 #[derive(Args)]
@@ -33,8 +41,15 @@ impl Export {
         };
         let of = task.as_ref().map_or_else(|| operator.tenant().to_string(), ToString::to_string);
         let out = self.out.unwrap_or_else(|| PathBuf::from(format!("evidence-{of}")));
-        let Written { manifest, events, unproved, uncovered } =
+        let Written { mut manifest, events, unproved, uncovered } =
             export(&operator, root, task.as_ref(), &out).await?;
+        if let Some(task) = &task {
+            // The report says what a verification of this very folder finds.
+            let (_, report) = verify(&out, &Against { root: Some(root), ..Against::default() })?;
+            let findings = Finding::of_report(&report);
+            let page = Page::of(&operator, root, task, &findings, &checks(task, &root)).await?;
+            manifest.add(&out, REPORT, page.html.as_bytes())?;
+        }
         let policies = match manifest.policies.len() {
             1 => "1 policy".to_owned(),
             count => format!("{count} policies"),

@@ -8,6 +8,7 @@ use serde_json::json;
 use writ_common::{
     approval::ApprovalRequest,
     ids::{PartId, TaskId},
+    keys::PublicKey,
     record::{Origin, RecordBody},
     subjects::{Subject, part_stream},
 };
@@ -18,7 +19,7 @@ use crate::{
     exit::Exit,
     index::source,
     operator::Operator,
-    view::report::{ReportInput, render},
+    view::report::{Finding, ReportInput, render},
 };
 
 #[derive(Args)]
@@ -30,25 +31,36 @@ pub struct Report {
     out: Option<PathBuf>,
 }
 
-impl Report {
-    pub(super) async fn run(self, common: &Common) -> Result<Exit> {
-        let root = common.profile()?.root;
-        let operator = common.operator().await?;
-        let task = task_of(self.task, &operator).await?;
-        let recorded = operator.records(Some(&task)).await?;
+/// A report as it is written.
+pub(super) struct Page {
+    pub(super) html: String,
+    verdicts: usize,
+    faults: usize,
+}
+
+impl Page {
+    /// Writes a task down, with what a verification of its evidence found.
+    pub(super) async fn of(
+        operator: &Operator,
+        root: PublicKey,
+        task: &TaskId,
+        findings: &[Finding],
+        checks: &[(String, String)],
+    ) -> Result<Self> {
+        let recorded = operator.records(Some(task)).await?;
         ensure!(!recorded.is_empty(), "the audit stream has no record of task {task}");
-        let history = source::history(&operator, root).await?;
-        let instruction = instruction(&operator, &task).await?;
+        let history = source::history(operator, root).await?;
+        let instruction = instruction(operator, task).await?;
         let approvals = operator.approvals().await?;
         let requests: Vec<ApprovalRequest> = approvals
             .iter()
             .map(|(_, approval)| approval)
             .filter(|approval| {
-                approval.request().task == task && approval.check_request(&history.state).is_ok()
+                approval.request().task == *task && approval.check_request(&history.state).is_ok()
             })
             .map(|approval| approval.request().clone())
             .collect();
-        let answers = source::answers(&operator, &history).await?;
+        let answers = source::answers(operator, &history).await?;
         let named: Vec<&Origin> =
             recorded.iter().filter_map(|one| Some(&one.record.as_ref()?.id.origin)).collect();
         let enrolled = history.record_keys.iter().filter(|change| named.contains(&&change.what.0));
@@ -57,7 +69,7 @@ impl Report {
         let (from, made_at) = (format!("the audit stream of `{}`", operator.tenant()), now());
         let html = render(&ReportInput {
             tenant: operator.tenant(),
-            task: &task,
+            task,
             made_at,
             source: &from,
             root: &root,
@@ -67,9 +79,23 @@ impl Report {
             answers: &answers,
             policies: &history.policies,
             keys: &keys,
-            findings: &[],
-            checks: &checks(&task),
+            findings,
+            checks,
         });
+        let verdicts = recorded.iter().filter_map(|one| one.record.as_ref());
+        let verdicts = verdicts.filter(|record| matches!(record.body, RecordBody::Verdict(_))).count();
+        let faults = recorded.iter().filter(|one| one.fault.is_some()).count();
+        Ok(Self { html, verdicts, faults })
+    }
+}
+
+impl Report {
+    pub(super) async fn run(self, common: &Common) -> Result<Exit> {
+        let root = common.profile()?.root;
+        let operator = common.operator().await?;
+        let task = task_of(self.task, &operator).await?;
+        let Page { html, verdicts, faults } =
+            Page::of(&operator, root, &task, &[], &checks(&task, &root)).await?;
         let out = self.out.unwrap_or_else(|| PathBuf::from(format!("report-{task}.html")));
         // It names people and what they did: for its owner's eyes, and never in the place of another file.
         let opened = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&out);
@@ -78,9 +104,6 @@ impl Report {
         written.with_context(|| {
             format!("{} cannot be written; it has to be a new file (`--out`)", out.display())
         })?;
-        let verdicts = recorded.iter().filter_map(|one| one.record.as_ref());
-        let verdicts = verdicts.filter(|record| matches!(record.body, RecordBody::Verdict(_))).count();
-        let faults = recorded.iter().filter(|one| one.fault.is_some()).count();
         let mut text = format!("{}: {verdicts} verdicts of task {task}", out.display());
         if faults > 0 {
             text += &format!("\n{faults} records are not to be believed; the report says why");
@@ -100,13 +123,17 @@ async fn instruction(operator: &Operator, task: &TaskId) -> Result<Option<String
     Ok(message.and_then(|message| String::from_utf8(message.payload.to_vec()).ok()))
 }
 
-fn checks(task: &TaskId) -> Vec<(String, String)> {
+/// What can be checked, and how.
+pub(super) fn checks(task: &TaskId, root: &PublicKey) -> Vec<(String, String)> {
     [
-        ("The records are these, signed by these keys", format!("writ audit export --task {task}")),
+        (
+            "The records are these, signed by these keys, and in the logs that were witnessed",
+            format!("writ audit export --task {task}, then writ audit verify evidence-{task} --root {root}"),
+        ),
         ("They say what stands here", format!("writ audit chain {task}")),
         (
-            "No record is missing between the first and the last of each run",
-            "writ audit user <user>".to_owned(),
+            "No record of anybody is missing",
+            format!("writ audit export, then writ audit verify … --root {root}"),
         ),
         ("A rule is the one that was in force", "writ policy show <revision> --files".to_owned()),
     ]

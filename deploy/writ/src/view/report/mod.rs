@@ -13,6 +13,7 @@ use writ_common::{
     approval::{ApprovalAnswer, ApprovalDecision, ApprovalRequest, in_words},
     control::Activation,
     digest::Digest,
+    evidence,
     ids::{ApprovalId, TaskId, TenantId},
     keys::PublicKey,
     label::Label,
@@ -46,6 +47,33 @@ pub struct Finding {
     pub severity: Severity,
     /// What, in words.
     pub text: String,
+}
+
+impl Finding {
+    /// What a verification of the evidence comes to, a good end included.
+    #[must_use]
+    pub fn of_report(report: &evidence::Report) -> Vec<Self> {
+        let mut findings: Vec<Self> = report
+            .findings
+            .iter()
+            .map(|finding| Self {
+                severity: match finding.severity {
+                    evidence::Severity::Fault => Severity::Bad,
+                    evidence::Severity::Warning | evidence::Severity::Note => Severity::Unsure,
+                },
+                text: format!("{}: {} ({})", finding.place, finding.text, finding.code),
+            })
+            .collect();
+        if report.faults == 0 {
+            let text = format!(
+                "When it was exported, {} records of {} runs were signed by whom they name, and {} of them were in logs \
+                 that a broker had witnessed or signed.",
+                report.records, report.runs, report.witnessed
+            );
+            findings.insert(0, Self { severity: Severity::Good, text });
+        }
+        findings
+    }
 }
 
 /// Everything a report is made of.

@@ -77,7 +77,20 @@ impl<'a> Export<'a> {
 
     fn put(&self, records: &[Value]) -> Result<()> {
         let lines: Vec<String> = records.iter().map(ToString::to_string).collect();
-        Ok(fs::write(self.path().join("records.jsonl"), lines.join("\n") + "\n")?)
+        fs::write(self.path().join("records.jsonl"), lines.join("\n") + "\n")?;
+        self.list_again()
+    }
+
+    /// The list of files, as whoever changed them would make it.
+    fn list_again(&self) -> Result<()> {
+        let path = self.path().join("export.json");
+        let mut manifest: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
+        let files = manifest["files"].as_object_mut().context("files")?;
+        files.retain(|name, _| self.path().join(name).exists());
+        for (name, digest) in files {
+            *digest = Digest::plain(&fs::read(self.path().join(name))?).to_string().into();
+        }
+        Ok(fs::write(path, manifest.to_string())?)
     }
 }
 
@@ -184,6 +197,8 @@ fn b05_b06_an_export_verifies_and_whoever_changes_it_is_found() -> Result<()> {
         assert_eq!(heads.code, 0, "{}", heads.err);
         fs::write(world.folder().join("heads"), &heads.out)?;
         assert!(good.faults(&["--heads", "heads"]).await?.is_empty());
+        fs::write(good.path().join("policies").join("more"), "?")?;
+        assert!(good.faults(&[]).await?.is_empty(), "a file nobody listed is a warning");
         let none = good.copied("none")?;
         none.put(&lines.iter().filter(|line| !is_nodes(line)).cloned().collect::<Vec<_>>())?;
         for entry in fs::read_dir(none.path().join("logs"))? {
@@ -192,6 +207,7 @@ fn b05_b06_an_export_verifies_and_whoever_changes_it_is_found() -> Result<()> {
                 fs::remove_dir_all(path)?;
             }
         }
+        none.list_again()?;
         let faults = none.faults(&["--receipts", "receipts"]).await?;
         assert_eq!(faults, BTreeSet::from(["receipt.without_record".to_owned()]));
         assert!(good.faults(&["--receipts", "receipts"]).await?.is_empty());
@@ -219,7 +235,7 @@ fn one_record_is_proved_and_the_proof_is_checked_without_a_bus() -> Result<()> {
         let elsewhere = [&check[..], &["kept", "--profile", "/nowhere"]].concat();
         let said = writ(&world, &elsewhere).await?;
         assert!(said.code == 0 && said.out.contains("the proof holds"), "{}{}", said.out, said.err);
-        assert!(said.out.contains("broker-1 cosigned it"), "{}", said.out);
+        assert!(said.out.contains("broker-1 cosigned at"), "{}", said.out);
         let path = world.folder().join("one.tlog-proof");
         let text = fs::read_to_string(&path)?;
         let position = record(&line).id.seq;

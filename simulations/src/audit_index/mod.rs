@@ -18,7 +18,11 @@ use writ::index::{
     row::Row,
     source::take_all,
 };
-use writ_common::{capability::Right, ids::AgentId, time::Millis};
+use writ_common::{
+    capability::Right,
+    ids::AgentId,
+    time::{Millis, Timestamp},
+};
 
 use generate::{BEGIN, DAYS, Stream};
 

@@ -18,7 +18,11 @@ use writ::index::{
     row::Row,
     source::take_all,
 };
-use writ_common::{capability::Right, ids::AgentId, time::Millis};
+use writ_common::{
+    capability::Right,
+    ids::AgentId,
+    time::{Millis, Timestamp},
+};
 
 use generate::{BEGIN, DAYS, Stream};
 
@@ -124,8 +128,7 @@ fn ask(index: &Index, stream: &Stream, scan_ms: f64) -> Result<Vec<Asked>> {
     let user = stream.users.get(17).context("a user")?.subject().to_owned();
     let agent: &AgentId = stream.agents.get(7).context("an agent")?;
     let asked = |agent| OfUser { user: &user, agent, right: None };
-    let right = some_right(index)?;
-    let at = day(45);
+    let (right, at) = some_grant(index)?;
     let last = day(DAYS - 1).as_secs() / 86_400;
     let tag = questions::label_terms("tag-7");
     let untrusted = questions::label_terms("untrusted, tag-12");
@@ -165,16 +168,17 @@ fn ask(index: &Index, stream: &Stream, scan_ms: f64) -> Result<Vec<Asked>> {
     Ok(questions)
 }
 
-/// A right that is granted often.
-fn some_right(index: &Index) -> Result<Right> {
+/// A right somewhere in the middle, and a moment at which somebody held it.
+fn some_grant(index: &Index) -> Result<(Right, Timestamp)> {
     let granted = |row: &Row| row.granted.as_ref().and_then(|granted| granted.rights.first().cloned());
-    let mut found = None;
-    let mut at: u64 = 1;
-    while found.is_none() && at < 10_000 {
-        found = index.row(at)?.as_ref().and_then(granted);
-        at += 1;
+    for sequence in index.position().next / 2..index.position().next {
+        if let Some(row) = index.row(sequence)?
+            && let Some(right) = granted(&row)
+        {
+            return Ok((right, row.at));
+        }
     }
-    found.context("nothing was granted")
+    anyhow::bail!("nothing was granted")
 }
 
 fn millis(took: Duration) -> f64 {

@@ -38,6 +38,8 @@ use crate::{
 
 /// How long an acknowledgement of the stream is waited for.
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause before a record that could not be read is read again.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// How long the broker may take to cosign a checkpoint.
 const WITNESS_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the end of a run waits for its last checkpoint to be cosigned; if not then, the next run sees to it.
@@ -462,6 +464,17 @@ impl Driver {
                 }
             }
             Effect::AskFresh(payload) => self.ask_fresh(payload),
+            Effect::ReadRecord { ticket, sequence } => {
+                let bus = self.bus.clone();
+                let stream = part_stream(&self.tenant, &PartId::first());
+                self.report(async move {
+                    let found = bus.message_at(&stream, sequence).await.ok().flatten();
+                    if found.is_none() {
+                        tokio::time::sleep(READ_AGAIN_AFTER).await;
+                    }
+                    Wake::Event(Event::RecordRead(ticket, found.map(|message| message.payload)))
+                });
+            }
             Effect::Witness(boot, payload) => {
                 let bus = self.bus.clone();
                 let subject = Subject::Witness(self.node.clone()).of(&self.tenant);

@@ -395,6 +395,13 @@ impl Bench {
         (ticket, store.fence, store.message_id)
     }
 
+    /// What was looked for is not in the stream.
+    fn not_found(&mut self) {
+        let search = self.take(|effect| matches!(effect, Effect::Search { .. }));
+        let Effect::Search { ticket, .. } = search else { unreachable!() };
+        self.happen(Event::Searched(ticket, Ok(None)));
+    }
+
     fn published(&mut self, ticket: Ticket, result: Result<Stored, StoreError>) {
         self.happen(Event::Published(ticket, result));
     }
@@ -691,8 +698,9 @@ fn b09_of_an_intent_of_unknown_fate_the_stream_hears_the_truth() {
     };
     assert!(store.subject.contains(".void."), "{}", store.subject);
     assert_eq!(store.message_id, intent_id);
-    // Something with this id was there before. What? The intent itself: it stands, and its end is recorded.
+    // Something with this id was there before. What? Not the void. The intent itself: it stands, and its end is recorded.
     bench.published(ticket, Ok(Stored { sequence: 8, duplicate: true }));
+    bench.not_found();
     let Effect::Search { ticket, .. } = bench.take(|effect| matches!(effect, Effect::Search { .. })) else {
         unreachable!()
     };
@@ -710,6 +718,28 @@ fn b09_of_an_intent_of_unknown_fate_the_stream_hears_the_truth() {
 }
 
 #[test]
+fn b09_a_void_whose_acknowledgement_was_lost_is_not_made_a_second_time() {
+    let mut bench = Bench::new();
+    let _call = bench.call(1);
+    let (ticket, ..) = bench.intent();
+    bench.published(ticket, Err(StoreError::Unknown("timed out".into())));
+    let void = |effect: &Effect| matches!(effect, Effect::Publish { .. });
+    let Effect::Publish { ticket, store: first, .. } = bench.take(void) else { unreachable!() };
+    bench.published(ticket, Err(StoreError::Unknown("timed out".into())));
+    let Effect::Publish { ticket, store: again, .. } = bench.take(void) else { unreachable!() };
+    assert_eq!(first, again, "byte for byte");
+    bench.published(ticket, Ok(Stored { sequence: 8, duplicate: true }));
+    let Effect::Search { ticket, record, .. } = bench.take(|effect| matches!(effect, Effect::Search { .. }))
+    else {
+        unreachable!()
+    };
+    assert_eq!(record, first.payload, "what is there is the void");
+    bench.happen(Event::Searched(ticket, Ok(Some(8))));
+    assert!(!bench.wants(void), "{:?}", bench.wants);
+    assert!(!bench.kinds().contains(&RecordKind::Outcome));
+}
+
+#[test]
 fn b09_an_id_that_somebody_else_used_is_no_proof_of_our_intent() {
     let mut bench = Bench::new();
     let _call = bench.call(1);
@@ -719,6 +749,7 @@ fn b09_an_id_that_somebody_else_used_is_no_proof_of_our_intent() {
     let Effect::Publish { ticket, store: first, .. } = bench.take(void) else { unreachable!() };
     // Another node ran the caller's retry: its intent bears the same id.
     bench.published(ticket, Ok(Stored { sequence: 9, duplicate: true }));
+    bench.not_found();
     let Effect::Search { ticket, .. } = bench.take(|effect| matches!(effect, Effect::Search { .. })) else {
         unreachable!()
     };
@@ -1046,6 +1077,38 @@ fn a18_what_an_earlier_run_left_open_is_looked_for_and_never_run() {
         "{:?}",
         bench.wants
     );
+    assert!(!bench.runs_a_tool());
+}
+
+#[test]
+fn a18_a_void_of_an_earlier_run_whose_intent_was_stored_after_all_is_not_taken_for_it() {
+    let mut dead = Bench::new();
+    let _call = dead.call(1);
+    let (ticket, ..) = dead.intent();
+    let intent = dead.journal[0].clone();
+    dead.published(ticket, Err(StoreError::Unknown("timed out".into())));
+    let void = |effect: &Effect| matches!(effect, Effect::Publish { .. });
+    let Effect::Publish { store, .. } = dead.take(void) else { unreachable!() };
+    // The node died before the void was acknowledged.
+    let unpublished = Unpublished {
+        seq: 0,
+        kind: RecordKind::Void,
+        subject: store.subject.clone(),
+        message_id: store.message_id.clone().unwrap(),
+        record: store.payload.clone(),
+    };
+    let unsettled = Unsettled { unpublished: vec![unpublished], ..Unsettled::default() };
+    let mut bench = Bench::new();
+    bench.happen(Event::Recovered { boot: intent.id.boot.clone(), unsettled });
+    let Effect::Publish { ticket, store: again, .. } = bench.take(void) else { unreachable!() };
+    assert_eq!(again.payload, store.payload);
+    bench.published(ticket, Ok(Stored { sequence: 8, duplicate: true }));
+    let read = bench.take(|effect| matches!(effect, Effect::ReadRecord { .. }));
+    let Effect::ReadRecord { ticket, sequence: 8 } = read else { unreachable!() };
+    let stored = encode(&Signed::new(&intent, &key(3)));
+    bench.happen(Event::RecordRead(ticket, Some(stored.into())));
+    let outcome = bench.journal.last().unwrap();
+    assert!(matches!(&outcome.body, RecordBody::Outcome(o) if o.intent == intent.id), "{:?}", outcome.body);
     assert!(!bench.runs_a_tool());
 }
 

@@ -6,6 +6,7 @@
 
 mod agentdojo;
 mod audit_index;
+mod audit_verify;
 mod bench;
 
 use std::{
@@ -34,6 +35,8 @@ enum Command {
     Agentdojo(Agentdojo),
     /// Measure building the auditors' index, and each question asked of it
     AuditIndex(AuditIndex),
+    /// Measure verifying an export
+    AuditVerify(AuditIndex),
     /// Measure calls, processes and what they are made of
     Bench(Bench),
     /// Measure a tool of an MCP server, called directly and governed
@@ -129,6 +132,12 @@ async fn run(cli: Cli) -> Result<()> {
         }
         Command::AuditIndex(AuditIndex { records, json }) => {
             let report = audit_index::run(records)?;
+            let text = if json { serde_json::to_string(&report)? } else { report.table() };
+            writeln!(std::io::stdout(), "{text}")?;
+            Ok(())
+        }
+        Command::AuditVerify(AuditIndex { records, json }) => {
+            let report = audit_verify::run(records)?;
             let text = if json { serde_json::to_string(&report)? } else { report.table() };
             writeln!(std::io::stdout(), "{text}")?;
             Ok(())

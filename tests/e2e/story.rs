@@ -39,6 +39,8 @@ fn the_demo_allows_what_is_granted_and_refuses_the_rest_each_for_its_own_reason(
         let total: u64 = reasons.values().filter_map(serde_json::Value::as_u64).sum();
         assert_eq!(report["denied"].as_u64(), Some(total));
         assert_eq!(report["audit_gaps"], 0);
+        assert_eq!(report["verification_faults"], 0);
+        assert!(report["verified_records"].as_u64().unwrap() > 10);
         assert!(report["allowed"].as_u64().unwrap() >= 5);
         assert!(report["audit_records"].as_u64().unwrap() > total);
         Ok(())

@@ -30,12 +30,17 @@ pub(super) struct Logs {
     own: BTreeMap<BootId, RunLog>,
     heads: Heads,
     is_read: bool,
+    /// Heads whose signers are not known yet, with their sequences.
+    unchecked: Vec<(SignedCheckpoint, u64)>,
     /// Logs a head of which is on its way.
     under_way: BTreeSet<LogId>,
     /// Logs that were found to have two histories; said once.
     forked: BTreeSet<LogId>,
     refused: u64,
 }
+
+/// Most heads that wait for their signers' keys.
+const UNCHECKED_MAX: usize = 1_024;
 
 /// A head on its way to the stream.
 pub(super) struct HeadOnItsWay {
@@ -132,14 +137,26 @@ impl Broker {
         let note = read
             .and_then(|head| SignedCheckpoint::parse(&head.checkpoint).map_err(|error| error.to_string()));
         match note {
-            Ok(note) if self.is_recorders(&note) && self.is_witnessed_if_nodes(&note) => {
-                self.logs.heads.take(note, sequence);
+            Ok(note) => {
+                self.logs.unchecked.push((note, sequence));
+                self.check_heads();
             }
-            Ok(note) => self.alarm(format!(
-                "head {sequence} of log {} is not signed by who should have: it does not count",
-                note.checkpoint().log
-            )),
             Err(why) => self.alarm(format!("head {sequence} is none: {why}")),
+        }
+    }
+
+    /// Takes the heads whose signers are known. The control stream is read beside the heads, and may come later with
+    /// the key.
+    pub(super) fn check_heads(&mut self) {
+        for (note, sequence) in std::mem::take(&mut self.logs.unchecked) {
+            if self.is_recorders(&note) && self.is_witnessed_if_nodes(&note) {
+                self.logs.heads.take(note, sequence);
+            } else if self.logs.unchecked.len() < UNCHECKED_MAX {
+                self.logs.unchecked.push((note, sequence));
+            } else {
+                let log = &note.checkpoint().log;
+                self.alarm(format!("head {sequence} of log {log} is not signed by who should have"));
+            }
         }
     }
 
@@ -249,10 +266,10 @@ impl Broker {
         }
         let Some(call) = back else {
             let own = self.logs.own.get_mut(&log.boot);
-            let (closed, tree) =
+            let (closed, witnessed) =
                 own.map_or((None, None), |own| (Some(own.own_published(result.is_ok())), own.to_keep()));
-            if let Some(tree) = tree.filter(|_| log.boot == self.setup.boot) {
-                self.push(Effect::Journal(None, Entry::Witnessed { tree }));
+            if let Some(witnessed) = witnessed.filter(|_| log.boot == self.setup.boot) {
+                self.push(Effect::Journal(None, Entry::Witnessed(witnessed)));
             }
             if closed == Some(Answered::Closed) {
                 self.logs.own.remove(&log.boot);

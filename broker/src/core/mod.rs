@@ -317,12 +317,18 @@ impl Broker {
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
         match event {
             Event::Arrived(call, arrival) => self.arrived(call, &arrival, now),
-            Event::Control { sequence, payload } => self.control_event(sequence, &payload),
+            Event::Control { sequence, payload } => {
+                self.control_event(sequence, &payload);
+                self.check_heads();
+            }
             Event::Approval { sequence, subject, payload } => {
                 self.approval_event(sequence, &subject, &payload, now);
             }
             Event::ApprovalsRead => self.approvals_read = true,
-            Event::ControlRead => self.control_was_read(now),
+            Event::ControlRead => {
+                self.control_was_read(now);
+                self.check_heads();
+            }
             Event::Head { sequence, payload } => self.head(sequence, &payload),
             Event::HeadsRead => self.heads_were_read(),
             Event::RecordRead(ticket, found) => self.record_read(ticket, found.as_deref()),

@@ -7,7 +7,7 @@ use writ_common::{
     codec::{CodecError, Message},
     digest::Digest,
     record::RecordKind,
-    tlog::{Frontier, leaf_hash},
+    tlog::{Witnessed, leaf_hash},
 };
 
 /// One journal entry.
@@ -45,10 +45,7 @@ pub enum Entry {
     },
     /// A witness has cosigned so much of the run's log. Written now and then, so that the log can be taken up although
     /// its first records have made room.
-    Witnessed {
-        /// The tree it has seen.
-        tree: Frontier,
-    },
+    Witnessed(Witnessed),
     /// Nothing follows in this segment, so that a segment that was cut short shows.
     Closed {
         /// The segment the run goes on in; absent if it is over, and everything it left open is settled.
@@ -75,7 +72,7 @@ pub struct Unsettled {
     /// Acknowledged intents without an outcome, in order: (seq, envelope).
     pub without_outcome: Vec<(u64, Vec<u8>)>,
     /// What a witness is known to have seen of the run's log.
-    pub witnessed: Frontier,
+    pub witnessed: Witnessed,
     /// The leaves of the log from there on by position, and whether the stream has them.
     pub leaves: BTreeMap<u64, (Digest, bool)>,
 }
@@ -110,7 +107,7 @@ pub struct Fold {
     without_outcome: BTreeMap<u64, Vec<u8>>,
     /// Intents that ended before the journal says that they were acknowledged.
     ended_early: BTreeSet<u64>,
-    witnessed: Frontier,
+    witnessed: Witnessed,
     leaves: BTreeMap<u64, (Digest, bool)>,
     entries: u64,
 }
@@ -143,9 +140,9 @@ impl Fold {
                 }
             }
             Entry::Ended { seq } => self.end(seq),
-            Entry::Witnessed { tree } => {
-                self.leaves = self.leaves.split_off(&tree.size());
-                self.witnessed = tree;
+            Entry::Witnessed(witnessed) => {
+                self.leaves = self.leaves.split_off(&witnessed.tree.size());
+                self.witnessed = witnessed;
             }
             Entry::Closed { .. } => {}
         }

@@ -106,7 +106,7 @@ impl OpenRecords {
                 Some((segment, _)) => self.remove(segment),
                 None => {}
             },
-            Entry::Ended { .. } | Entry::Witnessed { .. } | Entry::Closed { .. } => {}
+            Entry::Ended { .. } | Entry::Witnessed(_) | Entry::Closed { .. } => {}
         }
     }
 

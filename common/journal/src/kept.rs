@@ -90,7 +90,7 @@ impl KeptRecords<'_> {
                         self.held.insert(seq, record);
                     }
                 }
-                Some(Entry::Ended { .. } | Entry::Witnessed { .. } | Entry::Closed { .. }) => {}
+                Some(Entry::Ended { .. } | Entry::Witnessed(_) | Entry::Closed { .. }) => {}
                 None if !self.held.is_empty() => {
                     let boot = boot.clone();
                     return Ok(self.release(boot));

@@ -14,7 +14,7 @@ mod witness;
 
 pub use checkpoint::{Checkpoint, NoteError, SignedCheckpoint, VerifierKey, WitnessName};
 pub use proof::{InclusionProof, ProofError};
-pub use run::{Answered, RunLog};
+pub use run::{Answered, RunLog, Witnessed};
 pub use tree::{Frontier, Tree, TreeError, leaf_hash, tile_path};
 pub use witness::{Head, Heads, WitnessReply, WitnessRequest, Witnessing};
 

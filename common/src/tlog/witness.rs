@@ -300,6 +300,21 @@ mod tests {
     }
 
     #[test]
+    fn a_log_is_taken_up_from_what_was_kept_of_it_although_the_witness_forgot() {
+        let mut bench = Bench::new();
+        bench.record(0..3_000);
+        bench.go();
+        let kept = bench.log.to_keep().unwrap();
+        assert_eq!((kept.tree.size(), bench.log.to_keep()), (3_000, None));
+        bench.heads = Heads::default();
+        bench.log = RunLog::witnessed(log(), kept);
+        bench.record(3_000..3_010);
+        bench.log.end_here();
+        assert_eq!(bench.go(), Some(Answered::Closed));
+        assert_eq!(bench.heads.of(&log()).unwrap().checkpoint().size, 3_010);
+    }
+
+    #[test]
     fn b06_a_recorder_that_was_set_back_is_told_so() {
         let mut bench = Bench::new();
         bench.record(0..9);

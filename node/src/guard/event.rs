@@ -100,6 +100,8 @@ pub enum Event {
     FirstRead(CallRef, Result<Option<Bytes>, String>),
     /// A tool or an agent is done.
     Finished(CallRef, Result<Output, ToolFailure>),
+    /// The record at a sequence of the audit stream, if it could be read.
+    RecordRead(Ticket, Option<Bytes>),
     /// The broker's answer to a request to cosign a run's checkpoint, if there was one.
     Witnessed(BootId, Option<Bytes>),
     /// Time has passed.
@@ -172,6 +174,13 @@ pub enum Effect {
     ReadSources(FlowDomain, TaskId),
     /// Read the message at a stream sequence, for a call that was made before.
     ReadFirst(CallRef, u64),
+    /// Read the record at a sequence of the audit stream.
+    ReadRecord {
+        /// Whose answer.
+        ticket: Ticket,
+        /// Where.
+        sequence: u64,
+    },
     /// Answer a request.
     Reply(CallRef, Vec<u8>),
     /// Add to the journal of an earlier run what became of something it left open. Comes before the run's

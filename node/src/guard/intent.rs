@@ -428,6 +428,7 @@ impl Guard {
             call_id: known.call_id,
             who: flight.who,
             what: flight.what,
+            void: Some(void.clone()),
             contested: false,
             since: now,
         };

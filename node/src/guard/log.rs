@@ -23,13 +23,20 @@ use super::{Effect, Guard, RecordKind};
 pub(super) struct Logs {
     open: BTreeMap<BootId, RunLog>,
     refused: u64,
+    /// Why it was refused last.
+    fault: Option<String>,
     /// Whether the last checkpoint of a run that is ending went without an answer: the next run sees to it.
     is_given_up: bool,
 }
 
 impl Logs {
     pub(super) fn new(log: LogId) -> Self {
-        Self { open: BTreeMap::from([(log.boot.clone(), RunLog::new(log))]), refused: 0, is_given_up: false }
+        Self {
+            open: BTreeMap::from([(log.boot.clone(), RunLog::new(log))]),
+            refused: 0,
+            fault: None,
+            is_given_up: false,
+        }
     }
 
     /// A record was prepared in its run; the last one at a position counts.
@@ -93,12 +100,12 @@ impl Guard {
             Some(Ok(reply)) => log.answered(Some(reply), |note| is_witnessed(control, note)),
             None => log.answered(None, |_| false),
         };
-        let tree = log.to_keep().filter(|_| *boot == self.config.boot);
-        if let Some(tree) = tree {
-            self.push(Effect::Journal(None, Entry::Witnessed { tree }));
+        let witnessed = log.to_keep().filter(|_| *boot == self.config.boot);
+        if let Some(witnessed) = witnessed {
+            self.push(Effect::Journal(None, Entry::Witnessed(witnessed)));
         }
         match answered {
-            Answered::Advanced => {}
+            Answered::Advanced => self.logs.fault = None,
             Answered::Unanswered => self.logs.is_given_up = self.is_closing,
             Answered::Closed => {
                 self.logs.open.remove(boot);
@@ -106,7 +113,11 @@ impl Guard {
             }
             Answered::Fault(why) => {
                 self.logs.refused += 1;
-                self.alarm(format!("the log of run {boot} is not witnessed: {why}"));
+                // It is asked again every second: said once.
+                if self.logs.fault.as_ref() != Some(&why) {
+                    self.alarm(format!("the log of run {boot} is not witnessed: {why}"));
+                    self.logs.fault = Some(why);
+                }
             }
             Answered::Forked(why) => self.forked(boot, &why),
         }

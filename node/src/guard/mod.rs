@@ -197,8 +197,10 @@ enum Pending {
     Remembered(FlowDomain, Box<ResultSources>),
     /// The use of an approval is being published.
     Used(CallRef, Box<approval::Using>),
-    /// An earlier run's intent is being looked for.
-    Search(Box<recovery::OldIntent>),
+    /// What is stored under the id of an earlier run's void is being read, at this sequence.
+    ReadBack(Box<Prepared>, u64),
+    /// An intent of unknown fate is being looked for, or its void.
+    Search(recovery::Sought, Box<recovery::OldIntent>),
 }
 
 /// A record on its way to the stream.
@@ -320,6 +322,7 @@ impl Guard {
             Event::Searched(ticket, found) => self.searched(ticket, found, now),
             Event::FirstRead(call, found) => self.first_read(call, found, now),
             Event::Finished(call, result) => self.finished(call, result, now),
+            Event::RecordRead(ticket, found) => self.record_read(ticket, found.as_deref(), now),
             Event::Witnessed(boot, answer) => self.witnessed(&boot, answer.as_ref()),
             Event::Tick => self.tick(now),
         }
@@ -536,7 +539,8 @@ impl Guard {
             Some(Pending::OutcomeWritten(call, prepared)) => self.outcome_written(call, prepared),
             Some(
                 Pending::IntentPublished(_)
-                | Pending::Search(_)
+                | Pending::Search(..)
+                | Pending::ReadBack(..)
                 | Pending::Asked(..)
                 | Pending::Charged(..)
                 | Pending::Claimed(..)
@@ -586,10 +590,16 @@ impl Guard {
     }
 
     fn acknowledged(&mut self, unacknowledged: Unacknowledged, stored: Stored) {
-        let Unacknowledged { prepared, purpose, .. } = unacknowledged;
+        let Unacknowledged { prepared, store, purpose } = unacknowledged;
         let is_own = prepared.id.boot == self.config.boot;
         match purpose {
             Purpose::Record => self.committed(prepared.id.seq, stored.sequence),
+            // It bears the id of the intent it voids: that may be what is stored.
+            Purpose::Settle(_)
+                if stored.duplicate && store.message_id.as_ref() != Some(&prepared.message_id) =>
+            {
+                self.read_back(prepared, stored.sequence);
+            }
             Purpose::Settle(boot) => {
                 self.resolved(&prepared, stored.sequence);
                 self.settled(&boot);

@@ -19,10 +19,19 @@ pub(super) struct OldIntent {
     pub(super) call_id: Digest,
     pub(super) who: Who,
     pub(super) what: What,
+    /// The void of it that was sent, which may be on record although nobody said so.
+    pub(super) void: Option<Box<Prepared>>,
     /// Whether something with its id is on record, so that it remains to be seen whether that is it.
     pub(super) contested: bool,
     /// Since when; past the stream's duplicate window its id proves nothing any more.
     pub(super) since: Now,
+}
+
+/// Which of the records that may be at its place is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sought {
+    Intent,
+    Void,
 }
 
 impl Guard {
@@ -76,47 +85,98 @@ impl Guard {
             RecordBody::Outcome(_) | RecordBody::Void(_) => (Who::default(), What::default()),
         };
         let call_id = what.call_id.unwrap_or(Digest::from_bytes([0; 32]));
-        self.search(OldIntent { prepared, call_id, who, what, contested: false, since: now });
+        self.search(OldIntent { prepared, call_id, who, what, void: None, contested: false, since: now });
     }
 
+    /// Looks for the void of an intent, if one was sent, and then for the intent: a place has one of them, and a void that is
+    /// made anew is another record.
     pub(super) fn search(&mut self, intent: OldIntent) {
-        let (subject, record) = (intent.prepared.subject.clone(), intent.prepared.bytes.clone());
-        let ticket = self.ticket(Pending::Search(Box::new(intent)));
+        let sought = if intent.void.is_some() { Sought::Void } else { Sought::Intent };
+        self.search_for(sought, intent);
+    }
+
+    fn search_for(&mut self, sought: Sought, intent: OldIntent) {
+        let record = match (sought, &intent.void) {
+            (Sought::Void, Some(void)) => void,
+            _ => &intent.prepared,
+        };
+        let (subject, record) = (record.subject.clone(), record.bytes.clone());
+        let ticket = self.ticket(Pending::Search(sought, Box::new(intent)));
         self.push(Effect::Search { ticket, subject, record });
     }
 
     pub(super) fn searched(&mut self, ticket: super::Ticket, found: Result<Option<u64>, String>, now: Now) {
-        let Some(Pending::Search(intent)) = self.pending.remove(&ticket) else { return };
+        let Some(Pending::Search(sought, intent)) = self.pending.remove(&ticket) else { return };
         match found {
+            Ok(Some(sequence)) if sought == Sought::Void => self.void_stands(&intent, sequence),
             Ok(Some(sequence)) => self.intent_stands(&intent, sequence, now),
-            // Another node's intent, or a void of ours that was acknowledged after all: ours is not on record.
+            Ok(None) if sought == Sought::Void => self.search_for(Sought::Intent, *intent),
+            // Another node's intent: ours is not on record.
             Ok(None) if intent.contested => self.void_apart(*intent, now),
             Ok(None) => self.void_old(*intent, now),
             Err(why) => {
                 self.alarm(format!("record {} cannot be looked for: {why}", intent.prepared.id));
-                self.search(*intent);
+                self.search_for(sought, *intent);
+            }
+        }
+    }
+
+    /// The void of an intent turned out to be on record.
+    fn void_stands(&mut self, intent: &OldIntent, sequence: u64) {
+        let Some(void) = &intent.void else { return };
+        if void.id.boot == self.config.boot {
+            self.committed(void.id.seq, sequence);
+        } else {
+            self.resolved(void, sequence);
+        }
+        self.settled(&void.id.boot);
+    }
+
+    /// An earlier run's void is not what is stored under its id. What is?
+    pub(super) fn read_back(&mut self, void: Box<Prepared>, sequence: u64) {
+        let ticket = self.ticket(Pending::ReadBack(void, sequence));
+        self.push(Effect::ReadRecord { ticket, sequence });
+    }
+
+    /// What is stored under the id of an earlier run's void.
+    pub(super) fn record_read(&mut self, ticket: super::Ticket, found: Option<&[u8]>, now: Now) {
+        let Some(Pending::ReadBack(void, sequence)) = self.pending.remove(&ticket) else { return };
+        let Some(bytes) = found else { return self.read_back(void, sequence) };
+        match self.reopen(bytes).filter(|(stored, _)| stored.id == void.id) {
+            // The intent itself: it stands, and nobody knows whether it ran.
+            Some((prepared, Record { body: RecordBody::Verdict(verdicted), .. })) => {
+                let (who, what) = (verdicted.who, verdicted.what);
+                let call_id = what.call_id.unwrap_or(Digest::from_bytes([0; 32]));
+                let prepared = Box::new(prepared);
+                let intent =
+                    OldIntent { prepared, call_id, who, what, void: None, contested: false, since: now };
+                self.intent_stands(&intent, sequence, now);
+            }
+            // The void, or one made before it.
+            Some((stored, _)) => {
+                self.resolved(&stored, sequence);
+                self.settled(&stored.id.boot);
+            }
+            // Another node's intent: the void goes under the id of its own record.
+            None => {
+                let (message_id, boot) = (void.message_id.clone(), void.id.boot.clone());
+                self.publish_record(void, message_id, Purpose::Settle(boot), Millis(0));
             }
         }
     }
 
     /// Voids an intent that is not on record, under its own id, so that a late copy of it is dropped.
-    fn void_old(&mut self, intent: OldIntent, now: Now) {
+    fn void_old(&mut self, mut intent: OldIntent, now: Now) {
         let reason =
             Reason::new(ReasonCode::AuditUnavailable).noted("the node ended before it was acknowledged");
-        let void = self.recorder.void(
-            &intent.prepared,
-            recorded(&reason),
-            intent.who.clone(),
-            intent.what.clone(),
-            now.wall,
-        );
+        let void = intent.void.clone().unwrap_or_else(|| {
+            let (who, what) = (intent.who.clone(), intent.what.clone());
+            Box::new(self.recorder.void(&intent.prepared, recorded(&reason), who, what, now.wall))
+        });
+        intent.void = Some(void.clone());
         let message_id = intent.call_id.to_string();
-        self.publish_record(
-            Box::new(void),
-            message_id,
-            Purpose::VoidUnknown(Box::new(intent)),
-            REPUBLISH_AFTER,
-        );
+        let purpose = Purpose::VoidUnknown(Box::new(intent));
+        self.publish_record(void, message_id, purpose, REPUBLISH_AFTER);
     }
 
     /// Voids an intent whose id somebody else used, under the record's own.
@@ -126,6 +186,9 @@ impl Guard {
         let void = self.recorder.void(&prepared, recorded(&reason), who, what, now.wall);
         let message_id = prepared.message_id.clone();
         let is_own = prepared.id.boot == self.config.boot;
+        if is_own {
+            self.journal(None, &void, &message_id, None);
+        }
         let purpose = if is_own { Purpose::Record } else { Purpose::Settle(prepared.id.boot.clone()) };
         self.publish_record(Box::new(void), message_id, purpose, Millis(0));
     }

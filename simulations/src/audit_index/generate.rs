@@ -15,7 +15,7 @@ use writ_common::{
         Action, AgentId, ApprovalId, BootId, BrokerId, CapabilityId, FlowDomain, KeyId, NodeId, OperatorId,
         PartId, Resource, RoleId, TaskId, TaskKind, TenantId, UserId,
     },
-    keys::PrivateKey,
+    keys::{PrivateKey, PublicKey},
     keyset::{KeysetDocument, KeysetKey},
     label::{Confidentiality, Integrity, Label, Tag},
     policy::PolicyRevision,
@@ -111,7 +111,11 @@ struct Going {
 /// The stream, message by message.
 pub struct Stream {
     dice: Dice,
-    /// The control stream, in which all of them are enrolled.
+    /// The key everything rests on.
+    pub root: PublicKey,
+    /// The control stream as it was written, from sequence 1.
+    pub said: Vec<Vec<u8>>,
+    /// What it says: all of them are enrolled in it.
     pub history: ControlHistory,
     broker: Recorder,
     nodes: Vec<Recorder>,
@@ -165,8 +169,9 @@ impl Stream {
         events
             .push(ControlEvent::ApproverKey { approver: approver.0.clone(), key: Some(approver.1.public()) });
         let mut history = ControlHistory::new(tenant.clone(), root.public());
+        let mut said = Vec::new();
         for event in events {
-            say(&mut history, &issuer, BEGIN, event);
+            said.push(say(&mut history, &issuer, BEGIN, event));
         }
         let users = (0..1_000).map(|n| UserId::parse("https://idp.example", format!("user-{n}")));
         let agents = (0..40).map(|n| AgentId::parse(format!("agent-{n}")));
@@ -175,12 +180,8 @@ impl Stream {
             let at =
                 BEGIN.after(Millis(dice.below(DAYS * 86_400_000) / 20 + number * DAYS * 86_400_000 / 20));
             let target = RevocationTarget::Agent(dice.pick(&agents)?);
-            say(
-                &mut history,
-                &issuer,
-                at,
-                ControlEvent::Revocation { target, until: at.after(Millis::from_secs(3_600)) },
-            );
+            let event = ControlEvent::Revocation { target, until: at.after(Millis::from_secs(3_600)) };
+            said.push(say(&mut history, &issuer, at, event));
         }
         let mut tools = Vec::new();
         for number in 0..60 {
@@ -201,6 +202,8 @@ impl Stream {
         }
         Ok(Self {
             dice,
+            root: root.public(),
+            said,
             history,
             broker: recorder,
             nodes,
@@ -490,9 +493,11 @@ fn keyset(root: &PrivateKey, issuer: &PrivateKey, tenant: &TenantId) -> Signed<K
     Signed::new(&document, root)
 }
 
-fn say(history: &mut ControlHistory, issuer: &PrivateKey, at: Timestamp, event: ControlEvent) {
+fn say(history: &mut ControlHistory, issuer: &PrivateKey, at: Timestamp, event: ControlEvent) -> Vec<u8> {
     let follows = history.state.epoch();
     let tenant = history.state.tenant().clone();
     let document = ControlDocument { tenant, at, by: "ops".to_owned(), follows, event };
-    history.take(follows.sequence + 1, &encode(&Signed::new(&document, issuer)));
+    let payload = encode(&Signed::new(&document, issuer));
+    history.take(follows.sequence + 1, &payload);
+    payload
 }

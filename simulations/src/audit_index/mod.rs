@@ -1,6 +1,6 @@
 //! How fast the auditors' index is built and answers, against reading everything, in the same run.
 
-mod generate;
+pub mod generate;
 #[cfg(test)]
 mod tests;
 

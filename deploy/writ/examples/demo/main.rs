@@ -74,7 +74,7 @@ async fn run(options: &Options) -> Result<()> {
         Err(error) => voice
             .say(format_args!("\nNo MCP server is part of this, since it could not be had: {error:#}"))?,
     }
-    let report = Report::read(&stack, &task, begin.elapsed()).await?;
+    let report = Report::read(&stack, &task, &folder.join("evidence"), begin.elapsed()).await?;
     if options.json {
         report.print_json()?;
     } else {

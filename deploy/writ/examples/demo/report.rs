@@ -1,11 +1,16 @@
 //! What the audit stream says about the run: nothing here is counted by the agents themselves.
 
-use std::{collections::BTreeMap, io::Write as _, time::Duration};
+use std::{collections::BTreeMap, io::Write as _, path::Path, time::Duration};
 
 use anyhow::Result;
 use serde::Serialize;
 use writ::{
     dev::DevStack,
+    evidence::{
+        read::{Against, verify},
+        write::export,
+    },
+    operator::OperatorProfile,
     view::{chain, gaps},
 };
 use writ_common::record::{RecordBody, RecordedDecision};
@@ -28,6 +33,10 @@ pub struct Report {
     audit_records: u64,
     /// Records that should be there and are not, or are not what they claim.
     audit_gaps: u64,
+    /// Records of the task that were exported and verified with nothing but the root's key.
+    verified_records: u64,
+    /// What contradicts them.
+    verification_faults: usize,
     /// Set-up and story, in milliseconds.
     elapsed_ms: u128,
     #[serde(skip)]
@@ -35,11 +44,14 @@ pub struct Report {
 }
 
 impl Report {
-    /// Reads the audit stream as an auditor would.
-    pub async fn read(stack: &DevStack, task: &TaskId, elapsed: Duration) -> Result<Self> {
+    /// Reads the audit stream as an auditor would, and has the evidence of the task written into a new folder.
+    pub async fn read(stack: &DevStack, task: &TaskId, evidence: &Path, elapsed: Duration) -> Result<Self> {
         let operator = stack.operator().await?;
         let recorded = operator.records(None).await?;
+        let root = OperatorProfile::load(&stack.layout.operator())?.root;
+        export(&operator, root, Some(task), evidence).await?;
         operator.close().await;
+        let (_, verified) = verify(evidence, &Against { root: Some(root), ..Against::default() })?;
         let records =
             || recorded.iter().filter(|one| one.fault.is_none()).filter_map(|one| one.record.as_ref());
         let mut report = Self {
@@ -49,6 +61,8 @@ impl Report {
             reasons: BTreeMap::new(),
             audit_records: u64::try_from(recorded.len())?,
             audit_gaps: gaps::find(records()).iter().map(|gap| gap.to - gap.from + 1).sum(),
+            verified_records: verified.records,
+            verification_faults: verified.faults,
             elapsed_ms: elapsed.as_millis(),
             tree: chain::build(task, &recorded),
         };
@@ -102,6 +116,14 @@ impl Report {
             self.audit_gaps,
             self.elapsed_ms / 1_000,
             self.elapsed_ms % 1_000 / 100
+        ))?;
+        voice.say(format_args!(
+            "{} records of the task, exported and verified with nothing but the root's key: {}",
+            self.verified_records,
+            match self.verification_faults {
+                0 => "nothing contradicts them".to_owned(),
+                count => format!("{count} faults"),
+            }
         ))?;
         if is_kept {
             voice.say(format_args!(

@@ -142,7 +142,7 @@ pub(crate) fn in_words(record: &Record) -> String {
                 RecordedDecision::Hold => "held for approval",
             };
             let times = if *count > 1 { format!(", {count} times") } else { String::new() };
-            format!("{word}: {} {}{times}{because}", asker(who), asked(what))
+            format!("{word}: {}, from {}{times}{because}", asked(what), asker(who))
         }
         RecordBody::Outcome(outcome) => {
             let Outcome { status, intent, .. } = &**outcome;
@@ -156,7 +156,7 @@ pub(crate) fn in_words(record: &Record) -> String {
         }
         RecordBody::Void(void) => {
             let Void { who, what, .. } = &**void;
-            format!("void: {} {} came to nothing{because}", asker(who), asked(what))
+            format!("void: {}, from {}, came to nothing{because}", asked(what), asker(who))
         }
     }
 }
@@ -172,7 +172,7 @@ fn asker(who: &Who) -> String {
         _ => "somebody unknown".to_owned(),
     };
     match &who.user {
-        Some(user) => format!("{who_asked}, for user {},", user.subject()),
+        Some(user) => format!("{who_asked} for user {}", user.subject()),
         None => who_asked,
     }
 }
@@ -182,7 +182,7 @@ fn asked(what: &What) -> String {
         (Some(action), Some(resource)) => format!("{action} on {resource}"),
         (Some(action), None) => action.to_string(),
         (None, Some(resource)) => format!("a call on {resource}"),
-        (None, None) => "a request that could not be read".to_owned(),
+        (None, None) => "a request that was not read".to_owned(),
     }
 }
 

@@ -106,9 +106,7 @@ fn export_is_wanted(signal: &str) -> bool {
     match std::env::var(format!("OTEL_{signal}_EXPORTER")) {
         _ if disabled => false,
         Ok(exporter) => exporter == "otlp",
-        Err(_) => {
-            set("OTEL_EXPORTER_OTLP_ENDPOINT") || set(&format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
-        }
+        Err(_) => set("OTEL_EXPORTER_OTLP_ENDPOINT") || set(&format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")),
     }
 }
 

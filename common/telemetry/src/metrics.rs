@@ -128,7 +128,8 @@ impl Exposition {
     /// Log entries that did not leave.
     pub fn log_losses(&mut self, losses: LogLosses) {
         let name = "writ_otlp_logs_dropped_total";
-        let help = "Records that did not leave this process as logs; they are in the audit stream all the same.";
+        let help =
+            "Records that did not leave this process as logs; they are in the audit stream all the same.";
         self.family(name, Kind::Counter, help);
         for (cause, count) in [("queue_full", losses.queue_full), ("not_exported", losses.not_exported)] {
             self.sample(name, &[("cause", cause)], as_f64(count));

@@ -219,3 +219,58 @@ fn a_form_of_logs_nobody_knows_is_said_and_none_leave_where_the_standard_says_so
         Ok(())
     })
 }
+
+#[test]
+fn what_a_killed_node_could_not_publish_leaves_when_its_next_run_has_published_it() -> Result<()> {
+    const ENDLESS: &str =
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c";
+    run(async {
+        let (collector, endpoint) = collector().await?;
+        let mut world = World::with(WorldOptions { start_core: false, ..Default::default() }).await?;
+        let config = world.layout.node_config("node-1");
+        World::edit(&config, "file = \"data/crm.db\"\n", "file = \"data/crm.db\"\ntimeout_seconds = 2\n")?;
+        world.start_broker().await?;
+        let to = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_TRACES_EXPORTER", "none")];
+        let first = start(&world, "node", "node-1", &to)?;
+        world.enroll_missing().await?;
+        let (_planner, task) = world.task().await?;
+        eventually("the node serves", async || Ok(read(&task, "SELECT 1").await.is_ok())).await?;
+        let count = |name: &str| {
+            let entries = collector.entries.lock().unwrap();
+            entries.iter().filter(|entry| entry.name == name).count()
+        };
+        eventually("its records leave", async || Ok(count("writ.outcome") >= 1)).await?;
+        let (verdicts, outcomes) = (count("writ.verdict"), count("writ.outcome"));
+        let caller = task.clone();
+        let asking = tokio::spawn(async move { read(&caller, ENDLESS).await });
+        eventually("the intent leaves", async || Ok(count("writ.verdict") > verdicts)).await?;
+        // The bus is away when the call ends: how, only the journal knows.
+        world.nats.signal(Signal::STOP)?;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        first.kill()?;
+        world.nats.signal(Signal::CONT)?;
+        assert_eq!(count("writ.outcome"), outcomes, "it was not on record");
+        asking.abort();
+        let second = start(&world, "node", "node-1", &to)?;
+        eventually("the outcome leaves", async || Ok(count("writ.outcome") > outcomes)).await?;
+        tokio::task::block_in_place(|| end(second))?;
+        let records = on_record(&world).await?;
+        let entries = collector.entries.lock().unwrap().clone();
+        let ended = records.iter().filter(|(record, _)| matches!(record.body, RecordBody::Outcome(_)));
+        let (last, digest) = ended.last().context("an outcome")?;
+        let left: Vec<&Entry> = entries
+            .iter()
+            .filter(|entry| entry.attributes["writ.record.id"] == last.id.to_string())
+            .collect();
+        assert_eq!(left.len(), 1, "{left:#?}");
+        assert_eq!(left[0].attributes["writ.record.digest"], digest.to_string());
+        assert_eq!(left[0].attributes["error.type"], "tool.timeout");
+        let intent = &left[0].attributes["writ.record.intent"];
+        assert!(
+            intent.starts_with(&format!("node-1/{}/", last.id.boot)),
+            "of the run that was killed: {intent}"
+        );
+        world.close().await;
+        Ok(())
+    })
+}

@@ -7,7 +7,7 @@ use writ_bus::ConnectionState;
 use writ_common::time::Now;
 use writ_journal::Entry;
 use writ_telemetry::{
-    Snapshots,
+    LogLosses, Snapshots,
     metrics::{DECISION_SECONDS, Exposition, Histogram, Kind, RecordCounts, as_f64},
 };
 
@@ -63,7 +63,14 @@ impl Meter {
     }
 
     /// Publishes, if it is time to. `index` says why the index cannot be written, if it cannot.
-    pub(crate) fn publish(&mut self, broker: &Broker, bus: ConnectionState, index: Option<&str>, now: Now) {
+    pub(crate) fn publish(
+        &mut self,
+        broker: &Broker,
+        bus: ConnectionState,
+        index: Option<&str>,
+        lost: LogLosses,
+        now: Now,
+    ) {
         let Some(snapshots) = &self.snapshots else { return };
         let at = Instant::now();
         if self.published.is_some_and(|last| at.duration_since(last) < PUBLISH_EVERY) {
@@ -75,10 +82,12 @@ impl Meter {
         if bus == ConnectionState::Disconnected {
             missing.insert(0, "bus: not connected".to_owned());
         }
-        snapshots.publish(missing, self.text(broker, bus, now));
+        let mut text = self.text(broker, bus, now);
+        text.log_losses(lost);
+        snapshots.publish(missing, text.into_text());
     }
 
-    fn text(&self, broker: &Broker, bus: ConnectionState, now: Now) -> String {
+    fn text(&self, broker: &Broker, bus: ConnectionState, now: Now) -> Exposition {
         let mut text = Exposition::default();
         text.counts(broker.counts());
         let help = "Time the broker took for what led to a verdict, without waiting for others.";
@@ -116,6 +125,6 @@ impl Meter {
         );
         let connected = u64::from(bus == ConnectionState::Connected);
         text.single("writ_bus_connected", Kind::Gauge, "Whether there is a connection.", as_f64(connected));
-        text.into_text()
+        text
     }
 }

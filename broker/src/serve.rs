@@ -26,7 +26,7 @@ use writ_common::{
     time::Millis,
 };
 use writ_journal::{Journal, JournalDir, JournalError, JournalLimits, Room, Settles, Sync, ask_restore};
-use writ_telemetry::{HttpError, HttpHandle, Spans, serve_http};
+use writ_telemetry::{HttpError, HttpHandle, RecordLogs, Spans, serve_http};
 
 use crate::{
     catch_up::{open_records, put_back, read_missed},
@@ -265,6 +265,7 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         bus: setup.bus,
         stream,
         spans: Spans::new(),
+        record_logs: RecordLogs::installed(),
         events: events.clone(),
         waiting: BTreeMap::new(),
         next_call: 0,
@@ -345,6 +346,7 @@ struct Driver {
     /// The audit stream's name.
     stream: String,
     spans: Spans,
+    record_logs: RecordLogs,
     events: mpsc::Sender<Wake>,
     waiting: BTreeMap<CallRef, Incoming>,
     next_call: u64,
@@ -389,7 +391,8 @@ impl Driver {
             self.round(&mut broker, std::mem::take(&mut batch));
             self.anchor_control(&broker);
             let connection = *self.connection.borrow();
-            self.meter.publish(&broker, connection, self.index_fault.as_deref(), self.clock.now());
+            let (fault, lost) = (self.index_fault.as_deref(), self.record_logs.losses());
+            self.meter.publish(&broker, connection, fault, lost, self.clock.now());
             ready.send_if_modified(|ready| std::mem::replace(ready, broker.is_ready()) != broker.is_ready());
             // What a stream that cannot be reached did not take is in the journal, for the next run.
             let has_waited = *stopping.borrow()
@@ -513,6 +516,7 @@ impl Driver {
         match effect {
             Effect::Alarm(text) => tracing::warn!("{text}"),
             Effect::Span(span) => self.spans.emit(*span),
+            Effect::Recorded(record, digest) => self.record_logs.emit(&record, &digest),
             Effect::Journal(_, entry) => {
                 if let Err(error) = self.journal.append(&[entry]) {
                     tracing::error!("{error}");

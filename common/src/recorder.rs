@@ -1,6 +1,8 @@
 //! Numbering, chaining and signing records: the pure half of recording. Writing and publishing them is done by
 //! whoever holds the recorder, in the order it prepared them.
 
+use std::sync::Arc;
+
 use crate::{
     codec::encode,
     counts::Counts,
@@ -43,6 +45,8 @@ pub struct Prepared {
     pub message_id: String,
     /// The signed envelope.
     pub bytes: Vec<u8>,
+    /// What it says, so that nobody has to decode it again.
+    pub record: Arc<Record>,
 }
 
 impl Recorder {
@@ -84,7 +88,7 @@ impl Recorder {
         let record =
             Record { tenant: self.tenant.clone(), id, prev: self.prev, at, part: self.part.clone(), body };
         self.next_seq += 1;
-        let prepared = self.sign(&record);
+        let prepared = self.sign(record);
         self.prev = prepared.digest;
         prepared
     }
@@ -108,14 +112,15 @@ impl Recorder {
             part: self.part.clone(),
             body: RecordBody::Void(Box::new(void)),
         };
-        self.sign(&record)
+        self.sign(record)
     }
 
-    fn sign(&self, record: &Record) -> Prepared {
-        self.describe(record, &Signed::new(record, &self.key))
+    fn sign(&self, record: Record) -> Prepared {
+        let signed = Signed::new(&record, &self.key);
+        self.describe(record, &signed)
     }
 
-    fn describe(&self, record: &Record, signed: &Signed<Record>) -> Prepared {
+    fn describe(&self, record: Record, signed: &Signed<Record>) -> Prepared {
         let subject = Subject::Audit {
             part: record.part.clone(),
             kind: record.kind(),
@@ -130,6 +135,7 @@ impl Recorder {
             subject: subject.of(&self.tenant),
             message_id: record.id.message_id().to_string(),
             bytes: encode(signed),
+            record: Arc::new(record),
         }
     }
 
@@ -140,7 +146,7 @@ impl Recorder {
     pub fn reopen(&self, bytes: &[u8]) -> Result<(Prepared, Record), OpenError> {
         let signed: Signed<Record> = crate::codec::decode(bytes)?;
         let record = signed.open(|key| *key == self.key.public())?;
-        Ok((self.describe(&record, &signed), record))
+        Ok((self.describe(record.clone(), &signed), record))
     }
 
     /// Signs a receipt for a record of this run.

@@ -128,6 +128,36 @@ pub mod attribute {
     pub const AUDIT_ORIGIN: &str = "writ.audit.origin";
     /// The record's position in its run.
     pub const AUDIT_SEQ: &str = "writ.audit.seq";
+    /// The record's name, `origin/boot/seq`.
+    pub const RECORD_ID: &str = "writ.record.id";
+    /// The record's digest, as receipts and the log have it.
+    pub const RECORD_DIGEST: &str = "writ.record.digest";
+    /// The class of a record: `allow`, `deny`, `hold`, `outcome`, `void`.
+    pub const RECORD_KIND: &str = "writ.record.kind";
+    /// The record that allowed what ended, as `origin/boot/seq`.
+    pub const RECORD_INTENT: &str = "writ.record.intent";
+    /// How many alike verdicts a record stands for.
+    pub const RECORD_COUNT: &str = "writ.record.count";
+    /// The tenant.
+    pub const TENANT: &str = "writ.tenant";
+    /// The resource.
+    pub const RESOURCE: &str = "writ.resource";
+    /// The action.
+    pub const ACTION: &str = "writ.action";
+    /// The operator who asked something of the control plane.
+    pub const OPERATOR: &str = "writ.operator";
+    /// The NATS user a request came over.
+    pub const CONNECTION: &str = "writ.connection";
+    /// The rules that decided, as `file:line`.
+    pub const RULES: &str = "writ.policy.rules";
+    /// Kinds of what inspectors found.
+    pub const FINDINGS: &str = "writ.findings";
+    /// Size of a result, in bytes.
+    pub const RESULT_BYTES: &str = "writ.result.bytes";
+    /// How long a call ran, in milliseconds.
+    pub const ELAPSED: &str = "writ.elapsed_ms";
+    /// Labels a result carried.
+    pub const LABELS_OUT: &str = "writ.labels.out";
     /// Labels that came in.
     pub const LABELS_IN: &str = "writ.labels.in";
     /// The agent that delegated.

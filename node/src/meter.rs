@@ -13,7 +13,7 @@ use writ_common::{
 };
 use writ_journal::Entry;
 use writ_telemetry::{
-    Snapshots,
+    LogLosses, Snapshots,
     metrics::{DECISION_SECONDS, Exposition, Histogram, Kind, RecordCounts, as_f64},
 };
 
@@ -73,7 +73,14 @@ impl Meter {
     }
 
     /// Publishes, if it is time to.
-    pub(crate) fn publish(&mut self, guard: &Guard, bus: ConnectionState, tools: &Tools, now: Now) {
+    pub(crate) fn publish(
+        &mut self,
+        guard: &Guard,
+        bus: ConnectionState,
+        tools: &Tools,
+        lost: LogLosses,
+        now: Now,
+    ) {
         let Some(snapshots) = &self.snapshots else { return };
         let at = Instant::now();
         if self.published.is_some_and(|last| at.duration_since(last) < PUBLISH_EVERY) {
@@ -84,10 +91,12 @@ impl Meter {
         if bus == ConnectionState::Disconnected {
             missing.insert(0, "bus: not connected".to_owned());
         }
-        snapshots.publish(missing, self.text(guard, bus, tools, now));
+        let mut text = self.text(guard, bus, tools, now);
+        text.log_losses(lost);
+        snapshots.publish(missing, text.into_text());
     }
 
-    fn text(&self, guard: &Guard, bus: ConnectionState, tools: &Tools, now: Now) -> String {
+    fn text(&self, guard: &Guard, bus: ConnectionState, tools: &Tools, now: Now) -> Exposition {
         let mut text = Exposition::default();
         text.counts(guard.counts());
         let help = "Time the guard took for what led to a verdict, without waiting for others.";
@@ -119,6 +128,6 @@ impl Meter {
         text.single("writ_bus_connected", Kind::Gauge, "Whether there is a connection.", as_f64(connected));
         let away = tools.values().filter(|tool| !tool.is_available()).count() as u64;
         text.single("writ_tools_away", Kind::Gauge, "Tools whose server is not there.", as_f64(away));
-        text.into_text()
+        text
     }
 }

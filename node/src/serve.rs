@@ -26,7 +26,7 @@ use writ_common::{
     subjects::{Subject, audit_part, control_stream, filter, part_stream},
 };
 use writ_journal::{Journal, JournalDir, JournalError, JournalLimits, Room, Settles, Sync};
-use writ_telemetry::{HttpError, HttpHandle, Spans, serve_http};
+use writ_telemetry::{HttpError, HttpHandle, RecordLogs, Spans, serve_http};
 
 use crate::{
     guard::{Arrival, CallRef, Effect, Event, FoundSources, Guard, GuardConfig, Output, ToolFailure},
@@ -227,6 +227,7 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
         tools: setup.tools,
         panel: setup.panel,
         spans: Spans::new(),
+        record_logs: RecordLogs::installed(),
         events: events.clone(),
         waiting: BTreeMap::new(),
         next_call: 0,
@@ -277,6 +278,7 @@ struct Driver {
     tools: BTreeMap<Resource, Arc<dyn Tool>>,
     panel: Panel,
     spans: Spans,
+    record_logs: RecordLogs,
     events: mpsc::Sender<Wake>,
     waiting: BTreeMap<CallRef, Incoming>,
     next_call: u64,
@@ -320,7 +322,8 @@ impl Driver {
                 std::mem::replace(ready, is_ready) != is_ready
             });
             let connection = *self.connection.borrow();
-            self.meter.publish(&guard, connection, &self.tools, self.clock.now());
+            let lost = self.record_logs.losses();
+            self.meter.publish(&guard, connection, &self.tools, lost, self.clock.now());
             let drained = guard.calls_in_flight() == 0 && guard.unacknowledged() == 0;
             // What a stream that cannot be reached did not take is in the journal, for the next run.
             let has_waited = *stopping.borrow()
@@ -443,6 +446,7 @@ impl Driver {
         match effect {
             Effect::Alarm(text) => tracing::warn!("{text}"),
             Effect::Span(span) => self.spans.emit(*span),
+            Effect::Recorded(record, digest) => self.record_logs.emit(&record, &digest),
             Effect::Journal(..) => {}
             Effect::Forget(boot) => {
                 if let Err(error) = self.journal.settle(&boot) {

@@ -258,6 +258,8 @@ def main() -> int:
         site = Site(options.writ, folder / "site")
         with Phoenix(folder) as phoenix:
             site.env["OTEL_EXPORTER_OTLP_ENDPOINT"] = phoenix.url
+            # Phoenix takes traces only.
+            site.env["OTEL_LOGS_EXPORTER"] = "none"
             with site:
                 task, capabilities = story(site)
                 traces = Traces(phoenix.spans(verdicts=5), task)

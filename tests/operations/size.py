@@ -96,6 +96,8 @@ class Scale:
         conf = site.etc / "nats" / "server.conf"
         conf.write_text(f'http: "127.0.0.1:{self.monitor}"\n' + conf.read_text())
         site.env["OTEL_EXPORTER_OTLP_ENDPOINT"] = sink.url
+        # What is measured here is traces.
+        site.env["OTEL_LOGS_EXPORTER"] = "none"
         site.systemctl("stop", "writ-node", "writ-broker", "nats-server")
         site.systemctl("start", *site.UNITS)
         site.ready()

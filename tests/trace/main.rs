@@ -1,6 +1,7 @@
 //! Traces as an auditor sees them: one tree per task, and above every refusal the chain of delegation.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failed test may panic")]
 
+mod logs;
 mod memory;
 mod otlp;
 

@@ -19,7 +19,7 @@ use crate::{Seen, Tree, check_guardrails};
 
 type Spans = Arc<Mutex<Vec<Seen>>>;
 
-fn text(value: Option<&AnyValue>) -> String {
+pub(crate) fn text(value: Option<&AnyValue>) -> String {
     match value.and_then(|value| value.value.as_ref()) {
         Some(any_value::Value::StringValue(text)) => text.clone(),
         Some(any_value::Value::IntValue(number)) => number.to_string(),
@@ -31,7 +31,7 @@ fn text(value: Option<&AnyValue>) -> String {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use writ_bus::{Attested, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
+    digest::Digest,
     ids::BootId,
+    record::Record,
+    recorder::Prepared,
     time::Millis,
     trace::{SpanRecord, TraceContext},
 };
@@ -130,6 +133,8 @@ pub enum Effect {
         /// Where.
         sequence: u64,
     },
+    /// A record is in the audit stream: it may be told to others. Comes once for each record the stream has.
+    Recorded(Arc<Record>, Digest),
     /// Add to the journal of an earlier run what became of something it left open. Comes before the run's
     /// [`Effect::Forget`].
     Resolve(BootId, Vec<Entry>),
@@ -137,4 +142,10 @@ pub enum Effect {
     Reply(CallRef, Vec<u8>),
     /// Export a span.
     Span(Box<SpanRecord>),
+}
+
+impl Effect {
+    pub(super) fn recorded(prepared: &Prepared) -> Self {
+        Self::Recorded(Arc::clone(&prepared.record), prepared.digest)
+    }
 }

@@ -506,7 +506,7 @@ impl Broker {
         match result {
             Ok(stored) => {
                 if let Some(prepared) = &issuing.prepared {
-                    self.committed(prepared.id.seq, stored.sequence);
+                    self.committed(prepared, stored.sequence);
                 }
                 let ticket = self.fresh_ticket();
                 let task = Box::new(issuing.entry.clone());

@@ -96,6 +96,7 @@ impl Broker {
     pub(super) fn stands(&mut self, prepared: &Prepared) {
         self.logs.prepared(prepared);
         self.logs.committed(&prepared.id.boot, prepared.id.seq);
+        self.push(Effect::recorded(prepared));
     }
 
     /// The run is ending: nothing more is recorded, and its log is closed.

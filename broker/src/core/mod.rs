@@ -594,7 +594,7 @@ impl Broker {
 
     fn acknowledged(&mut self, prepared: &Prepared, stream: u64) {
         if prepared.id.boot == self.setup.boot {
-            self.committed(prepared.id.seq, stream);
+            self.committed(prepared, stream);
         } else {
             self.stands(prepared);
             // In that run's own journal, so that the run is whole there.
@@ -605,9 +605,11 @@ impl Broker {
     }
 
     /// The stream has the record of this run that was prepared last at a position.
-    fn committed(&mut self, seq: u64, stream: u64) {
+    fn committed(&mut self, prepared: &Prepared, stream: u64) {
+        let seq = prepared.id.seq;
         self.logs.committed(&self.setup.boot, seq);
         self.push(Effect::Journal(None, Entry::Committed { seq, stream }));
+        self.push(Effect::recorded(prepared));
     }
 
     fn indexed(&mut self, ticket: Ticket, result: Result<(), String>, now: Now) {

@@ -66,7 +66,7 @@ fn parent_context(parent: Option<&TraceContext>) -> Context {
     ))
 }
 
-fn to_system_time(at: Timestamp) -> SystemTime {
+pub(crate) fn to_system_time(at: Timestamp) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(at.as_millis())
 }
 

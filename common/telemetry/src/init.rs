@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use opentelemetry::global;
 use opentelemetry_http::{HttpClient, HttpError, Request, Response};
-use opentelemetry_otlp::{SpanExporter, WithHttpConfig as _};
+use opentelemetry_otlp::{LogExporter, SpanExporter, WithHttpConfig as _};
 use opentelemetry_sdk::{
     Resource,
     propagation::TraceContextPropagator,
@@ -14,8 +14,9 @@ use opentelemetry_sdk::{
 };
 use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
+use writ_common::record_log::LogBody;
 
-use crate::DenialsKept;
+use crate::{DenialsKept, RecordLogs, record_logs};
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,15 +36,20 @@ pub enum TelemetryError {
     /// The HTTP client could not be made.
     #[error("OTLP export: {0}")]
     Http(#[from] reqwest::Error),
+    /// The body of logs is of no known form.
+    #[error("environment: WRIT_LOGS_FORMAT is `{0}`; say `text` or `ocsf`, or leave it out for `text`")]
+    LogBody(String),
 }
 
 /// Export and logs of this process; flushes when dropped or shut down.
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
+    record_logs: RecordLogs,
 }
 
-/// Sets up logs, and OTLP export if `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` or
-/// `OTEL_TRACES_EXPORTER=otlp` asks for it. Everything else about export is read from the standard variables.
+/// Sets up logs, and OTLP export of spans and of records as logs, each if `OTEL_EXPORTER_OTLP_ENDPOINT`,
+/// `OTEL_EXPORTER_OTLP_<TRACES|LOGS>_ENDPOINT` or `OTEL_<TRACES|LOGS>_EXPORTER=otlp` asks for it. Everything else about
+/// export is read from the standard variables; `WRIT_LOGS_FORMAT` says what the body of a log is.
 ///
 /// Has to run within a tokio runtime.
 ///
@@ -61,30 +67,46 @@ pub fn init(service: &str, logs: LogFormat) -> Result<Telemetry, TelemetryError>
         drop(subscriber.try_init());
     }
     global::set_text_map_propagator(TraceContextPropagator::new());
-    if !export_is_wanted() {
-        return Ok(Telemetry { provider: None });
+    let body = match std::env::var("WRIT_LOGS_FORMAT") {
+        Ok(word) => LogBody::parse(&word).ok_or(TelemetryError::LogBody(word))?,
+        Err(_) => LogBody::Text,
+    };
+    let mut telemetry = Telemetry { provider: None, record_logs: RecordLogs::default() };
+    let (spans_wanted, logs_wanted) = (export_is_wanted("TRACES"), export_is_wanted("LOGS"));
+    if !spans_wanted && !logs_wanted {
+        return Ok(telemetry);
     }
     // reqwest brings none of its own here. One that is installed already is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
     let client = RuntimeClient { runtime: Handle::current(), http: reqwest::Client::builder().build()? };
-    let exporter = SpanExporter::builder().with_http().with_http_client(client).build()?;
     let name = std::env::var("OTEL_SERVICE_NAME").unwrap_or_else(|_| service.to_owned());
-    let provider = SdkTracerProvider::builder()
-        .with_batch_exporter(exporter)
-        .with_sampler(DenialsKept::new(root_sampler()))
-        .with_resource(Resource::builder().with_service_name(name).build())
-        .build();
-    global::set_tracer_provider(provider.clone());
-    Ok(Telemetry { provider: Some(provider) })
+    let resource = Resource::builder().with_service_name(name).build();
+    if logs_wanted {
+        let exporter = LogExporter::builder().with_http().with_http_client(client.clone()).build()?;
+        telemetry.record_logs = RecordLogs::to(exporter, record_logs::queue_max(), resource.clone(), body);
+        RecordLogs::install(&telemetry.record_logs);
+    }
+    if spans_wanted {
+        let exporter = SpanExporter::builder().with_http().with_http_client(client).build()?;
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(exporter)
+            .with_sampler(DenialsKept::new(root_sampler()))
+            .with_resource(resource)
+            .build();
+        global::set_tracer_provider(provider.clone());
+        telemetry.provider = Some(provider);
+    }
+    Ok(telemetry)
 }
 
-fn export_is_wanted() -> bool {
+/// Whether the standard variables ask for a signal: `TRACES` or `LOGS`.
+fn export_is_wanted(signal: &str) -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let disabled = std::env::var("OTEL_SDK_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
-    match std::env::var("OTEL_TRACES_EXPORTER") {
+    match std::env::var(format!("OTEL_{signal}_EXPORTER")) {
         _ if disabled => false,
         Ok(exporter) => exporter == "otlp",
-        Err(_) => set("OTEL_EXPORTER_OTLP_ENDPOINT") || set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+        Err(_) => set("OTEL_EXPORTER_OTLP_ENDPOINT") || set(&format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")),
     }
 }
 
@@ -110,6 +132,7 @@ impl Telemetry {
             // A collector that is gone at the end is no reason to fail.
             drop(provider.shutdown());
         }
+        self.record_logs.shutdown();
     }
 }
 
@@ -120,7 +143,7 @@ impl Drop for Telemetry {
 }
 
 /// An HTTP client for the exporter's batch thread, which has no runtime: the request runs on ours.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct RuntimeClient {
     runtime: Handle,
     http: reqwest::Client,

@@ -11,6 +11,8 @@ use writ_common::{
     record::RecordKind,
 };
 
+use crate::LogLosses;
+
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -121,6 +123,17 @@ impl Exposition {
         }
         let help = "Records the audit stream has not acknowledged yet.";
         self.single("writ_audit_unacked", Kind::Gauge, help, as_f64(unacknowledged as u64));
+    }
+
+    /// Log entries that did not leave.
+    pub fn log_losses(&mut self, losses: LogLosses) {
+        let name = "writ_otlp_logs_dropped_total";
+        let help =
+            "Records that did not leave this process as logs; they are in the audit stream all the same.";
+        self.family(name, Kind::Counter, help);
+        for (cause, count) in [("queue_full", losses.queue_full), ("not_exported", losses.not_exported)] {
+            self.sample(name, &[("cause", cause)], as_f64(count));
+        }
     }
 
     /// The whole text.

@@ -1,5 +1,7 @@
 //! What can happen to a guard, and what it wants done.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use writ_bus::{Attested, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
@@ -8,7 +10,8 @@ use writ_common::{
     inspect::Inspection,
     label::Label,
     reason::Reason,
-    record::OutcomeStatus,
+    record::{OutcomeStatus, Record},
+    recorder::Prepared,
     time::Millis,
     trace::{SpanRecord, TraceContext},
     verdict::Permit,
@@ -181,6 +184,8 @@ pub enum Effect {
         /// Where.
         sequence: u64,
     },
+    /// A record is in the audit stream: it may be told to others. Comes once for each record the stream has.
+    Recorded(Arc<Record>, Digest),
     /// Answer a request.
     Reply(CallRef, Vec<u8>),
     /// Add to the journal of an earlier run what became of something it left open. Comes before the run's
@@ -214,4 +219,10 @@ pub enum Effect {
     Span(Box<SpanRecord>),
     /// Ask the broker to cosign a run's checkpoint, and hand its answer back as [`Event::Witnessed`].
     Witness(BootId, Vec<u8>),
+}
+
+impl Effect {
+    pub(super) fn recorded(prepared: &Prepared) -> Self {
+        Self::Recorded(Arc::clone(&prepared.record), prepared.digest)
+    }
 }

@@ -500,16 +500,19 @@ impl Guard {
         }
     }
 
-    fn committed(&mut self, seq: u64, stream: u64) {
+    fn committed(&mut self, prepared: &Prepared, stream: u64) {
+        let seq = prepared.id.seq;
         self.streams.acknowledged(stream);
         self.logs.committed(&self.config.boot, seq);
         self.push(Effect::Journal(None, Entry::Committed { seq, stream }));
+        self.push(Effect::recorded(prepared));
     }
 
     /// The stream has this record of an earlier run.
     fn stands(&mut self, prepared: &Prepared) {
         self.logs.prepared(prepared);
         self.logs.committed(&prepared.id.boot, prepared.id.seq);
+        self.push(Effect::recorded(prepared));
     }
 
     /// A message of this node that is stored if the last one on its subject has this sequence; it counts as sent.
@@ -593,7 +596,7 @@ impl Guard {
         let Unacknowledged { prepared, store, purpose } = unacknowledged;
         let is_own = prepared.id.boot == self.config.boot;
         match purpose {
-            Purpose::Record => self.committed(prepared.id.seq, stored.sequence),
+            Purpose::Record => self.committed(&prepared, stored.sequence),
             // It bears the id of the intent it voids: that may be what is stored.
             Purpose::Settle(_)
                 if stored.duplicate && store.message_id.as_ref() != Some(&prepared.message_id) =>
@@ -610,7 +613,7 @@ impl Guard {
             }
             Purpose::VoidUnknown(intent) => {
                 if is_own {
-                    self.committed(prepared.id.seq, stored.sequence);
+                    self.committed(&prepared, stored.sequence);
                 } else {
                     self.resolved(&prepared, stored.sequence);
                 }

@@ -125,7 +125,7 @@ impl Guard {
     fn void_stands(&mut self, intent: &OldIntent, sequence: u64) {
         let Some(void) = &intent.void else { return };
         if void.id.boot == self.config.boot {
-            self.committed(void.id.seq, sequence);
+            self.committed(void, sequence);
         } else {
             self.resolved(void, sequence);
         }

@@ -144,7 +144,7 @@ enum Field {
 
 const ENTITY: Field = Field::Object(&[("name", false, Field::Text), ("uid", false, Field::Text)]);
 
-/// API Activity of OCSF 1.6.0 with the profiles security_control and trace: the fields that may be used here, and
+/// API Activity of OCSF 1.6.0 with the profiles `security_control` and trace: the fields that may be used here, and
 /// whether the class demands them.
 const API_ACTIVITY: &[(&str, bool, Field)] = &[
     ("activity_id", true, Field::Number(&[0, 1, 2, 3, 4, 99])),

@@ -225,9 +225,9 @@ impl Broker {
         }
         match self.logs.heads.judge(note, &request, |note| self.is_witnessed(note)) {
             Witnessing::Cosign(note, revision) => Ok((note, revision)),
-            Witnessing::Known(note) => Err(Refusal::Known(note)),
+            Witnessing::Known(note) => Err(Refusal::Known(Box::new(note))),
             Witnessing::Refused(why) => Err(Refusal::Wrong(why)),
-            Witnessing::Forked(why) => Err(Refusal::Forked(log, why)),
+            Witnessing::Forked(why) => Err(Refusal::Forked(Box::new(log), why)),
         }
     }
 
@@ -341,11 +341,11 @@ impl Broker {
 /// Why a checkpoint is not cosigned.
 enum Refusal {
     /// It does not begin where the witness is.
-    Known(SignedCheckpoint),
+    Known(Box<SignedCheckpoint>),
     /// It may be later.
     NotNow(String),
     /// It is not what it says.
     Wrong(String),
     /// It contradicts what was cosigned.
-    Forked(LogId, String),
+    Forked(Box<LogId>, String),
 }

@@ -311,7 +311,7 @@ impl Guard {
             Event::ApprovalsRead => self.approvals_read = true,
             Event::Streams { control, audit } => self.streams_seen(&control, &audit),
             Event::JournalRoom(room) => self.streams.journal_has(room),
-            Event::Recovered { boot, unsettled } => self.recover(boot, unsettled, now),
+            Event::Recovered { boot, unsettled } => self.recover(&boot, unsettled, now),
             Event::Fresh(payload) => self.fresh(&payload, now),
             Event::Journalled(ticket) => self.journalled(ticket, Ok(()), now),
             Event::Inspected(call, inspection) => self.inspected(call, *inspection, now),

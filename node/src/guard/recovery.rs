@@ -36,17 +36,17 @@ pub(super) enum Sought {
 
 impl Guard {
     /// Takes over what an earlier run left open.
-    pub(super) fn recover(&mut self, boot: BootId, unsettled: Unsettled, now: Now) {
+    pub(super) fn recover(&mut self, boot: &BootId, unsettled: Unsettled, now: Now) {
         let open = unsettled.unpublished.len() + unsettled.without_outcome.len();
-        let log = self.log_of(&boot);
+        let log = self.log_of(boot);
         self.logs.take_up(log, &unsettled);
         if open == 0 {
-            return self.run_settled(&boot);
+            return self.run_settled(boot);
         }
         self.alarm(format!("run {boot} left {open} records open; completing them"));
         self.recovering.insert(boot.clone(), open);
         for unpublished in unsettled.unpublished {
-            self.republish(&boot, &unpublished, now);
+            self.republish(boot, &unpublished, now);
         }
         for (seq, bytes) in unsettled.without_outcome {
             match self.reopen(&bytes) {
@@ -61,7 +61,7 @@ impl Guard {
                     continue;
                 }
             }
-            self.settled(&boot);
+            self.settled(boot);
         }
     }
 

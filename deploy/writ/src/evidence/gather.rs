@@ -40,7 +40,7 @@ impl Leaves {
             let tree = Tree::of(leaves);
             (tree.size() == size && tree.root_at(size) == Ok(*root)).then_some(tree)
         };
-        of(|at| at.last()).or_else(|| of(|at| at.first()))
+        of(<[Digest]>::last).or_else(|| of(<[Digest]>::first))
     }
 }
 

@@ -64,7 +64,8 @@ pub fn verify(folder: &Path, against: &Against) -> Result<(Manifest, Report)> {
     }
     check_files(folder, &manifest, &mut verifier)?;
     control(folder, &mut verifier)?;
-    each_record(folder, verifier.control().clone(), |opened| {
+    let control = verifier.control().clone();
+    each_record(folder, &control, |opened| {
         verifier.record(opened.map(|(_, opened, _)| opened));
         Ok(())
     })?;
@@ -249,7 +250,7 @@ pub type Read = (u64, Opened, Record);
 /// If the file cannot be read, or what `take` says.
 pub fn each_record(
     folder: &Path,
-    control: ControlState,
+    control: &ControlState,
     mut take: impl FnMut(Result<Read, Finding>) -> Result<()>,
 ) -> Result<()> {
     let path = folder.join(RECORDS);
@@ -275,7 +276,6 @@ pub fn each_record(
             let parts: Vec<_> = batch
                 .chunks(share)
                 .map(|part| {
-                    let control = &control;
                     scope.spawn(move || part.iter().map(|line| open_line(control, line)).collect::<Vec<_>>())
                 })
                 .collect();

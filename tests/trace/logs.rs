@@ -256,8 +256,8 @@ fn what_a_killed_node_could_not_publish_leaves_when_its_next_run_has_published_i
         tokio::task::block_in_place(|| end(second))?;
         let records = on_record(&world).await?;
         let entries = collector.entries.lock().unwrap().clone();
-        let ended = records.iter().filter(|(record, _)| matches!(record.body, RecordBody::Outcome(_)));
-        let (last, digest) = ended.last().context("an outcome")?;
+        let mut ended = records.iter().filter(|(record, _)| matches!(record.body, RecordBody::Outcome(_)));
+        let (last, digest) = ended.next_back().context("an outcome")?;
         let left: Vec<&Entry> = entries
             .iter()
             .filter(|entry| entry.attributes["writ.record.id"] == last.id.to_string())

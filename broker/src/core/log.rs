@@ -190,7 +190,7 @@ impl Broker {
                 }
             }
             Err(Refusal::Known(note)) => WitnessReply::Known { checkpoint: note.note().to_owned() },
-            Err(Refusal::NotNow(why)) => WitnessReply::Refused { why },
+            Err(Refusal::NotNow) => WitnessReply::Later,
             Err(Refusal::Wrong(why)) => {
                 self.logs.refused += 1;
                 self.alarm(format!("a checkpoint of {node} is not cosigned: {why}"));
@@ -207,7 +207,7 @@ impl Broker {
 
     fn judge_checkpoint(&self, arrival: &Arrival, node: &NodeId) -> Result<(SignedCheckpoint, u64), Refusal> {
         if !self.logs.is_read || !self.control_read {
-            return Err(Refusal::NotNow("the broker is still reading".to_owned()));
+            return Err(Refusal::NotNow);
         }
         let request: WitnessRequest =
             decode(&arrival.payload).map_err(|error| Refusal::Wrong(error.to_string()))?;
@@ -221,7 +221,7 @@ impl Broker {
             return Err(Refusal::Wrong(format!("it is not signed by a record key of {node}")));
         }
         if self.logs.under_way.contains(&log) {
-            return Err(Refusal::NotNow("one of this log is being cosigned".to_owned()));
+            return Err(Refusal::NotNow);
         }
         match self.logs.heads.judge(note, &request, |note| self.is_witnessed(note)) {
             Witnessing::Cosign(note, revision) => Ok((note, revision)),
@@ -281,7 +281,7 @@ impl Broker {
         let reply = match (result, self.logs.heads.of(&log)) {
             (Ok(_), _) => WitnessReply::Cosigned { checkpoint: note.note().to_owned() },
             (Err(_), Some(known)) => WitnessReply::Known { checkpoint: known.note().to_owned() },
-            (Err(error), None) => WitnessReply::Refused { why: error.to_string() },
+            (Err(_), None) => WitnessReply::Later,
         };
         self.push(Effect::Reply(call, encode(&reply)));
     }
@@ -342,8 +342,8 @@ impl Broker {
 enum Refusal {
     /// It does not begin where the witness is.
     Known(Box<SignedCheckpoint>),
-    /// It may be later.
-    NotNow(String),
+    /// The heads are still being read, or one of this log is being cosigned.
+    NotNow,
     /// It is not what it says.
     Wrong(String),
     /// It contradicts what was cosigned.

@@ -223,7 +223,7 @@ impl RunLog {
     ) -> Answered {
         let Some((frontier, is_closed)) = self.sent.take() else { return Answered::Unanswered };
         match reply {
-            None => Answered::Unanswered,
+            None | Some(WitnessReply::Later) => Answered::Unanswered,
             Some(WitnessReply::Refused { why }) => Answered::Fault(why),
             Some(WitnessReply::Cosigned { checkpoint } | WitnessReply::Known { checkpoint }) => {
                 let note = match SignedCheckpoint::parse(&checkpoint) {

@@ -45,6 +45,8 @@ pub enum WitnessReply {
         /// What it cosigned last.
         checkpoint: String,
     },
+    /// The witness cannot say yet; ask again.
+    Later,
     /// It is not cosigned.
     Refused {
         /// Why.

@@ -5,7 +5,7 @@ use clap::Args;
 use serde_json::json;
 use writ_common::{
     ids::PartId,
-    subjects::{control_stream, part_stream},
+    subjects::{control_stream, heads_stream, part_stream},
     time::Millis,
     wire::StatusInfo,
 };
@@ -59,7 +59,9 @@ impl Doctor {
 }
 
 async fn streams(operator: &Operator, findings: &mut Findings) {
-    for stream in [control_stream(operator.tenant()), part_stream(operator.tenant(), &PartId::first())] {
+    let tenant = operator.tenant();
+    let streams = [control_stream(tenant), part_stream(tenant, &PartId::first()), heads_stream(tenant)];
+    for stream in streams {
         match operator.bus().stream_facts(&stream).await {
             Ok(Some(facts)) => {
                 let percent = facts.bytes.saturating_mul(100).checked_div(facts.bytes_max).unwrap_or(0);

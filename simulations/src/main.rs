@@ -41,6 +41,8 @@ enum Command {
     Bench(Bench),
     /// Measure a tool of an MCP server, called directly and governed
     Mcp(Bench),
+    /// Measure what a record costs on the way of a call
+    Record(Bench),
     /// Serves the tool of an MCP server that is measured
     #[command(hide = true)]
     Echo(Echo),
@@ -152,6 +154,12 @@ async fn run(cli: Cli) -> Result<()> {
         }
         Command::Mcp(Bench { json, seconds }) => {
             let report = bench::mcp::run(std::time::Duration::from_secs(seconds)).await?;
+            let text = if json { serde_json::to_string(&report)? } else { report.table() };
+            writeln!(std::io::stdout(), "{text}")?;
+            Ok(())
+        }
+        Command::Record(Bench { json, seconds }) => {
+            let report = bench::record::run(std::time::Duration::from_secs(seconds)).await?;
             let text = if json { serde_json::to_string(&report)? } else { report.table() };
             writeln!(std::io::stdout(), "{text}")?;
             Ok(())

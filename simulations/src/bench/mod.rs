@@ -7,6 +7,7 @@ mod labels;
 pub mod mcp;
 mod measure;
 mod process;
+pub mod record;
 mod report;
 mod setup;
 mod swaps;

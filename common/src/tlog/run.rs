@@ -141,10 +141,13 @@ impl RunLog {
         }
     }
 
-    /// The run has ended with the last record there is.
-    pub fn end_here(&mut self) {
+    /// The run has ended with the last record there is. Says at which position one is missing, if one is: such a log cannot
+    /// be closed.
+    pub fn end_here(&mut self) -> Option<u64> {
         let last = self.waiting.last_key_value().map(|(position, _)| position + 1);
         self.end(last.unwrap_or(self.size()));
+        let first = self.waiting.first_key_value().map(|(position, _)| *position);
+        first.filter(|first| *first > self.size()).map(|_| self.size())
     }
 
     /// The run has ended after so many records; its log is closed once the stream has all of them.

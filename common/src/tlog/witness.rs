@@ -311,9 +311,19 @@ mod tests {
         bench.heads = Heads::default();
         bench.log = RunLog::witnessed(log(), kept);
         bench.record(3_000..3_010);
-        bench.log.end_here();
+        assert_eq!(bench.log.end_here(), None);
         assert_eq!(bench.go(), Some(Answered::Closed));
         assert_eq!(bench.heads.of(&log()).unwrap().checkpoint().size, 3_010);
+    }
+
+    #[test]
+    fn a_run_whose_journal_lacks_a_record_is_witnessed_as_far_as_it_goes() {
+        let mut bench = Bench::new();
+        bench.record(0..3);
+        bench.record(4..6);
+        assert_eq!(bench.log.end_here(), Some(3));
+        assert_eq!(bench.go(), Some(Answered::Advanced));
+        assert!(bench.request().is_none() && !bench.log.is_closed());
     }
 
     #[test]

@@ -167,8 +167,12 @@ impl Guard {
 
     /// An earlier run has nothing open any more: its log can be closed.
     pub(super) fn run_settled(&mut self, boot: &BootId) {
-        if let Some(log) = self.logs.open.get_mut(boot) {
-            log.end_here();
+        let Some(log) = self.logs.open.get_mut(boot) else { return };
+        if let Some(position) = log.end_here() {
+            // What is there is witnessed; the journal stays, for somebody to look at.
+            self.alarm(format!(
+                "the journal of run {boot} has no record {position}: its log cannot be closed"
+            ));
         }
     }
 

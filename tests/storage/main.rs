@@ -117,7 +117,7 @@ type Left = (Vec<u64>, Vec<(u64, Vec<u8>)>);
 fn unlocked<T>(mut open: impl FnMut() -> Result<T, JournalError>) -> Result<T, JournalError> {
     for _ in 0..200 {
         match open() {
-            Err(JournalError::Locked(_)) => std::thread::sleep(std::time::Duration::from_millis(5)),
+            Err(JournalError::Locked(_)) => std::thread::sleep(Duration::from_millis(5)),
             opened => return opened,
         }
     }

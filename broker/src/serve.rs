@@ -12,17 +12,18 @@ use tokio::{
     time::Instant,
 };
 use writ_bus::{
-    ApprovalNews, Bus, BusError, ConnectionState, Endpoint, Incoming, Keeps, PutBackError, Service,
-    StreamFacts, StreamSpec, SystemClock, SystemEntropy, follow_approvals,
+    Bus, BusError, ConnectionState, Endpoint, Incoming, Keeps, News, PutBackError, Service, StreamFacts,
+    StreamSpec, SystemClock, SystemEntropy, follow, follow_approvals,
 };
 use writ_common::{
     entropy::draw,
     ids::{BootId, BrokerId, NodeId, OperatorId, PartId, TenantId},
     keys::{PrivateKey, PublicKey},
     keyset::KeysetDocument,
+    part::Parts,
     policy::PolicyBundle,
     signed::Signed,
-    subjects::{Subject, control_stream, filter, heads_stream, part_stream},
+    subjects::{Subject, audit_part, control_stream, filter, heads_stream, part_stream},
     time::Millis,
 };
 use writ_journal::{Journal, JournalDir, JournalError, JournalLimits, Room, Settles, Sync, ask_restore};
@@ -33,7 +34,8 @@ use crate::{
     core::{Arrival, Broker, BrokerSetup, CallRef, Effect, Event, TaskEntry, Ticket},
     jwt::IdentityProvider,
     meter::Meter,
-    store::{Position, StoreError, TaskStore},
+    shared::move_shared,
+    store::{PartPosition, Position, StoreError, TaskStore},
 };
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -164,27 +166,34 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         ask_restore(&folder)?;
     }
     let mut dir = JournalDir::open(&folder, setup.journal_limits)?;
-    let part = PartId::first();
-    let (control_facts, part_facts) = ensure_streams(&setup, &part).await?;
+    let control_facts = ensure_control(&setup).await?;
+    // Of those parts the broker of that time made the streams, and the control stream says which there are.
+    let control = setup.bus.control_state(&setup.tenant, setup.root).await?;
+    let part_facts = ensure_parts(&setup, control.parts()).await?;
 
     let (mut store, tasks) = TaskStore::open(&setup.state)?;
     check_streams(store.position(), &control_facts, &part_facts)?;
     // Before the index is built, which is made of what is in the stream, and before anything open is published, so that
     // each run comes back in its order.
-    let open = open_records(&mut dir, &setup.bus, &setup.tenant, &part).await?;
+    let open = open_records(&mut dir, &setup.bus, &setup.tenant, control.parts()).await?;
     if dir.is_restore_asked() {
-        put_back(&setup, &part, &dir).await?;
+        put_back(&setup, control.parts(), &dir).await?;
         dir.restored()?;
     }
     let mut tasks: BTreeMap<_, TaskEntry> = tasks.into_iter().map(|task| (task.task.clone(), task)).collect();
-    let missed = read_missed(&setup, &part, store.position().sequence).await?;
+    let mut caught_up = BTreeMap::new();
+    let mut read = BTreeMap::new();
+    for (part, facts) in &part_facts {
+        let known = store.position().parts.get(part).map_or(0, |known| known.sequence);
+        let sequence = read_missed(&setup, &control, part, known, &mut caught_up).await?;
+        read.insert(part.clone(), PartPosition { created: facts.created_ns.to_string(), sequence });
+    }
     let position = Position {
-        stream_created: part_facts.created_ns.to_string(),
         control_created: control_facts.created_ns.to_string(),
-        sequence: missed.last_sequence,
+        parts: read,
         ..store.position().clone()
     };
-    let caught_up = missed.tasks.into_values();
+    let caught_up = caught_up.into_values();
     // A record that was put back may be older than what is known already.
     let is_newer = |task: &TaskEntry| tasks.get(&task.task).is_none_or(|known| known.serial <= task.serial);
     let caught_up: Vec<TaskEntry> = caught_up.filter(is_newer).collect();
@@ -219,22 +228,41 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
     for endpoint in endpoints {
         workers.spawn(receive(endpoint, events.clone(), stopping.clone()));
     }
-    workers.spawn(follow_control(setup.bus.clone(), setup.tenant.clone(), events.clone()));
-    let news = |news| {
+    let (parts, parts_seen) = watch::channel(control.parts().live().cloned().collect());
+    let ticks = Subject::Tick.of(&setup.tenant);
+    let control_news = move |news| {
         Wake::Event(match news {
-            ApprovalNews::Message(message) => Event::Approval {
+            News::Message(message) if message.subject == ticks => Event::Ticked { payload: message.payload },
+            News::Message(message) => Event::Control { sequence: message.sequence, payload: message.payload },
+            News::Read => Event::ControlRead,
+        })
+    };
+    let (stream, subjects) = (control_stream(&setup.tenant), filter::control(&setup.tenant));
+    workers.spawn(follow(setup.bus.clone(), stream, subjects, events.clone(), control_news));
+    let approval_news = |news| {
+        Wake::Event(match news {
+            News::Message(message) => Event::Approval {
                 sequence: message.sequence,
                 subject: message.subject,
                 payload: message.payload,
             },
-            ApprovalNews::Read => Event::ApprovalsRead,
+            News::Read => Event::ApprovalsRead,
         })
     };
-    workers.spawn(follow_approvals(setup.bus.clone(), setup.tenant.clone(), events.clone(), news));
-    workers.spawn(follow_heads(setup.bus.clone(), setup.tenant.clone(), events.clone()));
-    workers.spawn(watch_audit_stream(setup.bus.clone(), part_stream(&setup.tenant, &part), events.clone()));
+    let (bus, tenant) = (setup.bus.clone(), setup.tenant.clone());
+    workers.spawn(follow_approvals(bus, tenant, parts_seen.clone(), events.clone(), approval_news));
+    let head_news = |news| {
+        Wake::Event(match news {
+            News::Message(message) => Event::Head { sequence: message.sequence, payload: message.payload },
+            News::Read => Event::HeadsRead,
+        })
+    };
+    let (stream, subjects) = (heads_stream(&setup.tenant), filter::heads(&setup.tenant));
+    workers.spawn(follow(setup.bus.clone(), stream, subjects, events.clone(), head_news));
+    workers.spawn(watch_parts(setup.bus.clone(), setup.tenant.clone(), parts_seen, events.clone()));
 
-    let stream = part_stream(&setup.tenant, &part);
+    let (tenant, key) = (setup.tenant.clone(), setup.key.clone());
+    let part_specs = Box::new(part_specs(&setup));
     let core = BrokerSetup {
         tenant: setup.tenant,
         broker: setup.broker,
@@ -263,7 +291,10 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         connection: setup.bus.state(),
         index_fault: None,
         bus: setup.bus,
-        stream,
+        tenant,
+        key,
+        part_specs,
+        parts,
         spans: Spans::new(),
         record_logs: RecordLogs::installed(),
         events: events.clone(),
@@ -272,7 +303,7 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         journal,
         room: Room::Enough,
         next_refresh: Instant::now(),
-        acknowledged: store.position().sequence,
+        acknowledged: BTreeMap::new(),
         store,
         control_sequence: 0,
         on_their_way: BTreeMap::new(),
@@ -291,34 +322,66 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
     Ok(BrokerHandle { stop, ready, done, http })
 }
 
-async fn ensure_streams(setup: &ServeSetup, part: &PartId) -> Result<(StreamFacts, StreamFacts), BusError> {
-    let spec = |name: String, subjects: Vec<String>, bytes_max: u64| StreamSpec {
+fn spec(setup: &ServeSetup, name: String, subjects: Vec<String>, bytes_max: u64) -> StreamSpec {
+    StreamSpec {
         name,
         subjects,
         bytes_max,
         duplicate_window: DUPLICATE_WINDOW,
         replicas: setup.replicas,
         keeps: Keeps::All,
-    };
-    let heads = spec(heads_stream(&setup.tenant), vec![filter::heads(&setup.tenant)], HEADS_BYTES_MAX);
+    }
+}
+
+/// The stream of each part as it is to be.
+fn part_specs(setup: &ServeSetup) -> impl Fn(&PartId) -> StreamSpec + Send + 'static {
+    let any = spec(setup, String::new(), Vec::new(), setup.stream_bytes_max);
+    let tenant = setup.tenant.clone();
+    move |part| StreamSpec {
+        name: part_stream(&tenant, part),
+        subjects: filter::part(&tenant, part),
+        ..any.clone()
+    }
+}
+
+/// Makes control and heads streams if there are none.
+async fn ensure_control(setup: &ServeSetup) -> Result<StreamFacts, BusError> {
+    let tenant = &setup.tenant;
+    let heads = spec(setup, heads_stream(tenant), vec![filter::heads(tenant)], HEADS_BYTES_MAX);
     setup.bus.ensure_stream(&StreamSpec { keeps: Keeps::Last, ..heads }).await?;
-    let control =
-        spec(control_stream(&setup.tenant), vec![filter::control(&setup.tenant)], CONTROL_BYTES_MAX);
-    let audit =
-        spec(part_stream(&setup.tenant, part), filter::part(&setup.tenant, part), setup.stream_bytes_max);
-    Ok((setup.bus.ensure_stream(&control).await?, setup.bus.ensure_stream(&audit).await?))
+    let control = spec(setup, control_stream(tenant), vec![filter::control(tenant)], CONTROL_BYTES_MAX);
+    setup.bus.ensure_stream(&control).await
+}
+
+/// What the streams of all parts are that are not put away; one that takes something is made if there is none.
+async fn ensure_parts(setup: &ServeSetup, parts: &Parts) -> Result<BTreeMap<PartId, StreamFacts>, BusError> {
+    let part_spec = part_specs(setup);
+    let mut found = BTreeMap::new();
+    for part in parts.live() {
+        let facts = match parts.takes(part) {
+            true => Some(setup.bus.ensure_stream(&part_spec(part)).await?),
+            false => setup.bus.stream_facts(&part_stream(&setup.tenant, part)).await?,
+        };
+        found.extend(facts.map(|facts| (part.clone(), facts)));
+    }
+    Ok(found)
 }
 
 /// A stream that is younger than the index, or shorter, is not the stream the index was made from.
-fn check_streams(position: &Position, control: &StreamFacts, part: &StreamFacts) -> Result<(), BrokerError> {
+fn check_streams(
+    position: &Position,
+    control: &StreamFacts,
+    parts: &BTreeMap<PartId, StreamFacts>,
+) -> Result<(), BrokerError> {
     if writ_common::red::off("R07") {
         return Ok(());
     }
-    let known = [
-        ("audit", &position.stream_created, position.sequence, part),
-        ("control", &position.control_created, position.control_sequence, control),
-    ];
-    for (what, created, sequence, facts) in known {
+    let known_parts = parts.iter().filter_map(|(part, facts)| {
+        let known = position.parts.get(part)?;
+        Some((format!("audit ({part})"), &known.created, known.sequence, facts))
+    });
+    let control = ("control".to_owned(), &position.control_created, position.control_sequence, control);
+    for (what, created, sequence, facts) in known_parts.chain([control]) {
         let recreated = !created.is_empty() && *created != facts.created_ns.to_string();
         if recreated || facts.last_sequence < sequence {
             return Err(BrokerError::Rollback(format!(
@@ -343,8 +406,12 @@ struct Driver {
     /// Why the index could not be written the last time, if it could not.
     index_fault: Option<String>,
     bus: Bus,
-    /// The audit stream's name.
-    stream: String,
+    tenant: TenantId,
+    /// The online key, for labels that are carried over.
+    key: PrivateKey,
+    part_specs: Box<dyn Fn(&PartId) -> StreamSpec + Send>,
+    /// The parts that have a stream.
+    parts: watch::Sender<Vec<PartId>>,
     spans: Spans,
     record_logs: RecordLogs,
     events: mpsc::Sender<Wake>,
@@ -357,11 +424,11 @@ struct Driver {
     next_refresh: Instant,
     store: TaskStore,
     control_sequence: u64,
-    /// Highest sequence of ours the stream has acknowledged.
-    acknowledged: u64,
-    /// Records on their way to the stream, each with the sequence it will certainly be behind. What the index says
-    /// it holds must stay below all of them, or a kill between two of them would lose the slower.
-    on_their_way: BTreeMap<Ticket, u64>,
+    /// Highest sequence of ours that each part has acknowledged.
+    acknowledged: BTreeMap<PartId, u64>,
+    /// Records on their way to a part, each with the sequence it will certainly be behind. What the index says it
+    /// holds of the part must stay below all of them, or a kill between two of them would lose the slower.
+    on_their_way: BTreeMap<Ticket, (PartId, u64)>,
     clock: SystemClock,
 }
 
@@ -390,6 +457,15 @@ impl Driver {
             self.refresh_journal(&mut batch);
             self.round(&mut broker, std::mem::take(&mut batch));
             self.anchor_control(&broker);
+            self.parts.send_if_modified(|known| {
+                let live = broker.control().parts().live();
+                // Until the stream was read again, what was read before the start is more than what is known here.
+                let has_changed = broker.is_control_read() && !live.clone().eq(known.iter());
+                if has_changed {
+                    *known = live.cloned().collect();
+                }
+                has_changed
+            });
             let connection = *self.connection.borrow();
             let (fault, lost) = (self.index_fault.as_deref(), self.record_logs.losses());
             self.meter.publish(&broker, connection, fault, lost, self.clock.now());
@@ -492,6 +568,18 @@ impl Driver {
         }
     }
 
+    /// How far the index has got once it holds what stands at this sequence of a part.
+    fn indexed_to(&mut self, part: &PartId, sequence: u64) -> Position {
+        let acknowledged = self.acknowledged.entry(part.clone()).or_default();
+        *acknowledged = sequence.max(*acknowledged);
+        let slowest =
+            self.on_their_way.values().filter(|(of, _)| of == part).map(|(_, behind)| *behind).min();
+        let mut position = self.store.position().clone();
+        let known = position.parts.entry(part.clone()).or_default();
+        known.sequence = slowest.unwrap_or(*acknowledged).max(known.sequence);
+        position
+    }
+
     fn write_index(&mut self, tasks: &[TaskEntry], position: Position) -> Result<(), String> {
         let written = self.store.write(tasks, position).map_err(|error| error.to_string());
         self.index_fault = written.clone().err();
@@ -539,19 +627,32 @@ impl Driver {
                     tracing::warn!("{error}");
                 }
             }
-            Effect::Index { ticket, task, sequence } => {
-                self.acknowledged = self.acknowledged.max(sequence);
-                let slowest = self.on_their_way.values().min().copied();
-                let sequence = slowest.unwrap_or(self.acknowledged).max(self.store.position().sequence);
-                let position = Position { sequence, ..self.store.position().clone() };
+            Effect::Index { ticket, task, part, sequence } => {
+                let position = self.indexed_to(&part, sequence);
                 let written = self.write_index(std::slice::from_ref(&*task), position);
                 if written.is_ok() {
                     self.meter.issued(task.serial);
                 }
                 return Some(Event::Indexed(ticket, written));
             }
-            Effect::ReadRecord { ticket, sequence } => {
-                let (bus, events, stream) = (self.bus.clone(), self.events.clone(), self.stream.clone());
+            Effect::MakePart(part) => {
+                let (bus, events, spec) = (self.bus.clone(), self.events.clone(), (self.part_specs)(&part));
+                tokio::spawn(async move {
+                    let made = bus.ensure_stream(&spec).await.map(drop).map_err(|error| error.to_string());
+                    drop(events.send(Wake::Event(Event::PartMade(part, made))).await);
+                });
+            }
+            Effect::MoveShared { from, to, control } => {
+                let (bus, events, key) = (self.bus.clone(), self.events.clone(), self.key.clone());
+                tokio::spawn(async move {
+                    let moved = move_shared(&bus, &control, &key, &from, &to).await;
+                    let moved = moved.map_err(|error| error.to_string());
+                    drop(events.send(Wake::Event(Event::SharedMoved(to, moved))).await);
+                });
+            }
+            Effect::ReadRecord { ticket, part, sequence } => {
+                let (bus, events) = (self.bus.clone(), self.events.clone());
+                let stream = part_stream(&self.tenant, &part);
                 tokio::spawn(async move {
                     let found = bus.message_at(&stream, sequence).await.ok().flatten();
                     if found.is_none() {
@@ -571,7 +672,10 @@ impl Driver {
                 }
             }
             Effect::Publish { ticket, store, delay } => {
-                self.on_their_way.insert(ticket, self.acknowledged);
+                if let Some(part) = audit_part(&store.subject) {
+                    let behind = self.acknowledged.get(&part).copied().unwrap_or_default();
+                    self.on_their_way.insert(ticket, (part, behind));
+                }
                 let (bus, events) = (self.bus.clone(), self.events.clone());
                 tokio::spawn(async move {
                     if delay.0 > 0 {
@@ -602,68 +706,23 @@ async fn receive(mut endpoint: Endpoint, events: mpsc::Sender<Wake>, mut stoppin
     }
 }
 
-/// Follows the control stream for good, events and ticks in their order.
-async fn follow_control(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) {
-    let (stream, subjects) = (control_stream(&tenant), filter::control(&tenant));
-    let event_subject = Subject::Control.of(&tenant);
-    let mut next = 1;
-    loop {
-        if let Ok(mut tail) = bus.tail(&stream, &subjects, next).await {
-            let mut pending = tail.pending;
-            loop {
-                if pending == 0 && events.send(Wake::Event(Event::ControlRead)).await.is_err() {
-                    return;
-                }
-                let Ok(message) = tail.next().await else { break };
-                next = message.sequence + 1;
-                pending = message.pending;
-                let event = if message.subject == event_subject {
-                    Event::Control { sequence: message.sequence, payload: message.payload }
-                } else {
-                    Event::Ticked { payload: message.payload }
-                };
-                if events.send(Wake::Event(event)).await.is_err() {
-                    return;
-                }
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(250)).await;
-    }
-}
-
-/// Follows the heads stream for good.
-async fn follow_heads(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) {
-    let (stream, subjects) = (heads_stream(&tenant), filter::heads(&tenant));
-    let mut next = 1;
-    loop {
-        if let Ok(mut tail) = bus.tail(&stream, &subjects, next).await {
-            let mut pending = tail.pending;
-            loop {
-                if pending == 0 && events.send(Wake::Event(Event::HeadsRead)).await.is_err() {
-                    return;
-                }
-                let Ok(message) = tail.next().await else { break };
-                next = message.sequence + 1;
-                pending = message.pending;
-                let event = Event::Head { sequence: message.sequence, payload: message.payload };
-                if events.send(Wake::Event(event)).await.is_err() {
-                    return;
-                }
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(250)).await;
-    }
-}
-
-/// Tells the core every so often how full the audit stream is.
-async fn watch_audit_stream(bus: Bus, stream: String, events: mpsc::Sender<Wake>) {
+/// Tells the core every so often how full the parts are.
+async fn watch_parts(
+    bus: Bus,
+    tenant: TenantId,
+    parts: watch::Receiver<Vec<PartId>>,
+    events: mpsc::Sender<Wake>,
+) {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     loop {
         looks.tick().await;
-        if let Ok(Some(facts)) = bus.stream_facts(&stream).await
-            && events.send(Wake::Event(Event::AuditStream(facts))).await.is_err()
-        {
-            return;
+        let live = parts.borrow().clone();
+        for part in live {
+            if let Ok(Some(facts)) = bus.stream_facts(&part_stream(&tenant, &part)).await
+                && events.send(Wake::Event(Event::AuditStream(part, facts))).await.is_err()
+            {
+                return;
+            }
         }
     }
 }

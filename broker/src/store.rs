@@ -6,6 +6,7 @@
 //! anchor, does not digest to it, or is ahead of the stream is refused; rebuilding it is one command.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use writ_common::{
     codec::{self, Message},
     digest::Digest,
+    ids::PartId,
 };
 
 use crate::core::TaskEntry;
@@ -41,16 +43,24 @@ pub enum StoreError {
     },
 }
 
+/// How far the index has got in a part of the audit stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartPosition {
+    /// When the stream was created, in nanoseconds since the epoch, as text.
+    pub created: String,
+    /// Every record of this broker up to this sequence is taken in; some behind it may be.
+    pub sequence: u64,
+}
+
 /// How far the index has got.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Position {
-    /// When the audit stream was created, in nanoseconds since the epoch, as text.
-    pub stream_created: String,
     /// How often the index was written: what orders it against its anchor.
     pub writes: u64,
-    /// Every record of this broker up to this sequence is taken in; some behind it may be.
-    pub sequence: u64,
+    /// The parts of the audit stream that were read.
+    pub parts: BTreeMap<PartId, PartPosition>,
     /// How many tasks there are.
     pub count: u64,
     /// XOR of the digests of every entry: the same whatever the order they came in.
@@ -317,7 +327,8 @@ mod tests {
     }
 
     fn at(sequence: u64) -> Position {
-        Position { stream_created: "1".into(), sequence, ..Position::default() }
+        let part = PartPosition { created: "1".into(), sequence };
+        Position { parts: BTreeMap::from([(PartId::first(), part)]), ..Position::default() }
     }
 
     fn filled(folder: &Path, count: u64) {
@@ -332,7 +343,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         filled(folder.path(), 5);
         let (store, tasks) = TaskStore::open(folder.path()).unwrap();
-        assert_eq!((tasks.len(), store.position().sequence), (5, 5));
+        assert_eq!((tasks.len(), &store.position().parts), (5, &at(5).parts));
         assert!(TaskStore::open(folder.path()).is_err(), "opened twice");
     }
 

@@ -13,9 +13,14 @@ use crate::{
     codec::{CodecError, Message},
     digest::Digest,
     epoch::Epoch,
-    ids::{AgentId, BootId, BrokerId, CapabilityId, KeyId, NodeId, OperatorId, TaskId, TenantId, UserId},
+    hold::LegalHold,
+    ids::{
+        AgentId, BootId, BrokerId, CapabilityId, HoldId, KeyId, NodeId, OperatorId, PartId, TaskId, TenantId,
+        UserId,
+    },
     keys::{PublicKey, Purpose},
     keyset::{Keyset, KeysetDocument, KeysetError},
+    part::{PartStage, Parts},
     policy::{PolicyBundle, PolicyRevision},
     reason::{Reason, ReasonCode},
     record::Origin,
@@ -86,6 +91,14 @@ pub enum ControlEvent {
     },
     /// A new keyset, signed by the offline root.
     Keyset(Signed<KeysetDocument>),
+    /// Something must not be removed by retention, or may be again.
+    LegalHold {
+        /// The order's name.
+        id: HoldId,
+        /// The order; none if it is lifted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hold: Option<LegalHold>,
+    },
     /// A node started a new run.
     NodeBoot {
         /// The node.
@@ -101,6 +114,13 @@ pub enum ControlEvent {
         key: PublicKey,
         /// The NATS user its connection authenticates as.
         connection: String,
+    },
+    /// A part of the audit stream came to another stage.
+    Part {
+        /// The part.
+        part: PartId,
+        /// The stage.
+        stage: PartStage,
     },
     /// Another policy is in force.
     Policy(PolicyBundle),
@@ -260,6 +280,8 @@ pub struct ControlState {
     quarantined: BTreeSet<AgentId>,
     revocations: BTreeMap<RevocationTarget, Revocation>,
     halted: bool,
+    parts: Parts,
+    holds: BTreeMap<HoldId, LegalHold>,
     /// An authentic event this build could not read: what it asked for is unknown, so nothing is decided.
     unread: Option<u64>,
 }
@@ -345,6 +367,8 @@ impl ControlState {
             quarantined: BTreeSet::new(),
             revocations: BTreeMap::new(),
             halted: false,
+            parts: Parts::default(),
+            holds: BTreeMap::new(),
             unread: None,
         }
     }
@@ -443,6 +467,12 @@ impl ControlState {
                     none => *none = Some(newer),
                 }
             }
+            ControlEvent::LegalHold { id, hold: Some(hold) } => {
+                self.holds.insert(id, hold);
+            }
+            ControlEvent::LegalHold { id, hold: None } => {
+                self.holds.remove(&id);
+            }
             ControlEvent::NodeBoot { node, boot } => {
                 if let Some(entry) = self.nodes.get_mut(&node) {
                     entry.boot = Some(boot);
@@ -452,6 +482,7 @@ impl ControlState {
                 self.record_keys.entry(Origin::Node(node.clone())).or_default().insert(key);
                 self.nodes.insert(node, NodeEntry { key, connection, boot: None });
             }
+            ControlEvent::Part { part, stage } => self.parts.apply(part, stage, document.at),
             ControlEvent::Policy(bundle) => {
                 if self.activations.len() == ACTIVATIONS_MAX {
                     self.activations.pop_front();
@@ -600,6 +631,18 @@ impl ControlState {
     #[must_use]
     pub fn is_quarantined(&self, agent: &AgentId) -> bool {
         self.quarantined.contains(agent)
+    }
+
+    /// The parts of the audit stream.
+    #[must_use]
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// What must not be removed.
+    #[must_use]
+    pub fn holds(&self) -> &BTreeMap<HoldId, LegalHold> {
+        &self.holds
     }
 
     /// Whether everything is halted.

@@ -122,6 +122,8 @@ names! {
     EntityType, "entity type";
     /// What sort of thing was found in a text: `card`, `email`.
     FindingKind, "kind of finding";
+    /// A legal hold, as whoever ordered it names it.
+    HoldId, "legal hold";
     /// What looks at texts, as a node's configuration names it.
     InspectorId, "inspector";
     /// An enforcement point.
@@ -254,11 +256,25 @@ impl DomainId {
     }
 }
 
+impl DomainId {
+    /// Whether it is the flow domain of an agent that remembers from one task to the next.
+    #[must_use]
+    pub fn is_agents(&self) -> bool {
+        self.0.starts_with(AGENT_DOMAIN_PREFIX)
+    }
+}
+
 impl PartId {
-    /// The part every domain of version 1 is created in.
+    /// The part a tenant begins with.
     #[must_use]
     pub fn first() -> Self {
-        Self("p0".to_owned())
+        Self::numbered(0)
+    }
+
+    /// The part that is begun after so many others.
+    #[must_use]
+    pub fn numbered(number: usize) -> Self {
+        Self(format!("p{number}"))
     }
 }
 

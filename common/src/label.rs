@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     codec::Message,
-    ids::{Action, AgentId, FlowDomain, InvalidId, Resource, TenantId},
+    ids::{Action, AgentId, FlowDomain, InvalidId, PartId, Resource, TenantId},
     keys::Purpose,
     record::DecisionId,
     signed::{Signable, Signed},
@@ -262,9 +262,20 @@ pub struct DomainLabel {
     /// Where that came from.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub origins: Origins,
+    /// The part the domain's label went to; what stands here is at its end, and top.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_to: Option<PartId>,
 }
 
 impl DomainLabel {
+    /// The join with what stands in another part.
+    #[must_use]
+    pub fn joined(&self, other: &Self) -> Self {
+        let mut origins = other.origins.clone();
+        origins.extend(self.origins.clone());
+        Self { label: self.label.join(&other.label), origins, ..self.clone() }
+    }
+
     /// The domain once a result with this label was released in it: what is new has this origin.
     #[must_use]
     pub fn raised(&self, by: &Label, origin: &LabelOrigin) -> Self {

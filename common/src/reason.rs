@@ -207,8 +207,12 @@ reason_codes! {
         "Quarantine the node, keep its journal, and compare it with the stream: `writ audit verify` on an export.";
     AuditFull = "audit.full", Audit, CouldNotDecide,
         "The audit stream or the journal is nearly full; what is left is kept for outcomes and voids.",
-        "The stream's max_bytes was reached to 90 %, or the node's disk is full.",
-        "Archive the stream part or add disk; see deploy/nats/README.md.";
+        "The task's stream part is full to 90 % (new tasks begin in the next part), or the node's disk is full.",
+        "Begin the task again, or add disk; put old parts away with `writ audit archive`. See deploy/retention.md.";
+    AuditPartInUse = "audit.part_in_use", Audit, Denied,
+        "A part of the audit stream cannot be sealed or put away yet.",
+        "It is the part in use, tasks or agents that remember still live in it, or it was not sealed before.",
+        "`writ audit rotate` begins the next part; put this one away once its last task has ended.";
     AuditUnavailable = "audit.unavailable", Audit, CouldNotDecide,
         "The intent to act could not be recorded, so nothing was done.",
         "NATS is unreachable, JetStream is down, or the journal cannot be written.",
@@ -325,6 +329,10 @@ reason_codes! {
         "Everything is halted.",
         "An operator pulled the kill switch.",
         "An operator ends it; see deploy/README.md.";
+    HoldRefused = "hold.refused", Audit, Denied,
+        "A legal hold cannot be placed or lifted.",
+        "Its name is in use, or, to lift it, unknown; or its reason is longer than 500 bytes.",
+        "`writ audit hold list` shows the holds in force.";
     IdSyntax = "id.syntax", Identity, Denied,
         "An id is outside the grammar of ids.",
         "Dots, wildcards, spaces, line breaks or capitals in a name.",

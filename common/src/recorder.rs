@@ -21,7 +21,6 @@ pub struct Recorder {
     tenant: TenantId,
     origin: Origin,
     boot: BootId,
-    part: PartId,
     key: PrivateKey,
     next_seq: u64,
     prev: Digest,
@@ -52,9 +51,9 @@ pub struct Prepared {
 impl Recorder {
     /// Starts a run.
     #[must_use]
-    pub fn new(tenant: TenantId, origin: Origin, boot: BootId, part: PartId, key: PrivateKey) -> Self {
+    pub fn new(tenant: TenantId, origin: Origin, boot: BootId, key: PrivateKey) -> Self {
         let (prev, counts) = (Digest::from_bytes([0; 32]), Counts::default());
-        Self { tenant, origin, boot, part, key, next_seq: 0, prev, counts }
+        Self { tenant, origin, boot, key, next_seq: 0, prev, counts }
     }
 
     /// The run.
@@ -81,19 +80,19 @@ impl Recorder {
         DecisionId { origin: self.origin.clone(), boot: self.boot.clone(), seq: self.next_seq }
     }
 
-    /// Prepares the next record of the run.
-    pub fn prepare(&mut self, body: RecordBody, at: Timestamp) -> Prepared {
+    /// Prepares the next record of the run, for this part of the audit stream.
+    pub fn prepare(&mut self, part: PartId, body: RecordBody, at: Timestamp) -> Prepared {
         self.counts.count(&body);
-        let id = self.next_id();
         let record =
-            Record { tenant: self.tenant.clone(), id, prev: self.prev, at, part: self.part.clone(), body };
+            Record { tenant: self.tenant.clone(), id: self.next_id(), prev: self.prev, at, part, body };
         self.next_seq += 1;
         let prepared = self.sign(record);
         self.prev = prepared.digest;
         prepared
     }
 
-    /// Prepares the void of a record of this or an earlier run; it takes that record's position in the chain.
+    /// Prepares the void of a record of this or an earlier run; it takes that record's position in the chain, and stands
+    /// in the same part.
     #[must_use]
     pub fn void(
         &self,
@@ -109,7 +108,7 @@ impl Recorder {
             id: prepared.id.clone(),
             prev: prepared.prev,
             at,
-            part: self.part.clone(),
+            part: prepared.record.part.clone(),
             body: RecordBody::Void(Box::new(void)),
         };
         self.sign(record)

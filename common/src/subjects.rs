@@ -136,6 +136,33 @@ impl Subject {
         format!("writ.v1.{tenant}.{self}")
     }
 
+    /// The part of the audit stream it belongs to, if it belongs to one.
+    #[must_use]
+    pub fn part(&self) -> Option<&PartId> {
+        match self {
+            Self::ApprovalAnswer { part, .. }
+            | Self::ApprovalClaim { part, .. }
+            | Self::ApprovalRequest { part, .. }
+            | Self::Audit { part, .. }
+            | Self::Budget { part, .. }
+            | Self::Instruction { part, .. }
+            | Self::LabelAct { part, .. }
+            | Self::Restored { part, .. } => Some(part),
+            Self::Label(domain) | Self::Sources(domain) => Some(&domain.part),
+            Self::Admin
+            | Self::Call { .. }
+            | Self::Control
+            | Self::Enroll
+            | Self::Fresh
+            | Self::Head(_)
+            | Self::Inbox { .. }
+            | Self::Inspect(_)
+            | Self::Issue { .. }
+            | Self::Tick
+            | Self::Witness(_) => None,
+        }
+    }
+
     /// Reads a subject.
     ///
     /// # Errors
@@ -283,6 +310,12 @@ pub mod filter {
     #[must_use]
     pub fn approval_claims(tenant: &TenantId, part: &PartId) -> String {
         format!("writ.v1.{tenant}.claim.{part}.approval.*")
+    }
+
+    /// Every task label of a part.
+    #[must_use]
+    pub fn labels(tenant: &TenantId, part: &PartId) -> String {
+        format!("writ.v1.{tenant}.label.{part}.*")
     }
 
     /// Every record of a part.

@@ -12,10 +12,15 @@ use crate::{
     control::RevocationTarget,
     digest::Digest,
     epoch::Epoch,
-    ids::{Action, AgentId, ApprovalId, CapabilityId, KeyId, NodeId, Resource, TaskId, TaskKind, TenantId},
+    hold::LegalHold,
+    ids::{
+        Action, AgentId, ApprovalId, CapabilityId, HoldId, KeyId, NodeId, PartId, Resource, TaskId, TaskKind,
+        TenantId,
+    },
     keys::{BadSignature, PrivateKey, PublicKey, Purpose, Signature},
     keyset::KeysetDocument,
     label::Label,
+    part::Archived,
     policy::{PolicyBundle, PolicyRevision},
     reason::{Advice, Reason, ReasonCode},
     record::{DecisionId, OutcomeStatus, Receipt},
@@ -773,6 +778,20 @@ pub enum AdminWanted {
         /// Whether the halt is on.
         on: bool,
     },
+    /// Keeps something from being removed by retention, or no longer.
+    LegalHold {
+        /// The order's name.
+        id: HoldId,
+        /// The order; none to lift it.
+        hold: Option<LegalHold>,
+    },
+    /// All of a sealed part is in an archive.
+    PartArchived {
+        /// The part.
+        part: PartId,
+        /// Where that is described.
+        archived: Archived,
+    },
     /// Isolates an agent, or lets it go.
     Quarantine {
         /// The agent.
@@ -793,6 +812,13 @@ pub enum AdminWanted {
         bundle: PolicyBundle,
         /// The revision that has to be in force until then, if the operator says so.
         expect: Option<PolicyRevision>,
+    },
+    /// Begins the next part of the audit stream.
+    RotatePart,
+    /// Has nothing more published to a part in which nothing lives; answered once no node can.
+    SealPart {
+        /// The part.
+        part: PartId,
     },
     /// Has a policy asked beside the one in force, or none any more.
     ShadowPolicy {
@@ -820,13 +846,17 @@ impl AdminWanted {
     pub const ACTIONS: &[&str] = &[
         "activate",
         "agents",
+        "archive",
         "end-halt",
         "enroll",
         "halt-all",
+        "hold",
+        "lift-hold",
         "quarantine",
         "release",
         "revoke",
         "rollback",
+        "rotate",
         "shadow",
         "status",
         "task",
@@ -842,6 +872,10 @@ impl AdminWanted {
             Self::Enroll { .. } => "enroll",
             Self::HaltAll { on: true } => "halt-all",
             Self::HaltAll { on: false } => "end-halt",
+            Self::LegalHold { hold: Some(_), .. } => "hold",
+            Self::LegalHold { hold: None, .. } => "lift-hold",
+            Self::PartArchived { .. } | Self::SealPart { .. } => "archive",
+            Self::RotatePart => "rotate",
             Self::Quarantine { on: true, .. } => "quarantine",
             Self::Quarantine { on: false, .. } => "release",
             Self::Revoke { .. } => "revoke",

@@ -23,10 +23,12 @@ use writ_common::{
     control::ControlEvent,
     digest::Digest,
     epoch::Epoch,
-    ids::{Action, BootId, FlowDomain, NodeId, PartId, Resource},
+    hold::{Held, LegalHold},
+    ids::{Action, BootId, FlowDomain, HoldId, NodeId, PartId, Resource},
     json::Value,
     keys::{PublicKey, Purpose},
     label::{DomainLabel, Label},
+    part::{Archived, PartStage},
     reason::{Reason, ReasonCode},
     record::{
         Basis, DecisionId, Origin, Outcome, OutcomeStatus, Record, RecordBody, RecordedDecision,
@@ -206,8 +208,7 @@ fn records() {
     let origin = Origin::Node(NodeId::parse("node-1").unwrap());
     let boot = BootId::generate(NOW, [1; 10]);
     let tenant = support::tenant();
-    let mut recorder =
-        Recorder::new(tenant.clone(), origin.clone(), boot.clone(), PartId::first(), key(NODE));
+    let mut recorder = Recorder::new(tenant.clone(), origin.clone(), boot.clone(), key(NODE));
     let who = Who::of_capability(&capability, Some("UMAILER"));
     let what = What {
         resource: Some(Resource::parse("tool.mail").unwrap()),
@@ -239,7 +240,7 @@ fn records() {
         RecordBody::Verdict(Box::new(body))
     };
     let reason = RecordedReason::from(&Reason::new(ReasonCode::RequestReplayed).noted("first: node-2"));
-    let allow = recorder.prepare(verdicted(RecordedDecision::Allow, Vec::new()), NOW);
+    let allow = recorder.prepare(PartId::first(), verdicted(RecordedDecision::Allow, Vec::new()), NOW);
     let outcome = Outcome {
         intent: allow.id.clone(),
         call_id: Digest::plain(b"call"),
@@ -253,9 +254,10 @@ fn records() {
         elapsed: Some(Millis(3)),
         manifest: Vec::new(),
     };
-    let outcome = recorder.prepare(RecordBody::Outcome(Box::new(outcome)), NOW);
-    let deny = recorder.prepare(verdicted(RecordedDecision::Deny, vec![reason.clone()]), NOW);
-    let voided = recorder.prepare(verdicted(RecordedDecision::Allow, Vec::new()), NOW);
+    let outcome = recorder.prepare(PartId::first(), RecordBody::Outcome(Box::new(outcome)), NOW);
+    let deny =
+        recorder.prepare(PartId::first(), verdicted(RecordedDecision::Deny, vec![reason.clone()]), NOW);
+    let voided = recorder.prepare(PartId::first(), verdicted(RecordedDecision::Allow, Vec::new()), NOW);
     let void = recorder.void(&voided, reason, who, what.clone(), NOW);
     let answer = Answer::Done { result: "{}".to_owned(), label: Label::bottom() };
     let receipt = Some(recorder.receipt(&allow, &what, &answer));
@@ -284,6 +286,17 @@ fn control_and_labels() {
         ControlEvent::Keyset(signed_keyset(&[key(BROKER).public()])),
         ControlEvent::HaltAll { on: true },
         ControlEvent::Quarantine { agent: support::agent("mailer"), on: true },
+        ControlEvent::Part { part: PartId::numbered(1), stage: PartStage::Current },
+        ControlEvent::Part { part: PartId::numbered(1), stage: PartStage::Shared },
+        ControlEvent::Part { part: PartId::first(), stage: PartStage::Sealed },
+        ControlEvent::Part {
+            part: PartId::first(),
+            stage: PartStage::Archived(Archived { manifest: Digest::plain(b"manifest"), last: 42 }),
+        },
+        ControlEvent::LegalHold {
+            id: HoldId::parse("matter-42").unwrap(),
+            hold: Some(LegalHold { on: Held::Everything, why: "asked for by the court".to_owned() }),
+        },
     ];
     let mut state = writ_common::control::ControlState::new(support::tenant(), key(ROOT).public());
     let mut shown = Vec::new();
@@ -299,6 +312,7 @@ fn control_and_labels() {
         domain: FlowDomain::parse("p0.t-1").unwrap(),
         label: Label::bottom(),
         origins: Default::default(),
+        moved_to: None,
     };
     let current = json!({
         "root_public_key": hex::encode(key(ROOT).public().as_bytes()),

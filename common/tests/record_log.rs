@@ -54,7 +54,7 @@ fn prepared() -> Vec<(&'static str, Prepared)> {
     let capability = delegated().verify(&keyset(), NOW).unwrap();
     let boot = BootId::generate(NOW, [1; 10]);
     let origin = Origin::Node(NodeId::parse("node-1").unwrap());
-    let mut recorder = Recorder::new(support::tenant(), origin, boot, PartId::first(), key(NODE));
+    let mut recorder = Recorder::new(support::tenant(), origin, boot, key(NODE));
     let who = Who::of_capability(&capability, Some("UMAILER"));
     let what = |resource: &str, action: &str| What {
         resource: Some(Resource::parse(resource).unwrap()),
@@ -63,7 +63,7 @@ fn prepared() -> Vec<(&'static str, Prepared)> {
         call_id: Some(Digest::plain(b"call")),
         ..What::default()
     };
-    let mut prepare = |body| recorder.prepare(body, NOW);
+    let mut prepare = |body| recorder.prepare(PartId::first(), body, NOW);
     let mut record = |verdicted: Verdicted| prepare(RecordBody::Verdict(Box::new(verdicted)));
     let read = what("tool.crm", "read");
     let allow = record(verdicted(RecordedDecision::Allow, None, who.clone(), read.clone()));
@@ -107,9 +107,10 @@ fn prepared() -> Vec<(&'static str, Prepared)> {
         }))
     };
     let timeout = RecordedReason::from(&Reason::new(ReasonCode::ToolTimeout).noted(CANARY));
-    let done = recorder.prepare(ended(OutcomeStatus::Done, None), NOW);
-    let failed = recorder.prepare(ended(OutcomeStatus::Failed, Some(timeout.clone())), NOW);
-    let unknown = recorder.prepare(ended(OutcomeStatus::UnknownOutcome, Some(timeout.clone())), NOW);
+    let done = recorder.prepare(PartId::first(), ended(OutcomeStatus::Done, None), NOW);
+    let failed = recorder.prepare(PartId::first(), ended(OutcomeStatus::Failed, Some(timeout.clone())), NOW);
+    let unknown =
+        recorder.prepare(PartId::first(), ended(OutcomeStatus::UnknownOutcome, Some(timeout.clone())), NOW);
     let void = recorder.void(&allow, timeout, who.clone(), read, NOW);
     vec![
         ("allow", allow),

@@ -9,7 +9,7 @@ use std::{
 
 use writ_common::codec::{decode, encode};
 
-use crate::guard::{FLOOR_UNKNOWN, StreamPins};
+use crate::guard::StreamPins;
 
 const NAME: &str = "streams.pin";
 
@@ -86,7 +86,7 @@ pub fn forget(folder: &Path) -> Result<(), PinError> {
     if !folder.join(NAME).exists() {
         return Ok(());
     }
-    write(folder, &StreamPins { floor: FLOOR_UNKNOWN, ..StreamPins::default() })
+    write(folder, &StreamPins { is_accepted: true, ..StreamPins::default() })
 }
 
 #[cfg(test)]
@@ -105,7 +105,7 @@ mod tests {
         let error = read(folder.path()).unwrap_err().to_string();
         assert!(error.contains("streams.pin") && error.contains("--accept-streams"), "{error}");
         forget(folder.path()).unwrap();
-        let accepted = StreamPins { floor: FLOOR_UNKNOWN, ..StreamPins::default() };
+        let accepted = StreamPins { is_accepted: true, ..StreamPins::default() };
         assert_eq!(read(folder.path()).unwrap(), accepted);
     }
 }

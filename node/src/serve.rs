@@ -3,7 +3,13 @@
 //! The loop alone touches guard and journal. Requests, acknowledgements, answers and ticks arrive as events; what
 //! the guard wants done beyond the journal runs in tasks of its own and reports back as an event.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use tokio::{
@@ -11,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 use writ_bus::{
-    ApprovalNews, Bus, BusError, ConnectionState, Endpoint, Incoming, PutBackError, Service, SystemClock,
+    Bus, BusError, ConnectionState, Endpoint, Incoming, News, PutBackError, Service, SystemClock,
     SystemEntropy, follow_approvals,
 };
 use writ_common::{
@@ -201,18 +207,22 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
     for endpoint in endpoints {
         tasks.spawn(receive(endpoint, events.clone(), stopping.clone()));
     }
-    tasks.spawn(follow_control(setup.bus.clone(), setup.tenant.clone(), events.clone()));
+    let (parts, parts_known) = watch::channel(guard.parts());
+    let (live_parts, live_parts_known) = watch::channel(Vec::new());
+    let (bus, tenant) = (setup.bus.clone(), setup.tenant.clone());
+    tasks.spawn(follow_control(bus, tenant, parts_known, events.clone()));
     let news = |news| {
         Wake::Event(match news {
-            ApprovalNews::Message(message) => Event::Approval {
+            News::Message(message) => Event::Approval {
                 sequence: message.sequence,
                 subject: message.subject,
                 payload: message.payload,
             },
-            ApprovalNews::Read => Event::ApprovalsRead,
+            News::Read => Event::ApprovalsRead,
         })
     };
-    tasks.spawn(follow_approvals(setup.bus.clone(), setup.tenant.clone(), events.clone(), news));
+    let (bus, tenant) = (setup.bus.clone(), setup.tenant.clone());
+    tasks.spawn(follow_approvals(bus, tenant, live_parts_known, events.clone(), news));
     let (http, snapshots) = match setup.http {
         Some(address) => serve_http(address).await.map(|(http, snapshots)| (Some(http), Some(snapshots)))?,
         None => (None, None),
@@ -235,6 +245,8 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
         journal,
         room: Room::Enough,
         next_refresh: Instant::now(),
+        parts,
+        live_parts,
         clock,
     };
     let done = tokio::spawn(async move {
@@ -248,15 +260,21 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
 
 /// Puts back into the audit stream what it lost of this node's records.
 async fn put_back(setup: &NodeSetup, dir: &JournalDir) -> Result<(), NodeError> {
-    let (part, origin) = (PartId::first(), Origin::Node(setup.node.clone()));
-    let stream = part_stream(&setup.tenant, &part);
-    while setup.bus.stream_facts(&stream).await?.is_none() {
+    let origin = Origin::Node(setup.node.clone());
+    let control = loop {
+        if setup.bus.stream_facts(&control_stream(&setup.tenant)).await?.is_some() {
+            let control = setup.bus.control_state(&setup.tenant, setup.root).await?;
+            let current = part_stream(&setup.tenant, control.parts().current());
+            if setup.bus.stream_facts(&current).await?.is_some() {
+                break control;
+            }
+        }
         tracing::info!("waiting for the broker to make the audit stream");
         tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+    };
     let kept = dir.kept().map(|kept| kept.map(|kept| (kept.boot.to_string(), kept.seq, kept.record)));
     let say = |far| tracing::info!("completing the audit stream: {far}");
-    let done = setup.bus.put_back(&setup.tenant, &part, &origin, kept, say).await?;
+    let done = setup.bus.put_back(&setup.tenant, control.parts(), &origin, kept, say).await?;
     tracing::warn!("the audit stream is complete: {done}");
     Ok(())
 }
@@ -288,6 +306,10 @@ struct Driver {
     room: Room,
     /// When the journal is put in order next.
     next_refresh: Instant,
+    /// The parts of the audit stream that are looked at.
+    parts: watch::Sender<BTreeSet<PartId>>,
+    /// Those that have a stream, once that is known.
+    live_parts: watch::Sender<Vec<PartId>>,
     clock: SystemClock,
 }
 
@@ -321,6 +343,7 @@ impl Driver {
                 let is_ready = guard.is_ready(self.clock.now());
                 std::mem::replace(ready, is_ready) != is_ready
             });
+            self.tell_parts(&guard, *ready.borrow());
             let connection = *self.connection.borrow();
             let lost = self.record_logs.losses();
             self.meter.publish(&guard, connection, &self.tools, lost, self.clock.now());
@@ -342,6 +365,26 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Says which parts there are to those who read them.
+    fn tell_parts(&self, guard: &Guard, is_ready: bool) {
+        self.parts.send_if_modified(|known| {
+            let now = guard.parts();
+            let has_changed = *known != now;
+            *known = now;
+            has_changed
+        });
+        // Before control state is as new as the broker's, a part may seem to be there that was put away long ago.
+        let is_known = is_ready || !self.live_parts.borrow().is_empty();
+        self.live_parts.send_if_modified(|known| {
+            let live = guard.control().parts().live();
+            let has_changed = is_known && !live.clone().eq(known.iter());
+            if has_changed {
+                *known = live.cloned().collect();
+            }
+            has_changed
+        });
     }
 
     /// Handles events, and the journal writes they lead to, until nothing more follows at once.
@@ -468,9 +511,9 @@ impl Driver {
                 }
             }
             Effect::AskFresh(payload) => self.ask_fresh(payload),
-            Effect::ReadRecord { ticket, sequence } => {
+            Effect::ReadRecord { ticket, part, sequence } => {
                 let bus = self.bus.clone();
-                let stream = part_stream(&self.tenant, &PartId::first());
+                let stream = part_stream(&self.tenant, &part);
                 self.report(async move {
                     let found = bus.message_at(&stream, sequence).await.ok().flatten();
                     if found.is_none() {
@@ -522,9 +565,9 @@ impl Driver {
                     Wake::Event(Event::BudgetRead(key, found.map_err(|error| error.to_string())))
                 });
             }
-            Effect::ReadFirst(call, sequence) => {
+            Effect::ReadFirst(call, part, sequence) => {
                 let bus = self.bus.clone();
-                let stream = part_stream(&self.tenant, &PartId::first());
+                let stream = part_stream(&self.tenant, &part);
                 self.report(async move {
                     let found = bus.message_at(&stream, sequence).await;
                     let found = found.map(|found| found.map(|message| message.payload));
@@ -560,6 +603,9 @@ impl Driver {
                 let stream = part_stream(&self.tenant, &part);
                 self.report(async move {
                     let found = bus.find(&stream, &subject, &record).await;
+                    if found.is_err() {
+                        tokio::time::sleep(READ_AGAIN_AFTER).await;
+                    }
                     Wake::Event(Event::Searched(ticket, found.map_err(|error| error.to_string())))
                 });
             }
@@ -649,14 +695,19 @@ async fn receive(mut endpoint: Endpoint, events: mpsc::Sender<Wake>, mut stoppin
     }
 }
 
-/// Follows the control stream for good: through reconnects, from where it got to. Nothing of it is read before
-/// both streams were compared with what was known of them, and they are compared again every so often.
-async fn follow_control(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) {
+/// Follows the control stream for good: through reconnects, from where it got to. Nothing of it is read before the
+/// streams were compared with what was known of them, and they are compared again every so often.
+async fn follow_control(
+    bus: Bus,
+    tenant: TenantId,
+    parts: watch::Receiver<BTreeSet<PartId>>,
+    events: mpsc::Sender<Wake>,
+) {
     let stream = control_stream(&tenant);
     let subject = Subject::Control.of(&tenant);
     let mut next = 1;
     loop {
-        if look_at_streams(&bus, &tenant, &events).await
+        if look_at_streams(&bus, &tenant, &parts, &events).await
             && let Ok(mut tail) = bus.tail(&stream, &subject, next).await
         {
             let mut looks = tokio::time::interval(LOOK_EVERY);
@@ -664,7 +715,7 @@ async fn follow_control(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) 
                 let message = tokio::select! {
                     message = tail.next() => message,
                     _ = looks.tick() => {
-                        look_at_streams(&bus, &tenant, &events).await;
+                        look_at_streams(&bus, &tenant, &parts, &events).await;
                         continue;
                     }
                 };
@@ -681,14 +732,20 @@ async fn follow_control(bus: Bus, tenant: TenantId, events: mpsc::Sender<Wake>) 
 }
 
 /// Tells the guard what the streams are; false if they could not be looked at.
-async fn look_at_streams(bus: &Bus, tenant: &TenantId, events: &mpsc::Sender<Wake>) -> bool {
-    let (control, audit) = (control_stream(tenant), part_stream(tenant, &PartId::first()));
-    match tokio::join!(bus.stream_facts(&control), bus.stream_facts(&audit)) {
-        (Ok(Some(control)), Ok(Some(audit))) => {
-            events.send(Wake::Event(Event::Streams { control, audit })).await.is_ok()
-        }
-        _ => false,
+async fn look_at_streams(
+    bus: &Bus,
+    tenant: &TenantId,
+    parts: &watch::Receiver<BTreeSet<PartId>>,
+    events: &mpsc::Sender<Wake>,
+) -> bool {
+    let Ok(Some(control)) = bus.stream_facts(&control_stream(tenant)).await else { return false };
+    let known = parts.borrow().clone();
+    let mut parts = BTreeMap::new();
+    for part in known {
+        let Ok(facts) = bus.stream_facts(&part_stream(tenant, &part)).await else { return false };
+        parts.insert(part, facts);
     }
+    events.send(Wake::Event(Event::Streams { control, parts })).await.is_ok()
 }
 
 /// A tool seen as nothing but its gate.

@@ -22,7 +22,7 @@ use writ_common::{
     fresh::{FreshAnswer, FreshQuestion},
     ids::{
         Action, AgentId, BootId, CapabilityId, DetectorId, EntityType, FindingKind, FlowDomain, InspectorId,
-        NodeId, Resource, TaskId, TenantId, UserId,
+        NodeId, PartId, Resource, TaskId, TenantId, UserId,
     },
     inspect::{Answer as Said, Direction, Failure, Finding, Inspection, Inspector, OnError, Severity},
     json::Value,
@@ -335,6 +335,7 @@ impl Bench {
             domain: domain.clone(),
             label: label.clone(),
             origins: Origins::new(),
+            moved_to: None,
         }
     }
 
@@ -827,6 +828,7 @@ impl Bench {
             domain: domain.clone(),
             label: Label::bottom(),
             origins: Default::default(),
+            moved_to: None,
         };
         let payload = Bytes::from(encode(&Signed::new(&label, &key(2))));
         let mut failed = Vec::new();
@@ -850,7 +852,7 @@ fn t02_a_call_the_stream_has_seen_is_not_run_again() {
     let (ticket, ..) = bench.intent();
     bench.published(ticket, Ok(Stored { sequence: 5, duplicate: true }));
     assert!(!bench.runs_a_tool());
-    assert!(bench.wants(|effect| matches!(effect, Effect::ReadFirst(_, 5))));
+    assert!(bench.wants(|effect| matches!(effect, Effect::ReadFirst(_, _, 5))));
     bench.happen(Event::FirstRead(call, Ok(None)));
     assert!(!bench.runs_a_tool());
     assert!(bench.replies.contains_key(&call));
@@ -1017,14 +1019,19 @@ fn later_grant(sequence: u64) -> UnverifiedCapability {
     grant.issue(&key(2), &[9; 32]).unwrap()
 }
 
+/// The facts of the first part, which is all there is.
+fn first(facts: StreamFacts) -> BTreeMap<PartId, Option<StreamFacts>> {
+    BTreeMap::from([(PartId::first(), Some(facts))])
+}
+
 #[test]
 fn r07_streams_that_went_back_stop_everything() {
     let mut bench = Bench::new();
     let facts = |last_sequence| StreamFacts { created_ns: 1, last_sequence, bytes: 0, bytes_max: 0 };
-    bench.happen(Event::Streams { control: facts(9), audit: facts(20) });
+    bench.happen(Event::Streams { control: facts(9), parts: first(facts(20)) });
     let call = bench.call(1);
     let (ticket, ..) = bench.intent();
-    bench.happen(Event::Streams { control: facts(9), audit: facts(19) });
+    bench.happen(Event::Streams { control: facts(9), parts: first(facts(19)) });
     bench.published(ticket, stored(8));
     assert!(!bench.runs_a_tool(), "noticed between decision and act");
     assert_eq!(bench.refused(call), ReasonCode::StateRollback);
@@ -1036,7 +1043,7 @@ fn r07_streams_that_went_back_stop_everything() {
 fn a_nearly_full_stream_begins_nothing() {
     let mut bench = Bench::new();
     let facts = |bytes| StreamFacts { created_ns: 1, last_sequence: 9, bytes, bytes_max: 100_000 };
-    bench.happen(Event::Streams { control: facts(0), audit: facts(89_999) });
+    bench.happen(Event::Streams { control: facts(0), parts: first(facts(89_999)) });
     let _call = bench.call(1);
     let _intent = bench.intent();
     let call = bench.call(2);
@@ -1104,7 +1111,7 @@ fn a18_a_void_of_an_earlier_run_whose_intent_was_stored_after_all_is_not_taken_f
     assert_eq!(again.payload, store.payload);
     bench.published(ticket, Ok(Stored { sequence: 8, duplicate: true }));
     let read = bench.take(|effect| matches!(effect, Effect::ReadRecord { .. }));
-    let Effect::ReadRecord { ticket, sequence: 8 } = read else { unreachable!() };
+    let Effect::ReadRecord { ticket, sequence: 8, .. } = read else { unreachable!() };
     let stored = encode(&Signed::new(&intent, &key(3)));
     bench.happen(Event::RecordRead(ticket, Some(stored.into())));
     let outcome = bench.journal.last().unwrap();

@@ -1,15 +1,20 @@
 //! What the storage tests write: every piece can be told by its number.
 
-use writ_broker::{core::TaskEntry, store::Position};
+use std::collections::BTreeMap;
+
+use writ_broker::{
+    core::TaskEntry,
+    store::{PartPosition, Position},
+};
 use writ_common::{
     digest::Digest,
     epoch::Epoch,
-    ids::{AgentId, BootId, CapabilityId, FlowDomain, KeyId, TaskId, TaskKind, UserId},
+    ids::{AgentId, BootId, CapabilityId, FlowDomain, KeyId, PartId, TaskId, TaskKind, UserId},
     record::RecordKind,
     time::{Millis, Timestamp},
 };
 use writ_journal::{Entry, JournalLimits};
-use writ_node::guard::{StreamPin, StreamPins};
+use writ_node::guard::{PartPin, StreamPin, StreamPins};
 
 /// Bytes of a record.
 pub const RECORD_BYTES: usize = 2_000;
@@ -70,15 +75,17 @@ pub fn task(number: u64) -> TaskEntry {
 /// How far the index has got with this task.
 #[must_use]
 pub fn position(number: u64) -> Position {
-    Position { stream_created: "1".to_owned(), sequence: number, ..Position::default() }
+    let part = PartPosition { created: "1".to_owned(), sequence: number };
+    Position { parts: BTreeMap::from([(PartId::first(), part)]), ..Position::default() }
 }
 
 /// Pins of this number.
 #[must_use]
 pub fn pins(number: u64) -> StreamPins {
+    let audit = StreamPin { created: "1700000000000000002".to_owned(), sequence: number * 3 };
     StreamPins {
         control: StreamPin { created: "1700000000000000001".to_owned(), sequence: number },
-        audit: StreamPin { created: "1700000000000000002".to_owned(), sequence: number * 3 },
-        floor: 0,
+        parts: BTreeMap::from([(PartId::first(), PartPin { stream: audit, floor: 0 })]),
+        is_accepted: false,
     }
 }

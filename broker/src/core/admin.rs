@@ -96,7 +96,11 @@ impl Broker {
                 }
                 Ok(Some(operation)) => {
                     self.record(body(RecordedDecision::Allow, &verdict), None, now);
-                    return self.queue_control(ControlWrite::Admin(call, Box::new(operation)), now);
+                    let operation = Box::new(operation);
+                    return match wanted {
+                        AdminWanted::RotatePart => self.rotate_when_made(call, operation),
+                        _ => self.queue_control(ControlWrite::Admin(call, operation), now),
+                    };
                 }
                 Err(reasons) => Verdict::denied(reasons, Vec::new(), verdict.policy_revision()),
             },
@@ -196,6 +200,12 @@ impl Broker {
                 event
             }
             AdminWanted::HaltAll { on } => ControlEvent::HaltAll { on: *on },
+            AdminWanted::LegalHold { .. }
+            | AdminWanted::PartArchived { .. }
+            | AdminWanted::RotatePart
+            | AdminWanted::SealPart { .. } => {
+                self.part_operation(wanted, now).map_err(|reason| vec![reason])?
+            }
             AdminWanted::Quarantine { agent, on } => {
                 ControlEvent::Quarantine { agent: agent.clone(), on: *on }
             }
@@ -243,7 +253,7 @@ impl Broker {
             _ => AdminReply::Done { epoch: self.control.epoch() },
         };
         let payload = encode(&reply);
-        if matches!(operation.wanted, AdminWanted::Revoke { wait: true, .. }) {
+        if matches!(operation.wanted, AdminWanted::Revoke { wait: true, .. } | AdminWanted::SealPart { .. }) {
             return self.wait_for_nodes(call, payload, now);
         }
         self.push(Effect::Reply(call, payload));

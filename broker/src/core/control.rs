@@ -96,6 +96,9 @@ impl Broker {
     pub(super) fn next_control_write(&mut self, now: Now) {
         while self.control_in_flight.is_none() && self.control_read {
             let Some(write) = self.control_queue.pop_front() else { return };
+            if matches!(&write, ControlWrite::Own(event) if self.is_moot(event)) {
+                continue;
+            }
             match self.judge_write(&write, now) {
                 Ok(event) => {
                     let after = self.control.last_seen();
@@ -104,6 +107,11 @@ impl Broker {
                 Err(reason) => self.refuse_write(&write, reason, now),
             }
         }
+    }
+
+    /// The write whose acknowledgement is waited for.
+    pub(super) fn write_in_flight(&self) -> Option<&ControlWrite> {
+        self.control_in_flight.as_ref().map(|(_, in_flight)| &in_flight.write)
     }
 
     fn judge_write(&mut self, write: &ControlWrite, now: Now) -> Result<ControlEvent, Reason> {
@@ -185,6 +193,7 @@ impl Broker {
                 since.next_back().is_some_and(|one| one.revision == bundle.revision())
             }
             ControlEvent::Quarantine { agent, on } => self.control.is_quarantined(agent) == *on,
+            ControlEvent::LegalHold { id, hold } => self.control.holds().get(id) == hold.as_ref(),
             // The others can be written twice without harm.
             _ => false,
         }

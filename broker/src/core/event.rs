@@ -5,8 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use writ_bus::{Attested, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
+    control::ControlState,
     digest::Digest,
     ids::BootId,
+    ids::PartId,
     record::Record,
     recorder::Prepared,
     time::Millis,
@@ -81,8 +83,12 @@ pub enum Event {
     },
     /// An issuer's keys were fetched, or why not.
     KeysFetched(IssuerRef, Result<KeySet, String>),
-    /// What the audit stream is now.
-    AuditStream(StreamFacts),
+    /// What the stream of a part is now.
+    AuditStream(PartId, StreamFacts),
+    /// The stream of the next part is there, or cannot be made.
+    PartMade(PartId, Result<(), String>),
+    /// The labels of what outlives a task were carried over to this part: how many, or why not.
+    SharedMoved(PartId, Result<usize, String>),
     /// How much room the journal has now.
     JournalRoom(Room),
     /// A journal write is done.
@@ -108,6 +114,17 @@ pub enum Effect {
     Forget(BootId),
     /// Append to the journal, in the order of the effects.
     Journal(Option<Ticket>, Entry),
+    /// Make the stream of a part, and say so by [`Event::PartMade`].
+    MakePart(PartId),
+    /// Carry the labels of what outlives a task over to another part, and say so by [`Event::SharedMoved`].
+    MoveShared {
+        /// Where they are.
+        from: PartId,
+        /// Where they are to be.
+        to: PartId,
+        /// Whose labels count.
+        control: Box<ControlState>,
+    },
     /// Publish to a stream after a delay.
     Publish {
         /// Whose acknowledgement it is.
@@ -123,13 +140,17 @@ pub enum Effect {
         ticket: Ticket,
         /// The task.
         task: Box<TaskEntry>,
+        /// The part its record is in.
+        part: PartId,
         /// Stream sequence of its record.
         sequence: u64,
     },
-    /// Read the record at a sequence of the audit stream.
+    /// Read the record at a sequence of the stream of a part.
     ReadRecord {
         /// Whose answer.
         ticket: Ticket,
+        /// The part.
+        part: PartId,
         /// Where.
         sequence: u64,
     },

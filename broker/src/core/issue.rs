@@ -9,7 +9,7 @@ use writ_common::{
     decide::{Evidence, decide, without_policy},
     digest::Digest,
     entropy::draw,
-    ids::{Action, AgentId, CapabilityId, DomainId, FlowDomain, PartId, Resource, RoleId, TaskId, UserId},
+    ids::{Action, AgentId, CapabilityId, DomainId, FlowDomain, Resource, RoleId, TaskId, UserId},
     json::Value,
     keys::PublicKey,
     label::{DomainLabel, Label, Origins},
@@ -238,7 +238,7 @@ impl Broker {
             let verdict = Verdict::deny(reason, None);
             return self.refuse(asking.back, &verdict, who, what, now);
         }
-        if self.is_short_of_room() {
+        if self.is_short_of_room(self.control.parts().current()) {
             self.starting.remove(&idempotency);
             let verdict = Verdict::deny(ReasonCode::AuditFull, None);
             return self.refuse(asking.back, &verdict, who, what, now);
@@ -263,7 +263,10 @@ impl Broker {
             key: asking.holder.id(),
             capability: CapabilityId::generate(now.wall, draw(self.entropy.as_mut())),
             serial: 1,
-            domain: FlowDomain { part: PartId::first(), domain: DomainId::of_task(&task) },
+            domain: FlowDomain {
+                part: self.control.parts().current().clone(),
+                domain: DomainId::of_task(&task),
+            },
             rights: rights.into_iter().collect(),
             max_depth: bounds.max_depth,
             deadline: now.wall.after(bounds.task_life),
@@ -437,6 +440,7 @@ impl Broker {
             domain: domain.clone(),
             label: Label::bottom(),
             origins: Origins::new(),
+            moved_to: None,
         };
         let subject = Subject::Label(domain.clone()).of(&self.setup.tenant);
         Store::fenced(subject, 0, encode(&Signed::new(&label, &self.setup.key)))
@@ -484,7 +488,8 @@ impl Broker {
 
     fn write_issue(&mut self, mut issuing: Box<Issuing>, now: Now) {
         let body = RecordBody::Verdict(Box::new(issuing.verdicted.clone()));
-        let prepared = Box::new(self.recorder.prepare(body, now.wall));
+        let part = self.control.parts().for_record(&issuing.entry.domain.part);
+        let prepared = Box::new(self.recorder.prepare(part, body, now.wall));
         let ticket = self.journal(&prepared);
         issuing.prepared = Some(prepared);
         self.pending.insert(ticket, Pending::IssueWritten(issuing));
@@ -510,7 +515,9 @@ impl Broker {
                 }
                 let ticket = self.fresh_ticket();
                 let task = Box::new(issuing.entry.clone());
-                self.push(Effect::Index { ticket, task, sequence: stored.sequence });
+                let part = issuing.prepared.as_ref().map(|prepared| prepared.record.part.clone());
+                let part = part.unwrap_or_else(|| issuing.entry.domain.part.clone());
+                self.push(Effect::Index { ticket, task, part, sequence: stored.sequence });
                 self.pending.insert(ticket, Pending::IssueIndexed(issuing));
             }
             Err(error) => {

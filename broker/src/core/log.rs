@@ -322,8 +322,9 @@ impl Broker {
     /// Something is stored under a void's id: which record is it?
     pub(super) fn read_back(&mut self, void: Box<Prepared>, sequence: u64) {
         let ticket = self.fresh_ticket();
+        let part = void.record.part.clone();
         self.pending.insert(ticket, Pending::ReadBack(void, sequence));
-        self.push(Effect::ReadRecord { ticket, sequence });
+        self.push(Effect::ReadRecord { ticket, part, sequence });
     }
 
     /// The record at a sequence of the stream, or why it cannot be read.

@@ -11,6 +11,7 @@ mod fresh;
 mod issue;
 mod log;
 mod offer;
+mod part;
 mod policy;
 mod right;
 mod status;
@@ -26,7 +27,7 @@ pub use event::{Arrival, CallRef, Effect, Event, Ticket};
 
 use control::ControlWrite;
 use fresh::Freshness;
-use writ_bus::{Fence, Store, StoreError, Stored, StreamFacts};
+use writ_bus::{Fence, Store, StoreError, Stored};
 use writ_common::{
     admission::{Admission, quota_of},
     approval::Approvals,
@@ -36,8 +37,8 @@ use writ_common::{
     entropy::Entropy,
     epoch::Epoch,
     ids::{
-        AgentId, BootId, BrokerId, CapabilityId, FlowDomain, KeyId, NodeId, OperatorId, PartId, RoleId,
-        TaskId, TaskKind, TenantId, UserId,
+        AgentId, BootId, BrokerId, CapabilityId, FlowDomain, KeyId, NodeId, OperatorId, RoleId, TaskId,
+        TaskKind, TenantId, UserId,
     },
     keys::{PrivateKey, PublicKey},
     keyset::KeysetDocument,
@@ -193,8 +194,7 @@ pub struct Broker {
     logs: log::Logs,
     /// Whether the run is ending, so that nothing more may be recorded.
     is_closing: bool,
-    /// The audit stream when it was last looked at.
-    audit_stream: Option<StreamFacts>,
+    parts: part::PartWork,
     /// How much room the journal has.
     journal_room: Room,
     next_ticket: u64,
@@ -240,7 +240,6 @@ impl Broker {
             setup.tenant.clone(),
             Origin::Broker(setup.broker.clone()),
             setup.boot.clone(),
-            PartId::first(),
             setup.record_key.clone(),
         );
         let log = LogId {
@@ -274,7 +273,7 @@ impl Broker {
             recovering: BTreeMap::new(),
             logs: log::Logs::new(log),
             is_closing: false,
-            audit_stream: None,
+            parts: part::PartWork::default(),
             journal_room: Room::Enough,
             next_ticket: 0,
             effects: VecDeque::new(),
@@ -288,6 +287,12 @@ impl Broker {
     #[must_use]
     pub fn control(&self) -> &ControlState {
         &self.control
+    }
+
+    /// Whether it has read the control stream to where it ended when it was opened.
+    #[must_use]
+    pub fn is_control_read(&self) -> bool {
+        self.control_read
     }
 
     /// Whether it has read the control stream and has written what its configuration adds to it.
@@ -334,7 +339,9 @@ impl Broker {
             Event::RecordRead(ticket, found) => self.record_read(ticket, found.as_deref()),
             Event::Ticked { payload } => self.ticked(&payload, now),
             Event::KeysFetched(issuer, keys) => self.keys_fetched(issuer, keys, now),
-            Event::AuditStream(facts) => self.audit_stream = Some(facts),
+            Event::AuditStream(part, facts) => self.part_seen(part, facts),
+            Event::PartMade(part, made) => self.part_made(&part, made, now),
+            Event::SharedMoved(to, moved) => self.shared_moved(to, moved, now),
             Event::JournalRoom(room) => self.journal_room = room,
             Event::Journalled(ticket) => self.journalled(ticket),
             Event::JournalFailed(ticket, why) => self.journal_failed(ticket, &why),
@@ -409,6 +416,7 @@ impl Broker {
         self.fetch_keys(now);
         self.fresh_tick(now);
         self.finish_revocations(now);
+        self.tend_parts(now);
         self.next_control_write(now);
     }
 
@@ -427,7 +435,8 @@ impl Broker {
 
     /// Journals and publishes a record, and answers once it is written.
     fn record(&mut self, body: RecordBody, reply: Option<(CallRef, Vec<u8>)>, now: Now) {
-        let prepared = Box::new(self.recorder.prepare(body, now.wall));
+        let part = self.control.parts().current().clone();
+        let prepared = Box::new(self.recorder.prepare(part, body, now.wall));
         let ticket = self.journal(&prepared);
         self.pending.insert(ticket, Pending::RecordWritten(prepared, reply));
     }
@@ -448,11 +457,6 @@ impl Broker {
             ends: None,
             record: prepared.bytes.clone(),
         }
-    }
-
-    /// Whether audit stream or journal is nearly full: what is left is kept for what must still be said.
-    fn is_short_of_room(&self) -> bool {
-        self.audit_stream.is_some_and(|facts| facts.is_nearly_full(0)) || self.journal_room != Room::Enough
     }
 
     fn store_of(prepared: &Prepared) -> Store {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use writ_common::{
     control::ControlEvent,
     diagnostic::{Diagnostics, Severity},
-    ids::{DomainId, FlowDomain, PartId},
+    ids::{DomainId, FlowDomain},
     policy::{Memory, PolicyBundle, PolicyRevision, PolicySet},
     reason::{Reason, ReasonCode},
     time::{Millis, Now},
@@ -77,7 +77,8 @@ impl Broker {
         let Some(policy) = self.policy.clone() else { return };
         let shared = policy.inventory().agents.iter().filter(|(_, entry)| entry.memory == Memory::Shared);
         for (agent, _) in shared {
-            let domain = FlowDomain { part: PartId::first(), domain: DomainId::of_agent(agent) };
+            let part = self.control.parts().shared().clone();
+            let domain = FlowDomain { part, domain: DomainId::of_agent(agent) };
             let store = self.first_label(&domain);
             let ticket = self.fresh_ticket();
             self.push(Effect::Publish { ticket, store, delay: Millis(0) });

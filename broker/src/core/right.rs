@@ -289,7 +289,7 @@ impl Broker {
         now: Now,
     ) {
         let entry = &wanting.entry;
-        let room = if self.is_short_of_room() {
+        let room = if self.is_short_of_room(&entry.domain.part) {
             Err(ReasonCode::AuditFull.into())
         } else {
             let asking = self.rights.asking.values();
@@ -342,7 +342,8 @@ impl Broker {
             waited: None,
         }));
         self.span(&hold, &entry.agent, wanting.back, now);
-        let hold = Box::new(self.recorder.prepare(RecordBody::Verdict(Box::new(hold)), now.wall));
+        let part = self.control.parts().for_record(&entry.domain.part);
+        let hold = Box::new(self.recorder.prepare(part, RecordBody::Verdict(Box::new(hold)), now.wall));
         self.rights.under_way.insert(wanting.id.clone());
         self.rights.asking.insert(wanting.id.clone(), (entry.task.clone(), entry.user.clone()));
         let ticket = self.journal(&hold);
@@ -520,7 +521,8 @@ impl Broker {
         }
         self.span(&verdicted, &wanting.entry.agent, wanting.back, now);
         let body = RecordBody::Verdict(Box::new(verdicted.clone()));
-        let prepared = self.recorder.prepare(body, now.wall);
+        let part = self.control.parts().for_record(&wanting.entry.domain.part);
+        let prepared = self.recorder.prepare(part, body, now.wall);
         let ticket = self.journal(&prepared);
         let step = Step::Issuing(Box::new(Issuing { claim, sequence, verdicted, prepared, expires }));
         self.pending.insert(ticket, Pending::Right(Box::new(Way { wanting, step })));

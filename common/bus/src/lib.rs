@@ -4,10 +4,10 @@
 //! streams with a fence and a message id, reads and follows streams, and serves requests as a NATS micro service.
 //! What the messages mean is none of its business.
 
-mod approvals;
 mod connect;
 mod control;
 mod error;
+mod follow;
 mod headers;
 pub mod keyfile;
 mod restore;
@@ -16,9 +16,9 @@ mod store;
 mod stream;
 mod system;
 
-pub use approvals::{ApprovalNews, follow_approvals};
 pub use connect::{Bus, BusConfig, ConnectionState, NatsUser, OLDEST_SERVER, Reply};
 pub use error::{BusError, StoreError};
+pub use follow::{News, follow, follow_approvals};
 pub use headers::Attested;
 pub use restore::{PutBack, PutBackError};
 pub use serve::{Endpoint, Inbox, Incoming, Service};

@@ -10,7 +10,8 @@ use async_nats::jetstream::context::PublishAckFuture;
 use writ_common::{
     codec::decode,
     digest::Digest,
-    ids::{PartId, TenantId},
+    ids::TenantId,
+    part::Parts,
     record::{Origin, Record},
     signed::Signed,
     subjects::{Subject, filter, part_stream},
@@ -91,12 +92,12 @@ impl Bus {
     pub async fn put_back<E: std::error::Error + 'static>(
         &self,
         tenant: &TenantId,
-        part: &PartId,
+        parts: &Parts,
         origin: &Origin,
         kept: impl Iterator<Item = Result<(String, u64, Vec<u8>), E>>,
         mut say: impl FnMut(PutBack),
     ) -> Result<PutBack, PutBackError<E>> {
-        let there = self.digests_of(tenant, part, origin).await?;
+        let there = self.digests_of(tenant, parts, origin).await?;
         let mut far = PutBack::default();
         let lacking = kept.filter_map(|kept| {
             let (boot, seq, record) = match kept {
@@ -109,8 +110,10 @@ impl Bus {
             if far.checked.is_multiple_of(SAY_EVERY) {
                 say(far);
             }
-            (!is_there && !writ_common::red::off("B08"))
-                .then(|| lacking(tenant, part, origin, boot, seq, record))
+            if is_there || writ_common::red::off("B08") {
+                return None;
+            }
+            lacking(tenant, parts, origin, boot, seq, record).transpose()
         });
         // The journal is read no faster than the stream acknowledges.
         let mut sent = VecDeque::new();
@@ -170,21 +173,23 @@ impl Bus {
         }
     }
 
-    /// Digests of everything this origin has in the stream, sorted: 16 bytes for each record.
+    /// Digests of everything this origin has in the streams there are, sorted: 16 bytes for each record.
     async fn digests_of(
         &self,
         tenant: &TenantId,
-        part: &PartId,
+        parts: &Parts,
         origin: &Origin,
     ) -> Result<Vec<u128>, BusError> {
-        let subject = filter::records_of(tenant, part, origin.name());
-        let mut tail = self.tail(&part_stream(tenant, part), &subject, 1).await?;
-        let mut pending = tail.pending;
         let mut digests = Vec::new();
-        while pending > 0 {
-            let message = tail.next().await?;
-            pending = message.pending;
-            digests.push(short_digest(&message.payload));
+        for part in parts.live() {
+            let subject = filter::records_of(tenant, part, origin.name());
+            let mut tail = self.tail(&part_stream(tenant, part), &subject, 1).await?;
+            let mut pending = tail.pending;
+            while pending > 0 {
+                let message = tail.next().await?;
+                pending = message.pending;
+                digests.push(short_digest(&message.payload));
+            }
         }
         digests.sort_unstable();
         Ok(digests)
@@ -196,14 +201,15 @@ fn short_digest(bytes: &[u8]) -> u128 {
     Digest::plain(bytes).as_bytes().first_chunk().copied().map_or(0, u128::from_be_bytes)
 }
 
+/// The record as it is put back; none if its part was put away, and it with it.
 fn lacking<E: std::error::Error + 'static>(
     tenant: &TenantId,
-    part: &PartId,
+    parts: &Parts,
     origin: &Origin,
     boot: String,
     seq: u64,
     payload: Vec<u8>,
-) -> Result<Lacking, PutBackError<E>> {
+) -> Result<Option<Lacking>, PutBackError<E>> {
     let record = decode::<Signed<Record>>(&payload)
         .map_err(|error| error.to_string())
         .and_then(|signed| signed.peek().map_err(|error| error.to_string()));
@@ -218,8 +224,11 @@ fn lacking<E: std::error::Error + 'static>(
         }
         Err(why) => return Err(PutBackError::Foreign { boot, seq, why }),
     };
+    if parts.archived().contains_key(&record.part) {
+        return Ok(None);
+    }
     let subject = Subject::Restored {
-        part: part.clone(),
+        part: parts.for_record(&record.part),
         task: record.task().cloned(),
         origin: origin.name().to_owned(),
     };
@@ -230,5 +239,5 @@ fn lacking<E: std::error::Error + 'static>(
         fence: Fence::None,
         ttl_secs: None,
     };
-    Ok(Lacking { boot, seq, store })
+    Ok(Some(Lacking { boot, seq, store }))
 }

@@ -12,13 +12,15 @@ use writ_common::{
     digest::Digest,
     epoch::Epoch,
     fresh::{FreshAnswer, FreshQuestion},
+    hold::{Held, LegalHold},
     ids::{
-        AgentId, ApprovalId, BootId, BrokerId, CapabilityId, FlowDomain, KeyId, NodeId, OperatorId, PartId,
-        RoleId, TaskId, TaskKind, UserId,
+        AgentId, ApprovalId, BootId, BrokerId, CapabilityId, FlowDomain, HoldId, KeyId, NodeId, OperatorId,
+        PartId, RoleId, TaskId, TaskKind, UserId,
     },
     keys::{PublicKey, Signature},
     keyset::KeysetDocument,
     label::{Confidentiality, DomainLabel, Integrity, Label, Tag},
+    part::{Archived, PartStage},
     policy::{PolicyBundle, PolicyRevision},
     reason::{Advice, ReasonCode},
     record::{
@@ -146,6 +148,7 @@ pub fn all(random: &mut Random) -> Vec<Sample> {
         domain: domain(random),
         label: label(random),
         origins: Default::default(),
+        moved_to: maybe(random, |random| PartId::numbered(random.below(9))),
     };
     all.push(Sample::signed(random, &label));
     all.push(Sample::of(&keyset(random)));
@@ -280,12 +283,16 @@ fn administration(random: &mut Random) -> Vec<Sample> {
         AdminWanted::Agents,
         AdminWanted::Enroll { agent: agent(random), life: Millis(random.next()) },
         AdminWanted::HaltAll { on: random.chance(50) },
+        AdminWanted::LegalHold { id: HoldId::parse("matter-1").unwrap(), hold: maybe(random, hold) },
+        AdminWanted::PartArchived { part: PartId::first(), archived: archived(random) },
         AdminWanted::Quarantine { agent: agent(random), on: random.chance(50) },
         AdminWanted::Revoke { target: target(random), wait: random.chance(50) },
         AdminWanted::RollbackPolicy {
             bundle: PolicyBundle([(text(random), text(random))].into()),
             expect: maybe(random, |random| PolicyRevision(digest(random))),
         },
+        AdminWanted::RotatePart,
+        AdminWanted::SealPart { part: PartId::numbered(3) },
         AdminWanted::Status,
         AdminWanted::Task { task: maybe(random, task) },
         AdminWanted::WithdrawKey { agent: agent(random), key: key_id(random) },
@@ -342,6 +349,15 @@ fn administration(random: &mut Random) -> Vec<Sample> {
     all
 }
 
+fn hold(random: &mut Random) -> LegalHold {
+    let held = [Held::Everything, Held::Task(task(random)), Held::User(user(random))];
+    LegalHold { on: random.one_of(&held), why: text(random) }
+}
+
+fn archived(random: &mut Random) -> Archived {
+    Archived { manifest: digest(random), last: random.next() }
+}
+
 fn control_events(random: &mut Random) -> Vec<ControlEvent> {
     vec![
         ControlEvent::AgentKey {
@@ -362,8 +378,18 @@ fn control_events(random: &mut Random) -> Vec<ControlEvent> {
         ControlEvent::Incarnation { number: u32::from(byte(random)) },
         ControlEvent::JoinToken { token: digest(random), agent: agent(random), expires: time(random) },
         ControlEvent::Keyset(keyset(random)),
+        ControlEvent::LegalHold { id: HoldId::parse("matter-1").unwrap(), hold: maybe(random, hold) },
         ControlEvent::NodeBoot { node: node(random), boot: boot(random) },
         ControlEvent::NodeKey { node: node(random), key: public(random), connection: text(random) },
+        ControlEvent::Part {
+            part: PartId::numbered(1),
+            stage: random.one_of(&[
+                PartStage::Current,
+                PartStage::Shared,
+                PartStage::Sealed,
+                PartStage::Archived(Archived { manifest: Digest::from_bytes([5; 32]), last: 7 }),
+            ]),
+        },
         ControlEvent::Policy(PolicyBundle(BTreeMap::from([("base.datalog".to_owned(), text(random))]))),
         ControlEvent::Quarantine { agent: agent(random), on: random.chance(50) },
         ControlEvent::Revocation { target: target(random), until: time(random) },

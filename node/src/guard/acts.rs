@@ -43,7 +43,7 @@ impl Guard {
             let verdict = verdict.acted(&self.acts, &call_id, now.wall);
             return self.go_on(call, verdict, basis, now);
         };
-        let subject = Subject::ApprovalClaim { part: known.domain.part.clone(), approval: act.clone() };
+        let subject = Subject::ApprovalClaim { part: known.task_part().clone(), approval: act.clone() };
         let claim = self.claim_of(act.clone(), call_id, ClaimState::Used, now);
         let mut store = self.fenced(&claim, &subject, 0);
         if writ_common::red::off("F08-claim") {
@@ -64,10 +64,10 @@ impl Guard {
         let Acting { verdict, basis, act } = acting;
         let refused = match result {
             Ok(stored) => {
-                self.streams.acknowledged(stored.sequence);
                 let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else {
                     return;
                 };
+                self.streams.acknowledged(known.task_part(), stored.sequence);
                 self.acts.claimed(act, known.call_id, now.wall);
                 return self.go_on(call, verdict, basis, now);
             }

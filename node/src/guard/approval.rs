@@ -192,7 +192,8 @@ impl Guard {
         }));
         let (trace, arrived) = (flight.trace, flight.arrived);
         self.span_of_verdict(&hold, trace, arrived, now);
-        let hold = Box::new(self.recorder.prepare(RecordBody::Verdict(Box::new(hold)), now.wall));
+        let part = self.part_of(call);
+        let hold = Box::new(self.recorder.prepare(part, RecordBody::Verdict(Box::new(hold)), now.wall));
         let message_id = hold.message_id.clone();
         if let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) {
             known.intent = Some(hold.clone());
@@ -208,7 +209,9 @@ impl Guard {
     /// The hold is in the journal: publish the request.
     pub(super) fn hold_written(&mut self, call: CallRef, asking: Box<Asking>) {
         let store = asking.store.clone();
-        self.streams.sent(store.payload.len());
+        if let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) {
+            self.streams.sent(known.task_part(), store.payload.len());
+        }
         let ticket = self.ticket(Pending::Asked(call, asking));
         self.push(Effect::Publish { ticket, store, delay: Millis(0) });
     }
@@ -225,7 +228,7 @@ impl Guard {
         self.asking.remove(&call);
         match result {
             Ok(stored) => {
-                self.streams.acknowledged(stored.sequence);
+                self.acknowledged_at(&store.subject, stored.sequence);
                 self.approval_event(stored.sequence, &store.subject, &store.payload, now);
                 if let Some(flight) = self.calls.get_mut(&call) {
                     let answer = Answer::Held { approval: id, expires, missing: needs, unusable: Vec::new() };
@@ -255,7 +258,7 @@ impl Guard {
             return self.go_on(call, verdict.discharged(&approved), basis, now);
         }
         let claim = self.claim_of(approved.id().clone(), known.call_id, ClaimState::Claimed, now);
-        let part = known.domain.part.clone();
+        let part = known.task_part().clone();
         match self.approvals.claimable(&claim.approval, &claim.call_id, now.wall) {
             Ok(sequence) => {
                 let store = self.claim_store(&claim, &part, sequence);
@@ -314,7 +317,6 @@ impl Guard {
                 return self.deny(call, &Verdict::deny(reason, verdict.policy_revision()), basis, now);
             }
         };
-        self.streams.acknowledged(sequence);
         let asked = self.approvals.get(approved.id()).map(writ_common::approval::Approval::request);
         let approval = RecordedApproval {
             id: approved.id().clone(),
@@ -325,7 +327,8 @@ impl Guard {
         };
         self.approvals.claimed(sequence, claim.clone());
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
-        let part = known.domain.part.clone();
+        let part = known.task_part().clone();
+        self.streams.acknowledged(&part, sequence);
         known.held = Some(Held { claim, part, sequence, approval, terms: approved.terms().clone() });
         self.go_on(call, verdict.discharged(&approved), basis, now);
     }
@@ -398,7 +401,7 @@ impl Guard {
                 self.publish_use(call, Using { is_again: true, ..using });
             }
             Ok(stored) => {
-                self.streams.acknowledged(stored.sequence);
+                self.acknowledged_at(&using.store.subject, stored.sequence);
                 self.approvals.claimed(stored.sequence, using.claim);
                 if let Err(failure) = self.last_look(call, now) {
                     return self.finished(call, Err(failure), now);

@@ -93,7 +93,7 @@ impl Guard {
 
     fn budget_key(&self, call: CallRef, budget: &BudgetId) -> Option<BudgetKey> {
         let known = self.calls.get(&call)?.known.as_ref()?;
-        let (part, task) = (known.domain.part.clone(), known.capability.grant().task.clone());
+        let (part, task) = (known.task_part().clone(), known.capability.grant().task.clone());
         Some(BudgetKey { part, task, budget: budget.clone() })
     }
 
@@ -217,7 +217,7 @@ impl Guard {
         };
         match result {
             Ok(stored) => {
-                self.streams.acknowledged(stored.sequence);
+                self.streams.acknowledged(&key.part, stored.sequence);
                 self.budgets.known.insert(key.clone(), (stored.sequence, total));
                 self.change_done(key, Ok(()), now);
             }

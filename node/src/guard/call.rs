@@ -13,10 +13,11 @@ use writ_common::{
     decide::{Evidence, FlowEvidence, decide, without_policy},
     digest::Digest,
     epoch::Epoch,
-    ids::{AgentId, ApprovalId, FlowDomain, Resource, ResourceKind, TaskId},
+    ids::{AgentId, ApprovalId, FlowDomain, PartId, Resource, ResourceKind, TaskId},
     inspect::Inspection,
     json::Value,
     label::DomainLabel,
+    part::Parts,
     reason::{Reason, ReasonCode},
     record::{
         Basis, OutcomeStatus, RecordBody, RecordedDecision, RecordedReason, Shadowed, TraceRef, Verdicted,
@@ -67,6 +68,8 @@ pub(super) struct Known {
     pub(super) request: Request,
     pub(super) call_id: Digest,
     pub(super) domain: FlowDomain,
+    /// When the caller signed it.
+    issued_at: Timestamp,
     pub(super) is_read: bool,
     /// The control state the call and its capability name.
     pub(super) min_epoch: Epoch,
@@ -97,6 +100,11 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// The part the task lives in: claims and budgets stand there for all its agents, whatever they remember.
+    pub(super) fn task_part(&self) -> &PartId {
+        &self.capability.grant().domain.part
+    }
+
     /// The agents of the chain, the one that was given the task first.
     pub(super) fn agents(&self) -> Vec<AgentId> {
         let hops = self.capability.chain().hops().map(|hop| hop.to.clone());
@@ -233,6 +241,7 @@ impl Guard {
             behind.then(|| Now { monotonic: now.monotonic.after(EPOCH_WAIT), wall: now.wall });
         Ok(Known {
             domain: self.domain_of(agent, &capability.grant().domain),
+            issued_at: call.issued_at,
             capability,
             handover,
             request: Request {
@@ -317,6 +326,9 @@ impl Guard {
             flight.waits_until = None;
         }
         // Another policy may have come while it waited; contract, effect and rules are all of the same one.
+        if known.domain.domain.is_agents() {
+            known.domain.part = self.control.parts().shared().clone();
+        }
         let contract = self.policy.as_ref().and_then(|policy| policy.contract(&known.request.resource));
         flight.what.contract = contract.map(|contract| contract.digest);
         let action = contract.and_then(|contract| contract.action(&known.request.action));
@@ -340,6 +352,11 @@ impl Guard {
             return self.deny(call, &Verdict::deny(reason, None), basis, now);
         }
         let domain = known.domain.clone();
+        if let Err(reason) =
+            check_part(self.control.parts(), &domain, known.issued_at, self.config.fresh.skew)
+        {
+            return self.deny(call, &Verdict::deny(reason, None), basis, now);
+        }
         let Some((revision, standing)) = self.labels.get(&domain).cloned() else {
             // Read once per call; if it is still not there afterwards, there is none.
             return if !std::mem::replace(&mut known.label_asked, true) {
@@ -349,6 +366,13 @@ impl Guard {
             };
         };
         known.label_asked = false;
+        if standing.moved_to.is_some() {
+            // Where it went will be known in a moment.
+            self.labels.forget(&domain);
+            let reason =
+                Reason::new(ReasonCode::StateStale).noted(format_args!("the label of {domain} has moved"));
+            return self.deny(call, &Verdict::deny(reason, None), basis, now);
+        }
         basis.label_revision = Some(revision);
         basis.label = Some(standing.label.clone());
         match self.inspect_arguments(call, &standing, now) {
@@ -362,7 +386,7 @@ impl Guard {
             return self.read_sources(call);
         }
         if verdict.decision() == Decision::Allow
-            && let Err(reason) = self.streams.check_room()
+            && let Err(reason) = self.streams.check_room(&domain.part)
         {
             return self.deny(call, &Verdict::deny(reason, None), basis, now);
         }
@@ -437,7 +461,9 @@ impl Guard {
         }
         let (trace, arrived) = (flight.trace, flight.arrived);
         self.span_of_verdict(&recorded, trace, arrived, now);
-        let prepared = Box::new(self.recorder.prepare(RecordBody::Verdict(Box::new(recorded)), now.wall));
+        let part = self.part_of(call);
+        let prepared =
+            Box::new(self.recorder.prepare(part, RecordBody::Verdict(Box::new(recorded)), now.wall));
         self.write_final(call, prepared, None);
     }
 
@@ -490,7 +516,9 @@ impl Guard {
             let mut recorded =
                 Verdicted::new(RecordedDecision::Deny, &verdict, who, What::default(), Basis::default());
             recorded.count = count;
-            let prepared = Box::new(self.recorder.prepare(RecordBody::Verdict(Box::new(recorded)), now.wall));
+            let part = self.control.parts().current().clone();
+            let prepared =
+                Box::new(self.recorder.prepare(part, RecordBody::Verdict(Box::new(recorded)), now.wall));
             let message_id = prepared.message_id.clone();
             self.journal(None, &prepared, &message_id, None);
             self.publish_record(prepared, message_id, Purpose::Record, Millis(0));
@@ -556,6 +584,22 @@ impl Guard {
             }),
         };
         self.reply(call, &reply);
+    }
+}
+
+/// Whether calls of a flow domain may be let through in its part. One that was let through before the domain came there is
+/// not known there by its id, so what is as old as that is refused.
+fn check_part(parts: &Parts, domain: &FlowDomain, issued_at: Timestamp, skew: Millis) -> Result<(), Reason> {
+    if !parts.takes(&domain.part) {
+        return Err(Reason::new(ReasonCode::AuditUnavailable)
+            .noted(format_args!("part {} takes nothing", domain.part)));
+    }
+    match parts.shared_since().filter(|_| domain.domain.is_agents()) {
+        Some(since) if issued_at <= since.after(skew) && !writ_common::red::off("T02-part") => {
+            Err(Reason::new(ReasonCode::RequestStale)
+                .told(format_args!("signed at {issued_at}, and what the agent remembers moved at {since}")))
+        }
+        _ => Ok(()),
     }
 }
 

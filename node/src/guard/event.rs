@@ -1,12 +1,12 @@
 //! What can happen to a guard, and what it wants done.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use writ_bus::{Attested, Store, StoreError, Stored, StreamFacts};
 use writ_common::{
     digest::Digest,
-    ids::{BootId, FlowDomain, TaskId},
+    ids::{BootId, FlowDomain, PartId, TaskId},
     inspect::Inspection,
     label::Label,
     reason::Reason,
@@ -71,8 +71,8 @@ pub enum Event {
     Streams {
         /// The control stream.
         control: StreamFacts,
-        /// The audit stream.
-        audit: StreamFacts,
+        /// The stream of each part there is or was; none if it has none.
+        parts: BTreeMap<PartId, Option<StreamFacts>>,
     },
     /// How much room the journal has now.
     JournalRoom(Room),
@@ -175,12 +175,14 @@ pub enum Effect {
     ReadLabel(FlowDomain),
     /// Read what may vouch for arguments: what the results of a domain named, and the instruction of a task.
     ReadSources(FlowDomain, TaskId),
-    /// Read the message at a stream sequence, for a call that was made before.
-    ReadFirst(CallRef, u64),
-    /// Read the record at a sequence of the audit stream.
+    /// Read the message at a sequence of a part, for a call that was made before.
+    ReadFirst(CallRef, PartId, u64),
+    /// Read the record at a sequence of a part.
     ReadRecord {
         /// Whose answer.
         ticket: Ticket,
+        /// The part.
+        part: PartId,
         /// Where.
         sequence: u64,
     },

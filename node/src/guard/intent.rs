@@ -13,10 +13,7 @@ use writ_common::{
     keys::PublicKey,
     label::Label,
     reason::{Reason, ReasonCode},
-    record::{
-        Basis, DecisionId, MANIFEST_MAX, Outcome, OutcomeStatus, Record, RecordBody, RecordedDecision,
-        Verdicted,
-    },
+    record::{Basis, MANIFEST_MAX, Outcome, OutcomeStatus, Record, RecordBody, RecordedDecision, Verdicted},
     recorder::Prepared,
     signed::Signed,
     subjects::Subject,
@@ -53,7 +50,14 @@ impl Guard {
         recorded.acts = self.acts.recorded(&verdict.flow().acts);
         recorded.approval = held.map(|held| Box::new(held.approval.clone()));
         self.span_of_verdict(&recorded, trace, arrived, now);
-        let prepared = Box::new(self.recorder.prepare(RecordBody::Verdict(Box::new(recorded)), now.wall));
+        // With its fence, which the server checks in the same stream.
+        let Some(part) =
+            self.calls.get(&call).and_then(|flight| Some(flight.known.as_ref()?.domain.part.clone()))
+        else {
+            return;
+        };
+        let prepared =
+            Box::new(self.recorder.prepare(part, RecordBody::Verdict(Box::new(recorded)), now.wall));
         let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
         known.flowing.told = told;
         known.permit = verdict.permit();
@@ -101,7 +105,7 @@ impl Guard {
             fence,
             ttl_secs: None,
         };
-        self.streams.sent(store.payload.len());
+        self.streams.sent(&intent.record.part, store.payload.len());
         let ticket = self.ticket(Pending::IntentPublished(call));
         self.push(Effect::Publish { ticket, store, delay });
     }
@@ -112,11 +116,12 @@ impl Guard {
             Ok(Stored { sequence, duplicate: false }) => self.intent_stored(call, sequence, now),
             Ok(Stored { sequence, duplicate: true }) => {
                 // Somebody let this call through before: another node, or an earlier run of this one.
-                if let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) {
-                    let call_id = known.call_id;
-                    self.kept.forget(&call_id);
-                }
-                self.push(Effect::ReadFirst(call, sequence));
+                let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else {
+                    return;
+                };
+                let (call_id, part) = (known.call_id, known.domain.part.clone());
+                self.kept.forget(&call_id);
+                self.push(Effect::ReadFirst(call, part, sequence));
             }
             Err(StoreError::Fenced) => self.label_moved(call, now),
             Err(StoreError::Busy) => self.stream_busy(call, now),
@@ -320,7 +325,9 @@ impl Guard {
             self.push(Effect::Span(Box::new(span)));
         }
         let seq = intent.id.seq;
-        let prepared = Box::new(self.recorder.prepare(RecordBody::Outcome(Box::new(outcome)), now.wall));
+        let part = self.control.parts().for_record(&intent.record.part);
+        let prepared =
+            Box::new(self.recorder.prepare(part, RecordBody::Outcome(Box::new(outcome)), now.wall));
         let message_id = prepared.message_id.clone();
         let ticket = self.fresh_ticket();
         self.journal(Some(ticket), &prepared, &message_id, Some(seq));
@@ -463,18 +470,20 @@ impl Guard {
             self.resolved(&intent.prepared, sequence);
         }
         let status = if is_own { OutcomeStatus::NotRun } else { OutcomeStatus::UnknownOutcome };
-        self.record_outcome_of(&intent.prepared.id, intent.call_id, intent.who.task.clone(), status, now);
+        self.record_outcome_of(&intent.prepared, intent.call_id, intent.who.task.clone(), status, now);
         self.settled(&intent.prepared.id.boot);
     }
 
     pub(super) fn record_outcome_of(
         &mut self,
-        intent: &DecisionId,
+        intent: &Prepared,
         call_id: Digest,
         task: Option<writ_common::ids::TaskId>,
         status: OutcomeStatus,
         now: Now,
     ) {
+        let part = self.control.parts().for_record(&intent.record.part);
+        let intent = &intent.id;
         let outcome = Outcome {
             intent: intent.clone(),
             call_id,
@@ -488,7 +497,8 @@ impl Guard {
             elapsed: None,
             manifest: Vec::new(),
         };
-        let prepared = Box::new(self.recorder.prepare(RecordBody::Outcome(Box::new(outcome)), now.wall));
+        let prepared =
+            Box::new(self.recorder.prepare(part, RecordBody::Outcome(Box::new(outcome)), now.wall));
         let message_id = prepared.message_id.clone();
         let ends = (intent.boot == self.config.boot).then_some(intent.seq);
         self.journal(None, &prepared, &message_id, ends);

@@ -12,7 +12,7 @@ use writ_common::{
     codec::decode,
     digest::Digest,
     entropy::draw,
-    ids::FlowDomain,
+    ids::{FlowDomain, PartId},
     keys::PublicKey,
     label::{DomainLabel, Label, LabelOrigin},
     reason::{Reason, ReasonCode},
@@ -213,7 +213,7 @@ impl Guard {
             .map_err(|error| error.to_string())
             .and_then(|signed| signed.open(accepts).map_err(|error| error.to_string()));
         let (why, unsound) = match opened {
-            Ok(_) if self.streams.is_distrusted(sequence) => {
+            Ok(_) if self.streams.is_distrusted(&domain.part, sequence) => {
                 ("raises after it may be lost".to_owned(), Unsound::Lowered)
             }
             Ok(label) if label.tenant == self.config.tenant && label.domain == *domain => {
@@ -225,8 +225,13 @@ impl Guard {
         self.alarm(format!("label of {domain} at {sequence}: {why}"));
         // Unverifiable is top, not absent: the domain exists, and nothing may leave it.
         let tenant = self.config.tenant.clone();
-        let top =
-            DomainLabel { tenant, domain: domain.clone(), label: Label::top(), origins: BTreeMap::new() };
+        let top = DomainLabel {
+            tenant,
+            domain: domain.clone(),
+            label: Label::top(),
+            origins: BTreeMap::new(),
+            moved_to: None,
+        };
         Some((sequence, top, Some(unsound)))
     }
 
@@ -262,6 +267,9 @@ impl Guard {
             }
             return self.read_label(domain);
         };
+        if let Some(to) = label.moved_to.clone().filter(|_| label.label == Label::top()) {
+            return self.raise_there(domain, to, now);
+        }
         let stands = !self.labels.unsound.contains_key(domain);
         let Some(raising) = self.labels.raising.get_mut(domain) else { return };
         let (covered, left): (Vec<Wanted>, Vec<Wanted>) = raising
@@ -286,6 +294,16 @@ impl Guard {
         }
     }
 
+    /// The label of a domain went to another part while a call was under way: it is raised there. That what stands here
+    /// covers it says nothing about what the domain carries.
+    fn raise_there(&mut self, domain: &FlowDomain, to: PartId, now: Now) {
+        let Some(raising) = self.labels.raising.remove(domain) else { return };
+        let there = FlowDomain { part: to, domain: domain.domain.clone() };
+        for wanted in raising.wanted {
+            self.raise(&there, wanted, now);
+        }
+    }
+
     fn publish_raise(&mut self, domain: FlowDomain, raise: Box<(DomainLabel, Store)>, delay: Millis) {
         let store = raise.1.clone();
         let ticket = self.ticket(Pending::Raised(domain, raise));
@@ -305,7 +323,7 @@ impl Guard {
             Ok(stored) => {
                 (raising.busy, raising.attempts) = (None, 0);
                 raising.wanted.iter_mut().take(raising.sent).for_each(|wanted| wanted.confirm = false);
-                self.streams.acknowledged(stored.sequence);
+                self.streams.acknowledged(&domain.part, stored.sequence);
                 self.labels.learn(domain, stored.sequence, raise.0, None);
                 self.raise_on(domain, now);
             }

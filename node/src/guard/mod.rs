@@ -26,14 +26,14 @@ mod sources;
 mod status;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
 pub use budget::BudgetKey;
 pub use event::{Arrival, CallRef, Effect, Event, Output, Ticket, ToolFailure};
 pub use inspect::Inspect;
-pub use pins::{FLOOR_UNKNOWN, StreamPin, StreamPins};
+pub use pins::{PartPin, StreamPin, StreamPins};
 pub use sources::FoundSources;
 
 use budget::Budgets;
@@ -57,6 +57,7 @@ use writ_common::{
     inspect::Inspector,
     keys::{PrivateKey, PublicKey},
     label::DomainLabel,
+    part::PartStage,
     policy::{PolicyBundle, PolicySet},
     reason::ReasonCode,
     record::{Origin, RecordKind},
@@ -77,8 +78,6 @@ pub struct GuardConfig {
     pub node: NodeId,
     /// This run.
     pub boot: BootId,
-    /// The part records without a task go to.
-    pub part: PartId,
     /// The pinned offline root.
     pub root: PublicKey,
     /// The key that signs records and receipts.
@@ -107,7 +106,6 @@ impl GuardConfig {
             tenant,
             node,
             boot,
-            part: PartId::first(),
             root,
             key,
             fresh: FreshBounds::default(),
@@ -230,13 +228,7 @@ impl Guard {
     ) -> Self {
         let origin = Origin::Node(config.node.clone());
         let log = LogId { tenant: config.tenant.clone(), origin: origin.clone(), boot: config.boot.clone() };
-        let recorder = Recorder::new(
-            config.tenant.clone(),
-            origin,
-            config.boot.clone(),
-            config.part.clone(),
-            config.key.clone(),
-        );
+        let recorder = Recorder::new(config.tenant.clone(), origin, config.boot.clone(), config.key.clone());
         Self {
             recorder,
             control: ControlState::new(config.tenant.clone(), config.root),
@@ -309,7 +301,7 @@ impl Guard {
             }
             Event::BudgetRead(key, found) => self.budget_read(&key, found, now),
             Event::ApprovalsRead => self.approvals_read = true,
-            Event::Streams { control, audit } => self.streams_seen(&control, &audit),
+            Event::Streams { control, parts } => self.streams_seen(&control, &parts),
             Event::JournalRoom(room) => self.streams.journal_has(room),
             Event::Recovered { boot, unsettled } => self.recover(&boot, unsettled, now),
             Event::Fresh(payload) => self.fresh(&payload, now),
@@ -400,8 +392,9 @@ impl Guard {
         }
     }
 
-    fn streams_seen(&mut self, control: &StreamFacts, audit: &StreamFacts) {
-        match self.streams.take(control, audit) {
+    fn streams_seen(&mut self, control: &StreamFacts, parts: &BTreeMap<PartId, Option<StreamFacts>>) {
+        let is_current = self.policy.is_some();
+        match self.streams.take(control, parts, self.control.parts(), is_current) {
             Ok(None) => {}
             Ok(Some(pins)) => self.push(Effect::Pin(pins)),
             Err(why) => self.alarm(format!("{why}; nothing more is decided here (state.rollback)")),
@@ -420,8 +413,10 @@ impl Guard {
             }
             Err(fault) => return self.alarm(format!("control stream: {fault}")),
         };
-        if let ControlEvent::Policy(bundle) = &document.event {
-            self.take_policy(sequence, bundle);
+        match &document.event {
+            ControlEvent::Policy(bundle) => self.take_policy(sequence, bundle),
+            ControlEvent::Part { part, stage: PartStage::Archived(_) } => self.streams.put_away(part),
+            _ => {}
         }
         if matches!(document.event, ControlEvent::Policy(_) | ControlEvent::ShadowPolicy(_)) {
             self.take_shadow();
@@ -479,7 +474,7 @@ impl Guard {
             ttl_secs: None,
         };
         let ticket = self.fresh_ticket();
-        self.streams.sent(store.payload.len());
+        self.streams.sent(&prepared.record.part, store.payload.len());
         self.push(Effect::Publish { ticket, store: store.clone(), delay });
         self.unacknowledged.insert(ticket, Unacknowledged { prepared, store, purpose });
     }
@@ -502,7 +497,7 @@ impl Guard {
 
     fn committed(&mut self, prepared: &Prepared, stream: u64) {
         let seq = prepared.id.seq;
-        self.streams.acknowledged(stream);
+        self.streams.acknowledged(&prepared.record.part, stream);
         self.logs.committed(&self.config.boot, seq);
         self.push(Effect::Journal(None, Entry::Committed { seq, stream }));
         self.push(Effect::recorded(prepared));
@@ -521,7 +516,9 @@ impl Guard {
         Signed<T>: Message,
     {
         let payload = encode(&Signed::new(message, &self.config.key));
-        self.streams.sent(payload.len());
+        if let Some(part) = subject.part() {
+            self.streams.sent(part, payload.len());
+        }
         Store::fenced(subject.of(&self.config.tenant), sequence, payload)
     }
 
@@ -585,11 +582,50 @@ impl Guard {
                     return self.search(intent);
                 }
                 let ticket = self.fresh_ticket();
+                let mut unacknowledged = unacknowledged;
+                self.readdress(&mut unacknowledged);
                 let store = unacknowledged.store.clone();
                 self.push(Effect::Publish { ticket, store, delay: REPUBLISH_AFTER });
                 self.unacknowledged.insert(ticket, unacknowledged);
             }
         }
+    }
+
+    /// Something was acknowledged on a subject of some part.
+    fn acknowledged_at(&mut self, subject: &str, sequence: u64) {
+        if let Ok((_, subject)) = Subject::parse(subject)
+            && let Some(part) = subject.part()
+        {
+            self.streams.acknowledged(part, sequence);
+        }
+    }
+
+    /// A record of a part that takes nothing any more stands in the one in use instead, as put back.
+    fn readdress(&self, unacknowledged: &mut Unacknowledged) {
+        let (record, parts) = (&unacknowledged.prepared.record, self.control.parts());
+        if parts.takes(&record.part) {
+            return;
+        }
+        let subject = Subject::Restored {
+            part: parts.for_record(&record.part),
+            task: record.task().cloned(),
+            origin: record.id.origin.name().to_owned(),
+        };
+        unacknowledged.store.subject = subject.of(&self.config.tenant);
+        unacknowledged.store.message_id = Some(record.id.restored_id().to_string());
+    }
+
+    /// The part in which the records of a call stand: that of its flow domain, once it is known.
+    fn part_of(&self, call: CallRef) -> PartId {
+        let known = self.calls.get(&call).and_then(|flight| flight.known.as_ref());
+        let parts = self.control.parts();
+        known.map_or_else(|| parts.current().clone(), |known| parts.for_record(&known.domain.part))
+    }
+
+    /// Every part that has a stream, or had one.
+    #[must_use]
+    pub fn parts(&self) -> BTreeSet<PartId> {
+        self.control.parts().live().chain(self.streams.known_parts()).cloned().collect()
     }
 
     fn acknowledged(&mut self, unacknowledged: Unacknowledged, stored: Stored) {

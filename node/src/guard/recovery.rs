@@ -53,7 +53,7 @@ impl Guard {
                 Some((prepared, record)) => {
                     let call_id = call_id_of(&record);
                     let task = record.task().cloned();
-                    self.record_outcome_of(&prepared.id, call_id, task, OutcomeStatus::UnknownOutcome, now);
+                    self.record_outcome_of(&prepared, call_id, task, OutcomeStatus::UnknownOutcome, now);
                 }
                 // Its journal stays, for somebody to look at.
                 None => {
@@ -134,8 +134,9 @@ impl Guard {
 
     /// An earlier run's void is not what is stored under its id. What is?
     pub(super) fn read_back(&mut self, void: Box<Prepared>, sequence: u64) {
+        let part = void.record.part.clone();
         let ticket = self.ticket(Pending::ReadBack(void, sequence));
-        self.push(Effect::ReadRecord { ticket, sequence });
+        self.push(Effect::ReadRecord { ticket, part, sequence });
     }
 
     /// What is stored under the id of an earlier run's void.

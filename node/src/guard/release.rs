@@ -128,7 +128,10 @@ impl Guard {
         let inventory = self.policy.as_ref().map(|policy| policy.inventory());
         let memory = inventory.and_then(|inventory| inventory.agents.get(agent)).map(|entry| entry.memory);
         match memory {
-            Some(Memory::Shared) => FlowDomain { part: task.part.clone(), domain: DomainId::of_agent(agent) },
+            Some(Memory::Shared) => {
+                let part = self.control.parts().shared().clone();
+                FlowDomain { part, domain: DomainId::of_agent(agent) }
+            }
             Some(Memory::Task) | None => task.clone(),
         }
     }
@@ -312,7 +315,9 @@ impl Guard {
             manifest,
             elapsed: None,
         };
-        let prepared = Box::new(self.recorder.prepare(RecordBody::Outcome(Box::new(outcome)), now.wall));
+        let part = self.control.parts().for_record(&intent.record.part);
+        let prepared =
+            Box::new(self.recorder.prepare(part, RecordBody::Outcome(Box::new(outcome)), now.wall));
         let message_id = prepared.message_id.clone();
         self.journal(None, &prepared, &message_id, None);
         self.publish_record(prepared, message_id, Purpose::Record, Millis(0));

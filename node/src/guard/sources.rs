@@ -206,7 +206,7 @@ impl Guard {
         match result {
             Ok(stored) => {
                 remembering.attempts = 0;
-                self.streams.acknowledged(stored.sequence);
+                self.streams.acknowledged(&domain.part, stored.sequence);
                 self.sources.learn(domain, stored.sequence, results);
                 self.remember_on(domain, now);
             }

@@ -147,14 +147,12 @@ impl Stream {
         let (root, issuer, stranger) = (dice.key(), dice.key(), dice.key());
         let broker = BrokerId::parse("broker-1")?;
         let mut events = vec![ControlEvent::Keyset(keyset(&root, &issuer, &tenant))];
-        let part = PartId::first();
         let boot = |dice: &mut Dice| BootId::generate(BEGIN, dice.random());
         let (broker_boot, broker_key) = (boot(&mut dice), dice.key());
         let recorder = Recorder::new(
             tenant.clone(),
             Origin::Broker(broker.clone()),
             broker_boot.clone(),
-            part.clone(),
             broker_key.clone(),
         );
         events.push(ControlEvent::BrokerBoot { broker, boot: broker_boot, key: broker_key.public() });
@@ -162,7 +160,7 @@ impl Stream {
         for number in 1..=4 {
             let (node, key) = (NodeId::parse(format!("node-{number}"))?, dice.key());
             let origin = Origin::Node(node.clone());
-            nodes.push(Recorder::new(tenant.clone(), origin, boot(&mut dice), part.clone(), key.clone()));
+            nodes.push(Recorder::new(tenant.clone(), origin, boot(&mut dice), key.clone()));
             events.push(ControlEvent::NodeKey { node, key: key.public(), connection: format!("U{number}") });
         }
         let approver = (OperatorId::parse("bob")?, dice.key());
@@ -262,10 +260,10 @@ impl Stream {
         let (origin, boot) = (node.origin().clone(), node.boot().clone());
         let stamp = self.at;
         let prepared = if is_forged {
-            let part = PartId::first();
-            Recorder::new(self.tenant.clone(), origin, boot, part, self.stranger.clone()).prepare(body, stamp)
+            let mut stranger = Recorder::new(self.tenant.clone(), origin, boot, self.stranger.clone());
+            stranger.prepare(PartId::first(), body, stamp)
         } else {
-            node.prepare(body, stamp)
+            node.prepare(PartId::first(), body, stamp)
         };
         Ok(self.raw(prepared))
     }
@@ -295,7 +293,7 @@ impl Stream {
         let going = Going { who, rights, key: key.id(), label: Label::bottom(), left, approved: None };
         let body = self.grant(&going)?;
         self.tasks.push(going);
-        let prepared = self.broker.prepare(body, self.at);
+        let prepared = self.broker.prepare(PartId::first(), body, self.at);
         Ok(self.raw(prepared))
     }
 
@@ -359,7 +357,7 @@ impl Stream {
             going.who.serial = going.who.serial.map(|serial| serial + 1);
             let body = self.grant(&going)?;
             self.tasks.push(going);
-            let prepared = self.broker.prepare(body, self.at);
+            let prepared = self.broker.prepare(PartId::first(), body, self.at);
             return Ok(self.raw(prepared));
         }
         if die < 14 && going.who.hops.len() < 3 {

@@ -114,13 +114,14 @@ fn make() -> Result<(f64, Vec<Prepared>)> {
         TenantId::parse("acme")?,
         Origin::Node(NodeId::parse("node-1")?),
         BootId::parse("b-1")?,
-        PartId::first(),
         PrivateKey::from_seed(&[1; 32]),
     );
     let bodies: Vec<RecordBody> = bodies.iter().cycle().take(usize::try_from(RECORDS)?).cloned().collect();
     let began = Instant::now();
-    let made: Vec<Prepared> =
-        bodies.into_iter().map(|body| recorder.prepare(body, Timestamp::from_secs(1))).collect();
+    let made: Vec<Prepared> = bodies
+        .into_iter()
+        .map(|body| recorder.prepare(PartId::first(), body, Timestamp::from_secs(1)))
+        .collect();
     Ok((micros(began.elapsed(), made.len()), made))
 }
 

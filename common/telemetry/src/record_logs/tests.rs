@@ -20,14 +20,13 @@ fn denials(count: usize) -> Vec<Prepared> {
         TenantId::parse("acme").unwrap(),
         Origin::Node(NodeId::parse("node-1").unwrap()),
         BootId::generate(AT, [1; 10]),
-        PartId::first(),
         PrivateKey::from_seed(&[3; 32]),
     );
     let verdict = Verdict::deny(Reason::new(ReasonCode::RightMissing), None);
     let mut denied =
         Verdicted::new(RecordedDecision::Deny, &verdict, Who::default(), What::default(), Basis::default());
     denied.trace = Some(TraceRef { trace: "0a".repeat(16), span: "0b".repeat(8) });
-    let mut next = || recorder.prepare(RecordBody::Verdict(Box::new(denied.clone())), AT);
+    let mut next = || recorder.prepare(PartId::first(), RecordBody::Verdict(Box::new(denied.clone())), AT);
     (0..count).map(|_| next()).collect()
 }
 

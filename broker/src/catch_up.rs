@@ -36,25 +36,22 @@ pub(crate) async fn read_missed(setup: &ServeSetup, part: &PartId, after: u64) -
     let control = setup.bus.control_state(&setup.tenant, setup.root).await?;
     let mut missed = Missed { tasks: BTreeMap::new(), last_sequence: after };
     for subject in [allowed, restored] {
-        let mut tail = setup.bus.tail(&stream, &subject, after + 1).await?;
-        let mut pending = tail.pending;
-        while pending > 0 {
-            let message = tail.next().await?;
-            pending = message.pending;
+        let tail = setup.bus.tail(&stream, &subject, after + 1).await?;
+        tail.drain(|message| {
             missed.last_sequence = missed.last_sequence.max(message.sequence);
             let record = decode::<Signed<Record>>(&message.payload).ok().and_then(|signed| {
                 signed.open(|key| *key == own || control.is_record_key(&origin, key)).ok()
             });
             let Some(record) = record else {
-                tracing::warn!("record {} claims to be ours and is not", message.sequence);
-                continue;
+                return tracing::warn!("record {} claims to be ours and is not", message.sequence);
             };
-            let Some(task) = TaskEntry::of_record(&record) else { continue };
+            let Some(task) = TaskEntry::of_record(&record) else { return };
             let is_older = |known: &TaskEntry| known.serial > task.serial;
             if !missed.tasks.get(&task.task).is_some_and(is_older) {
                 missed.tasks.insert(task.task.clone(), task);
             }
-        }
+        })
+        .await?;
     }
     Ok(missed)
 }

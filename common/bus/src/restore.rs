@@ -178,14 +178,9 @@ impl Bus {
         origin: &Origin,
     ) -> Result<Vec<u128>, BusError> {
         let subject = filter::records_of(tenant, part, origin.name());
-        let mut tail = self.tail(&part_stream(tenant, part), &subject, 1).await?;
-        let mut pending = tail.pending;
+        let tail = self.tail(&part_stream(tenant, part), &subject, 1).await?;
         let mut digests = Vec::new();
-        while pending > 0 {
-            let message = tail.next().await?;
-            pending = message.pending;
-            digests.push(short_digest(&message.payload));
-        }
+        tail.drain(|message| digests.push(short_digest(&message.payload))).await?;
         digests.sort_unstable();
         Ok(digests)
     }

@@ -541,7 +541,7 @@ fn another_record_under_a_voids_id_is_said_once_and_the_void_waits_until_the_id_
     let mut next = Bench::new("broker-1");
     let (broker, now) = (&mut next.broker, next.now);
     let run = killed.journal.last().unwrap().id.boot.clone();
-    let mut effects = broker.recover(run, &Unsettled::default(), &[intent.payload.clone()], now);
+    let mut effects = broker.recover(run, &Unsettled::default(), std::slice::from_ref(&intent.payload), now);
     // Its id is taken, and what is stored there is not its record, however often it is looked at.
     let (mut alarms, mut reads, mut delays) = (0, 0, Vec::new());
     for _ in 0..20 {

@@ -31,7 +31,7 @@ use writ_telemetry::{HttpError, HttpHandle, RecordLogs, Spans, serve_http};
 use crate::{
     guard::{Arrival, CallRef, Effect, Event, FoundSources, Guard, GuardConfig, Output, ToolFailure},
     inspect::Panel,
-    meter::Meter,
+    meter::{Around, Meter},
     pin_file::{self, PinError},
     tools::Tool,
 };
@@ -322,8 +322,14 @@ impl Driver {
                 std::mem::replace(ready, is_ready) != is_ready
             });
             let connection = *self.connection.borrow();
-            let lost = self.record_logs.losses();
-            self.meter.publish(&guard, connection, &self.tools, lost, self.clock.now());
+            let around = Around {
+                bus: connection,
+                tools: &self.tools,
+                panel: &self.panel,
+                journal: &self.journal,
+                lost: self.record_logs.losses(),
+            };
+            self.meter.publish(&guard, &around, self.clock.now());
             let drained = guard.calls_in_flight() == 0 && guard.unacknowledged() == 0;
             // What a stream that cannot be reached did not take is in the journal, for the next run.
             let has_waited = *stopping.borrow()
@@ -418,6 +424,7 @@ impl Driver {
             Event::Control { payload, .. } => Some((payload.clone(), guard.control().epoch())),
             _ => None,
         };
+        self.meter.saw(&event);
         let begun = Instant::now();
         let effects = guard.handle(event, self.clock.now());
         self.meter.handled(&effects, begun.elapsed());

@@ -10,7 +10,7 @@ use tokio::{
 };
 use writ::dev::nats_server::{self, NatsServer};
 use writ_bus::SystemClock;
-use writ_common::{control::RevocationTarget, subjects::part_stream, wire::AdminWanted};
+use writ_common::{control::RevocationTarget, ids::PartId, subjects::part_stream, wire::AdminWanted};
 use writ_sdk::Error;
 use writ_tests::{World, eventually, read, run};
 
@@ -139,9 +139,8 @@ fn metrics_say_what_will_run_out_what_is_stopped_and_how_calls_ended() -> Result
         until_sample(node, "writ_outcomes_total{status=\"failed\"}", 1.0).await?;
         until_sample(node, "writ_outcomes_total{status=\"unknown_outcome\"}", 0.0).await?;
         let operator = world.operator().await?;
-        let facts =
-            operator.bus().stream_facts(&part_stream(operator.tenant(), &writ_common::ids::PartId::first()));
-        let facts = facts.await?.context("the stream")?;
+        let part = part_stream(operator.tenant(), &PartId::first());
+        let facts = operator.bus().stream_facts(&part).await?.context("the stream")?;
         #[expect(clippy::cast_precision_loss, reason = "a test stream is small")]
         let (bytes, bytes_max) = (facts.bytes as f64, facts.bytes_max as f64);
         let now = SystemClock::new().now().wall.as_secs();

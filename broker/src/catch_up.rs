@@ -36,25 +36,22 @@ pub(crate) async fn read_missed(
     let (own, origin) = (setup.record_key.public(), Origin::Broker(setup.broker.clone()));
     let mut last = after;
     for subject in [allowed, restored] {
-        let mut tail = setup.bus.tail(&stream, &subject, after + 1).await?;
-        let mut pending = tail.pending;
-        while pending > 0 {
-            let message = tail.next().await?;
-            pending = message.pending;
+        let tail = setup.bus.tail(&stream, &subject, after + 1).await?;
+        tail.drain(|message| {
             last = last.max(message.sequence);
             let record = decode::<Signed<Record>>(&message.payload).ok().and_then(|signed| {
                 signed.open(|key| *key == own || control.is_record_key(&origin, key)).ok()
             });
             let Some(record) = record else {
-                tracing::warn!("record {} of {part} claims to be ours and is not", message.sequence);
-                continue;
+                return tracing::warn!("record {} of {part} claims to be ours and is not", message.sequence);
             };
-            let Some(task) = TaskEntry::of_record(&record) else { continue };
+            let Some(task) = TaskEntry::of_record(&record) else { return };
             let is_older = |known: &TaskEntry| known.serial > task.serial;
             if !tasks.get(&task.task).is_some_and(is_older) {
                 tasks.insert(task.task.clone(), task);
             }
-        }
+        })
+        .await?;
     }
     Ok(last)
 }

@@ -33,7 +33,7 @@ use crate::{
     catch_up::{open_records, put_back, read_missed},
     core::{Arrival, Broker, BrokerSetup, CallRef, Effect, Event, TaskEntry, Ticket},
     jwt::IdentityProvider,
-    meter::Meter,
+    meter::{Around, Meter},
     shared::move_shared,
     store::{PartPosition, Position, StoreError, TaskStore},
 };
@@ -287,7 +287,7 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         None => (None, None),
     };
     let mut driver = Driver {
-        meter: Meter::new(snapshots),
+        meter: Meter::new(snapshots, clock.now().wall),
         connection: setup.bus.state(),
         index_fault: None,
         bus: setup.bus,
@@ -467,8 +467,13 @@ impl Driver {
                 has_changed
             });
             let connection = *self.connection.borrow();
-            let (fault, lost) = (self.index_fault.as_deref(), self.record_logs.losses());
-            self.meter.publish(&broker, connection, fault, lost, self.clock.now());
+            let around = Around {
+                bus: connection,
+                index_fault: self.index_fault.as_deref(),
+                journal: &self.journal,
+                lost: self.record_logs.losses(),
+            };
+            self.meter.publish(&broker, &around, self.clock.now());
             ready.send_if_modified(|ready| std::mem::replace(ready, broker.is_ready()) != broker.is_ready());
             // What a stream that cannot be reached did not take is in the journal, for the next run.
             let has_waited = *stopping.borrow()
@@ -501,11 +506,10 @@ impl Driver {
             let (mut entries, mut tickets, mut others) = (Vec::new(), Vec::new(), Vec::new());
             let mut settled = Vec::new();
             for event in events.drain(..) {
-                match &event {
-                    Event::Published(ticket, _) => settled.push(*ticket),
-                    Event::KeysFetched(_, fetched) => self.meter.keys_fetched(fetched.is_ok()),
-                    _ => {}
+                if let Event::Published(ticket, _) = &event {
+                    settled.push(*ticket);
                 }
+                self.meter.saw(&event);
                 let begun = Instant::now();
                 let effects = broker.handle(event, self.clock.now());
                 self.meter.handled(&effects, begun.elapsed());

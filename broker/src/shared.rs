@@ -43,17 +43,15 @@ pub(crate) async fn move_shared(
 ) -> Result<usize, MoveError> {
     let tenant = control.tenant();
     let mut domains = BTreeSet::new();
-    let mut tail = bus.tail(&part_stream(tenant, from), &filter::labels(tenant, from), 1).await?;
-    let mut pending = tail.pending;
-    while pending > 0 {
-        let message = tail.next().await?;
-        pending = message.pending;
+    let tail = bus.tail(&part_stream(tenant, from), &filter::labels(tenant, from), 1).await?;
+    tail.drain(|message| {
         if let Ok((_, Subject::Label(FlowDomain { domain, .. }))) = Subject::parse(&message.subject)
             && domain.is_agents()
         {
             domains.insert(domain);
         }
-    }
+    })
+    .await?;
     for domain in &domains {
         move_one(bus, control, key, domain, from, to).await?;
     }

@@ -33,7 +33,7 @@ use writ_common::{
     time::{Millis, Monotonic, Now, Timestamp},
     wire::{IssueAnswer, IssueReply, IssueRequest, RightWanted, Wanted, right_id},
 };
-use writ_journal::Entry;
+use writ_journal::{Entry, Unsettled};
 
 const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 const CONNECTION: &str = "UPLANNER";
@@ -528,4 +528,53 @@ fn h12_right_whose_steps_are_not_acknowledged_is_not_given() {
     assert!(broker.capability(call).is_none());
     assert!(broker.publish(&mut stream, "claim.").unwrap().duplicate);
     assert!(broker.capability(call).is_some());
+}
+
+#[test]
+fn another_record_under_a_voids_id_is_said_once_and_the_void_waits_until_the_id_is_forgotten() {
+    // An earlier run of this broker issued, and was killed before the stream had said anything.
+    let (_, [mut killed]) = granted(["broker-1"]);
+    killed.ask(7);
+    let mut before = Stream::default();
+    killed.publish(&mut before, "claim.").unwrap();
+    let (_, intent) = killed.take("audit.p0.allow.");
+    let mut next = Bench::new("broker-1");
+    let (broker, now) = (&mut next.broker, next.now);
+    let run = killed.journal.last().unwrap().id.boot.clone();
+    let mut effects = broker.recover(run, &Unsettled::default(), std::slice::from_ref(&intent.payload), now);
+    // Its id is taken, and what is stored there is not its record, however often it is looked at.
+    let (mut alarms, mut reads, mut delays) = (0, 0, Vec::new());
+    for _ in 0..20 {
+        let events = effects.drain(..).filter_map(|effect| match effect {
+            Effect::Publish { ticket, store, delay } => {
+                assert_eq!(store.message_id, intent.message_id);
+                delays.push(delay);
+                Some(Event::Published(ticket, Ok(Stored { sequence: 3, duplicate: true })))
+            }
+            Effect::ReadRecord { ticket, sequence: 3, .. } => {
+                reads += 1;
+                Some(Event::RecordRead(ticket, Some(Bytes::from_static(b"something else"))))
+            }
+            Effect::Alarm(text) => {
+                assert!(text.contains("record 3 of the audit stream"), "{text}");
+                alarms += 1;
+                None
+            }
+            _ => None,
+        });
+        let events: Vec<Event> = events.collect();
+        effects = events.into_iter().flat_map(|event| broker.handle(event, now)).collect();
+    }
+    assert_eq!((alarms, reads), (1, 10));
+    // At once the first time, and then only when the stream may have forgotten the id.
+    assert_eq!(delays[0], Millis(0));
+    assert!(delays[1..].iter().all(|delay| *delay >= Millis::from_secs(120)), "{delays:?}");
+    // By then the void is taken.
+    let Some(Effect::Publish { ticket, store, .. }) = effects.pop() else { panic!("nothing is sent") };
+    assert_eq!(decode::<Signed<Record>>(&store.payload).unwrap().peek().unwrap().kind(), RecordKind::Void);
+    let effects = broker.handle(Event::Published(ticket, Ok(Stored { sequence: 9, duplicate: false })), now);
+    let committed =
+        |effect: &Effect| matches!(effect, Effect::Journal(_, Entry::Committed { stream: 9, .. }));
+    assert!(effects.iter().any(committed));
+    assert_eq!(broker.unacknowledged(), 0);
 }

@@ -37,7 +37,7 @@ use writ_telemetry::{HttpError, HttpHandle, RecordLogs, Spans, serve_http};
 use crate::{
     guard::{Arrival, CallRef, Effect, Event, FoundSources, Guard, GuardConfig, Output, ToolFailure},
     inspect::Panel,
-    meter::Meter,
+    meter::{Around, Meter},
     pin_file::{self, PinError},
     tools::Tool,
 };
@@ -345,8 +345,14 @@ impl Driver {
             });
             self.tell_parts(&guard, *ready.borrow());
             let connection = *self.connection.borrow();
-            let lost = self.record_logs.losses();
-            self.meter.publish(&guard, connection, &self.tools, lost, self.clock.now());
+            let around = Around {
+                bus: connection,
+                tools: &self.tools,
+                panel: &self.panel,
+                journal: &self.journal,
+                lost: self.record_logs.losses(),
+            };
+            self.meter.publish(&guard, &around, self.clock.now());
             let drained = guard.calls_in_flight() == 0 && guard.unacknowledged() == 0;
             // What a stream that cannot be reached did not take is in the journal, for the next run.
             let has_waited = *stopping.borrow()
@@ -461,6 +467,7 @@ impl Driver {
             Event::Control { payload, .. } => Some((payload.clone(), guard.control().epoch())),
             _ => None,
         };
+        self.meter.saw(&event);
         let begun = Instant::now();
         let effects = guard.handle(event, self.clock.now());
         self.meter.handled(&effects, begun.elapsed());

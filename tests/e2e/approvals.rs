@@ -38,6 +38,7 @@ use crate::{
     WRIT,
     cli::writ,
     faults::{copy, node},
+    health::until_sample,
 };
 
 /// The mailer with a task of alice's, handed on from planner to researcher to it.
@@ -125,6 +126,9 @@ fn a14_a_mail_waits_for_bob_and_is_sent_once() -> Result<()> {
         let approval = approval.context("the record says who approved")?;
         assert_eq!((approval.id.clone(), approval.by[0].as_str()), (held.approval.clone(), "bob"));
         assert_eq!(Seen::read(&world, None).await?.missing(), 0);
+        let node = world.node_http("node-1").context("node")?;
+        until_sample(node, "writ_approval_wait_seconds_count", 1.0).await?;
+        until_sample(node, "writ_approvals_unanswered_total", 0.0).await?;
         world.close().await;
         Ok(())
     })
@@ -260,7 +264,13 @@ fn h05_requests_and_answers_end() -> Result<()> {
         let task = mailer(&world).await?;
         let held = send(&task).await?;
         answer(&world, "bob", &held, ApprovalDecision::Granted).await?;
+        // A second one nobody answers.
+        let unanswered = mailer(&world).await?;
+        send(&unanswered).await?;
         tokio::time::sleep(Duration::from_millis(3_200)).await;
+        let node = world.node_http("node-1").context("node")?;
+        until_sample(node, "writ_approvals_unanswered_total", 1.0).await?;
+        until_sample(node, "writ_approval_wait_seconds_count", 1.0).await?;
         assert_eq!(task.proceed(&held).await.unwrap_err().code(), Some(ReasonCode::ApprovalExpired));
         assert_eq!(outbox(&world)?, 0);
         world.close().await;

@@ -327,14 +327,12 @@ fn b15_k12_no_secret_and_no_content_leaves_through_records_journals_or_logs() ->
         let token = world.tokens.token_for("alice")?;
         let capability = task.capability().await?;
         let operator = world.operator().await?;
-        let mut tail = operator.audit_tail(None, 1).await?;
-        let mut pending = tail.pending;
         let mut haystacks: Vec<(String, Vec<u8>)> = Vec::new();
-        while pending > 0 {
-            let message = tail.next().await?;
-            pending = message.pending;
+        let tail = operator.audit_tail(None, 1).await?;
+        tail.drain(|message| {
             haystacks.push((format!("record {}", message.sequence), message.payload.to_vec()));
-        }
+        })
+        .await?;
         assert!(haystacks.len() > 8);
         for folder in ["node-1", "broker/journal"] {
             for file in std::fs::read_dir(world.state().join(folder))? {
@@ -402,12 +400,9 @@ fn records_of_a_run_follow_each_other_without_holes_and_name_their_predecessor()
         }
         let operator = world.operator().await?;
         let control = operator.control().await?;
-        let mut tail = operator.audit_tail(None, 1).await?;
-        let mut pending = tail.pending;
         let mut of_node = Vec::new();
-        while pending > 0 {
-            let message = tail.next().await?;
-            pending = message.pending;
+        let tail = operator.audit_tail(None, 1).await?;
+        tail.try_drain::<anyhow::Error>(|message| {
             let recorded = Recorded::open(message.sequence, &message.payload, &control);
             let record = recorded.record.unwrap();
             let parsed = Subject::parse(&message.subject)?.1;
@@ -418,7 +413,9 @@ fn records_of_a_run_follow_each_other_without_holes_and_name_their_predecessor()
                 let digest = decode::<Signed<Record>>(&message.payload)?.digest();
                 of_node.push((record.id.seq, record.prev, digest));
             }
-        }
+            Ok(())
+        })
+        .await?;
         of_node.sort_by_key(|(seq, ..)| *seq);
         assert!(of_node.len() >= 15, "two records per call, one per refusal");
         let mut before = writ_common::digest::Digest::from_bytes([0; 32]);

@@ -125,14 +125,13 @@ impl Replay {
     async fn of(world: &World) -> Result<Self> {
         let operator = world.operator().await?;
         let stream = part_stream(operator.tenant(), &PartId::first());
-        let mut tail = operator.bus().tail(&stream, "writ.v1.acme.>", 1).await?;
-        let (mut replay, mut pending) = (Self::default(), tail.pending);
-        while pending > 0 {
-            let message = tail.next().await?;
-            pending = message.pending;
+        let mut replay = Self::default();
+        let tail = operator.bus().tail(&stream, "writ.v1.acme.>", 1).await?;
+        tail.try_drain::<anyhow::Error>(|message| {
             let (_, subject) = Subject::parse(&message.subject)?;
-            replay.take(message.sequence, &subject, &message.payload)?;
-        }
+            replay.take(message.sequence, &subject, &message.payload)
+        })
+        .await?;
         operator.close().await;
         Ok(replay)
     }

@@ -9,6 +9,8 @@ use tokio::{
     net::TcpStream,
 };
 use writ::dev::nats_server::{self, NatsServer};
+use writ_bus::SystemClock;
+use writ_common::{control::RevocationTarget, ids::PartId, subjects::part_stream, wire::AdminWanted};
 use writ_sdk::Error;
 use writ_tests::{World, eventually, read, run};
 
@@ -29,6 +31,16 @@ async fn until(address: SocketAddr, path: &str, wanted: (u16, &str)) -> Result<(
         Ok(status == wanted.0 && body.contains(wanted.1))
     })
     .await
+}
+
+/// Waits until one sample has this value; numbers are published a moment after what they count.
+pub(crate) async fn until_sample(address: SocketAddr, start: &str, wanted: f64) -> Result<()> {
+    let mut last = None;
+    let said = eventually(start, async || {
+        last = sample(&get(address, "/metrics").await?.1, start);
+        Ok(last == Some(wanted))
+    });
+    said.await.with_context(|| format!("it says {last:?}, and not {wanted}"))
 }
 
 /// The value of one sample, by the beginning of its line.
@@ -109,6 +121,63 @@ fn metrics_count_what_is_on_record_and_name_nobody() -> Result<()> {
         for name in ["alice", "planner", task.id().as_str()] {
             assert!(!text.contains(name) && !of_broker.contains(name), "{name} is in the numbers");
         }
+        world.close().await;
+        Ok(())
+    })
+}
+
+#[test]
+fn metrics_say_what_will_run_out_what_is_stopped_and_how_calls_ended() -> Result<()> {
+    run(async {
+        let world = World::new().await?;
+        let (broker, node) =
+            (world.broker_http().context("broker")?, world.node_http("node-1").context("node")?);
+        let (_planner, task) = world.task().await?;
+        read(&task, "SELECT 1").await?;
+        read(&task, "SELECT * FROM nowhere").await.unwrap_err();
+        until_sample(node, "writ_outcomes_total{status=\"done\"}", 1.0).await?;
+        until_sample(node, "writ_outcomes_total{status=\"failed\"}", 1.0).await?;
+        until_sample(node, "writ_outcomes_total{status=\"unknown_outcome\"}", 0.0).await?;
+        let operator = world.operator().await?;
+        let part = part_stream(operator.tenant(), &PartId::first());
+        let facts = operator.bus().stream_facts(&part).await?.context("the stream")?;
+        #[expect(clippy::cast_precision_loss, reason = "a test stream is small")]
+        let (bytes, bytes_max) = (facts.bytes as f64, facts.bytes_max as f64);
+        let now = SystemClock::new().now().wall.as_secs();
+        for address in [broker, node] {
+            // As the server says it; the stream is looked at every five seconds.
+            until_sample(address, "writ_stream_bytes{stream=\"part\"}", bytes).await?;
+            until_sample(address, "writ_stream_bytes_max{stream=\"part\"}", bytes_max).await?;
+            let (_, text) = get(address, "/metrics").await?;
+            let journal = sample(&text, "writ_journal_bytes ").unwrap();
+            assert!(journal > 0.0 && journal < sample(&text, "writ_journal_bytes_max").unwrap(), "{journal}");
+            let year = sample(&text, "writ_keyset_expires_timestamp_seconds").unwrap()
+                - f64::from(u32::try_from(now)?);
+            assert!((364.0..366.0).contains(&(year / 86_400.0)), "{year}");
+            let run =
+                f64::from(u32::try_from(now)?) - sample(&text, "writ_run_start_timestamp_seconds").unwrap();
+            assert!((-1.0..60.0).contains(&run), "{run}");
+        }
+        let (_, text) = get(node, "/metrics").await?;
+        assert!(sample(&text, "writ_stream_bytes{stream=\"control\"}").unwrap() > 0.0);
+        // What is taken back, and what stands still.
+        operator.revoke(RevocationTarget::Task(task.id().clone()), true).await?;
+        until_sample(node, "writ_revocations_applied_total{target=\"task\"}", 1.0).await?;
+        until_sample(node, "writ_revocations_applied_total{target=\"user\"}", 0.0).await?;
+        let agent = task.agent().name().clone();
+        operator.ask(AdminWanted::Quarantine { agent: agent.clone(), on: true }).await?;
+        operator.ask(AdminWanted::HaltAll { on: true }).await?;
+        for address in [broker, node] {
+            until_sample(address, "writ_halted", 1.0).await?;
+            until_sample(address, "writ_agents_quarantined", 1.0).await?;
+        }
+        operator.ask(AdminWanted::HaltAll { on: false }).await?;
+        operator.ask(AdminWanted::Quarantine { agent, on: false }).await?;
+        for address in [broker, node] {
+            until_sample(address, "writ_halted", 0.0).await?;
+            until_sample(address, "writ_agents_quarantined", 0.0).await?;
+        }
+        operator.close().await;
         world.close().await;
         Ok(())
     })

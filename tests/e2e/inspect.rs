@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse as _, routing::post};
 use writ::view::{Colour, chain};
 use writ_bus::{Bus, BusError, Service};
 use writ_common::reason::ReasonCode;
 use writ_sdk::{Error, Task, Value, json};
 use writ_tests::{InspectorServer, Seen, World, WorldOptions, eventually, read, run};
+
+use crate::health::until_sample;
 
 /// A number of a payment card, as the networks publish them for tests.
 const CARD: &str = "4111 1111 1111 1111";
@@ -233,6 +235,19 @@ deny if finding($path, "block", $detector, $severity);
             outcome.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::InspectInvalid)
         });
         assert_eq!(kept_back.count(), 2);
+        let node = world.node_http("node-1").context("node")?;
+        for (inspector, result, count) in [
+            ("strict", "clean", 2.0),
+            ("strict", "found", 1.0),
+            ("strict", "invalid", 5.0),
+            ("strict", "unavailable", 3.0),
+            ("lenient", "unavailable", 1.0),
+            ("results", "invalid", 2.0),
+        ] {
+            let sample =
+                format!("writ_inspector_answers_total{{inspector=\"{inspector}\",result=\"{result}\"}}");
+            until_sample(node, &sample, count).await?;
+        }
         // Gone altogether: every call is refused, and soon without waiting.
         serving.abort();
         for attempt in 0..8 {

@@ -60,11 +60,9 @@ impl Evidence {
     async fn read(stack: &DevStack) -> Result<Self> {
         let operator = stack.operator().await?;
         let control = operator.control().await?;
-        let mut tail = operator.audit_tail(None, 1).await?;
-        let (mut messages, mut pending) = (Vec::new(), tail.pending);
-        while pending > 0 {
-            let message = tail.next().await?;
-            pending = message.pending;
+        let mut messages = Vec::new();
+        let tail = operator.audit_tail(None, 1).await?;
+        tail.try_drain::<anyhow::Error>(|message| {
             let recorded = Recorded::open(message.sequence, &message.payload, &control);
             ensure!(recorded.fault.is_none(), "{}: {:?}", message.sequence, recorded.fault);
             messages.push(Message {
@@ -74,7 +72,9 @@ impl Evidence {
                 bytes: message.payload.to_vec(),
                 record: recorded.record.context("a record")?,
             });
-        }
+            Ok(())
+        })
+        .await?;
         operator.close().await;
         Ok(Self { messages })
     }

@@ -44,6 +44,8 @@ SHOWN_SECONDS_MAX = 10
 LIVE_SECONDS_MAX = 90
 # Prometheus' own.
 OF_PROMETHEUS = {"up"}
+# A node shows numbers of the inspectors it has, and the set-up has none.
+INSPECTOR = '[[inspector]]\nname = "patterns"\nkind = "builtin"\ndirections = ["tool_args"]\ntools = ["tool.crm"]\n'
 # Named by rules already, and shown by no release yet.
 NOT_YET: set[str] = set()
 
@@ -159,6 +161,10 @@ class Bench:
 
     def metrics(self) -> Iterator[str]:
         """What rules and dashboard ask for is shown, with those labels."""
+        config = self.site.etc / "node-1.toml"
+        config.write_text(f"{config.read_text()}\n{INSPECTOR}")
+        self.site.systemctl("restart", "writ-node")
+        self.site.ready()
         with self.site.agent("planner") as agent:
             agent.call("crm__read", sql="SELECT name FROM customers")
             agent.call("crm__read", sql="DELETE FROM customers")

@@ -86,14 +86,14 @@ async fn collector() -> Result<(Collector, String)> {
 /// The audit stream: every record with its digest.
 async fn on_record(world: &World) -> Result<Vec<(Record, Digest)>> {
     let operator = world.operator().await?;
-    let mut tail = operator.audit_tail(None, 1).await?;
-    let (mut records, mut pending) = (Vec::new(), tail.pending);
-    while pending > 0 {
-        let message = tail.next().await?;
-        pending = message.pending;
+    let mut records = Vec::new();
+    let tail = operator.audit_tail(None, 1).await?;
+    tail.try_drain::<anyhow::Error>(|message| {
         let signed = decode::<Signed<Record>>(&message.payload)?;
         records.push((signed.peek()?, signed.digest()));
-    }
+        Ok(())
+    })
+    .await?;
     operator.close().await;
     Ok(records)
 }

@@ -22,7 +22,7 @@ use writ_common::{
 };
 use writ_journal::{Entry, Unsettled};
 
-use super::{Arrival, Broker, CallRef, Effect, Pending, Ticket, control};
+use super::{Arrival, Broker, CallRef, Effect, ID_FORGOTTEN_AFTER, Pending, Ticket, control};
 
 /// What a broker knows of logs: its own that are open, and the heads of all.
 #[derive(Debug, Default)]
@@ -36,6 +36,8 @@ pub(super) struct Logs {
     under_way: BTreeSet<LogId>,
     /// Logs that were found to have two histories; said once.
     forked: BTreeSet<LogId>,
+    /// Voids under whose ids the stream has something else; said once.
+    pub(super) displaced: BTreeSet<(BootId, u64)>,
     refused: u64,
 }
 
@@ -330,16 +332,29 @@ impl Broker {
     /// The record at a sequence of the stream, or why it cannot be read.
     pub(super) fn record_read(&mut self, ticket: Ticket, found: Option<&[u8]>) {
         let Some(Pending::ReadBack(void, sequence)) = self.pending.remove(&ticket) else { return };
-        let stored = found.and_then(|bytes| self.recorder.reopen(bytes).ok());
-        match stored {
-            Some((prepared, _)) if prepared.id == void.id => {
+        let Some(bytes) = found else { return self.read_back(void, sequence) };
+        match self.recorder.reopen(bytes) {
+            Ok((prepared, _)) if prepared.id == void.id => {
                 if prepared.id.boot == self.setup.boot {
                     let _written = self.journal(&prepared);
                 }
                 self.acknowledged(&prepared, sequence);
             }
-            _ => self.read_back(void, sequence),
+            _ => self.displaced(void, sequence),
         }
+    }
+
+    /// Neither a void nor what it voids is stored under their id. That does not change by looking again: the void goes on
+    /// record once the stream has forgotten the id.
+    fn displaced(&mut self, void: Box<Prepared>, sequence: u64) {
+        if self.logs.displaced.insert((void.id.boot.clone(), void.id.seq)) {
+            self.alarm(format!(
+                "record {sequence} of the audit stream has the message id of record {} and is another: the stream was set \
+                 back, or somebody else wrote to it; the void waits until the id is forgotten",
+                void.id
+            ));
+        }
+        self.publish_record_after(ID_FORGOTTEN_AFTER, void);
     }
 }
 

@@ -225,6 +225,8 @@ enum Pending {
 
 /// Pause before a record is published again.
 const REPUBLISH_AFTER: Millis = Millis(500);
+/// When the stream has certainly forgotten a message id it was given: its duplicate window, and room.
+const ID_FORGOTTEN_AFTER: Millis = Millis(150_000);
 
 impl Broker {
     /// A broker that has yet to read the control stream. `tasks` come from the index.
@@ -471,8 +473,12 @@ impl Broker {
 
     /// Publishes a record nobody waits for, and keeps at it.
     fn publish_record(&mut self, prepared: Box<Prepared>) {
+        self.publish_record_after(Millis(0), prepared);
+    }
+
+    fn publish_record_after(&mut self, delay: Millis, prepared: Box<Prepared>) {
         let (ticket, store) = (self.fresh_ticket(), Self::store_of(&prepared));
-        self.push(Effect::Publish { ticket, store: store.clone(), delay: Millis(0) });
+        self.push(Effect::Publish { ticket, store: store.clone(), delay });
         self.unacknowledged.insert(ticket, (prepared, store));
     }
 
@@ -597,6 +603,7 @@ impl Broker {
     }
 
     fn acknowledged(&mut self, prepared: &Prepared, stream: u64) {
+        self.logs.displaced.remove(&(prepared.id.boot.clone(), prepared.id.seq));
         if prepared.id.boot == self.setup.boot {
             self.committed(prepared, stream);
         } else {

@@ -48,15 +48,13 @@ impl Bus {
         mut applied: impl FnMut(&ControlState, ControlEvent),
     ) -> Result<ControlState, BusError> {
         let mut state = ControlState::new(tenant.clone(), root);
-        let mut tail = self.tail(&control_stream(tenant), &Subject::Control.of(tenant), 1).await?;
-        let mut pending = tail.pending;
-        while pending > 0 {
-            let message = tail.next().await?;
-            pending = message.pending;
+        let tail = self.tail(&control_stream(tenant), &Subject::Control.of(tenant), 1).await?;
+        tail.drain(|message| {
             if let Ok(document) = state.apply(message.sequence, &message.payload) {
                 applied(&state, document.event);
             }
-        }
+        })
+        .await?;
         Ok(state)
     }
 }

@@ -183,13 +183,8 @@ impl Bus {
         let mut digests = Vec::new();
         for part in parts.live() {
             let subject = filter::records_of(tenant, part, origin.name());
-            let mut tail = self.tail(&part_stream(tenant, part), &subject, 1).await?;
-            let mut pending = tail.pending;
-            while pending > 0 {
-                let message = tail.next().await?;
-                pending = message.pending;
-                digests.push(short_digest(&message.payload));
-            }
+            let tail = self.tail(&part_stream(tenant, part), &subject, 1).await?;
+            tail.drain(|message| digests.push(short_digest(&message.payload))).await?;
         }
         digests.sort_unstable();
         Ok(digests)

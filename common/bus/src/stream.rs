@@ -96,6 +96,36 @@ impl Tail {
             }
         }
     }
+
+    /// Hands over what was waiting when the tail was opened and what came meanwhile, in order, and ends where nothing
+    /// waits any more.
+    ///
+    /// # Errors
+    /// [`BusError`] if the consumer is lost.
+    pub async fn drain(self, mut take: impl FnMut(StoredMessage)) -> Result<(), BusError> {
+        self.try_drain(|message| {
+            take(message);
+            Ok(())
+        })
+        .await
+    }
+
+    /// As [`Tail::drain`], until something does not want more.
+    ///
+    /// # Errors
+    /// What `take` says, and [`BusError`] if the consumer is lost.
+    pub async fn try_drain<E: From<BusError>>(
+        mut self,
+        mut take: impl FnMut(StoredMessage) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut pending = self.pending;
+        while pending > 0 {
+            let message = self.next().await?;
+            pending = message.pending;
+            take(message)?;
+        }
+        Ok(())
+    }
 }
 
 impl Bus {

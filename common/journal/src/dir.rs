@@ -17,7 +17,7 @@ use writ_common::{
 
 use crate::{
     JournalError, anchor,
-    entry::{Entry, Fold, Unsettled},
+    entry::{Entry, Fold, Leaves, Unsettled},
     error::io_error,
     frame::{Chain, Frames, frames},
     reserve::{RESERVE_BYTES, Reserve},
@@ -171,6 +171,16 @@ impl JournalDir {
         }
         let (tail, lost) = run.finish(fold.entries() == 0)?;
         self.tails.insert(boot.clone(), tail);
+        // Settled segments have nothing open, and may well have records that no witness has seen.
+        let is_kept = |segment: &Segment| segment.boot == *boot && segment.state == State::Kept;
+        if !fold.leaves.is_whole() && self.segments.iter().any(is_kept) {
+            let mut leaves = Leaves::default();
+            let mut run = RunReader::new(self, boot, State::Kept);
+            while let Some(entry) = run.next()? {
+                leaves.take(&entry);
+            }
+            fold.leaves = leaves;
+        }
         Ok((fold.finish(), lost))
     }
 

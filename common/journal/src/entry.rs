@@ -107,9 +107,58 @@ pub struct Fold {
     without_outcome: BTreeMap<u64, Vec<u8>>,
     /// Intents that ended before the journal says that they were acknowledged.
     ended_early: BTreeSet<u64>,
+    pub(crate) leaves: Leaves,
+    entries: u64,
+}
+
+/// The part of the fold that is about the log alone. It holds 32 bytes of a record, so that it can go over everything a
+/// run has left.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Leaves {
     witnessed: Witnessed,
     leaves: BTreeMap<u64, (Digest, bool)>,
-    entries: u64,
+    /// The first and the last position of the records that were new.
+    new: Option<(u64, u64)>,
+}
+
+impl Leaves {
+    /// Takes the next entry.
+    pub(crate) fn take(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Prepared { seq, kind, record, .. } => {
+                self.leaves.insert(*seq, (leaf_hash(record), false));
+                if *kind != RecordKind::Void {
+                    self.prepared(*seq);
+                }
+            }
+            Entry::Committed { seq, .. } => {
+                if let Some((_, is_committed)) = self.leaves.get_mut(seq) {
+                    *is_committed = true;
+                }
+            }
+            Entry::Witnessed(witnessed) => {
+                self.leaves = self.leaves.split_off(&witnessed.tree.size());
+                self.witnessed = witnessed.clone();
+            }
+            Entry::Ended { .. } | Entry::Closed { .. } => {}
+        }
+    }
+
+    /// New records come position after position. One that is prepared again can be anywhere below them, so what stands
+    /// before a gap was not new.
+    fn prepared(&mut self, seq: u64) {
+        self.new = match self.new {
+            Some((first, last)) if seq <= last => Some((first, last)),
+            Some((first, last)) if seq == last + 1 => Some((first, seq)),
+            _ => Some((seq, seq)),
+        };
+    }
+
+    /// Whether every leaf that is not witnessed was among the entries, which may have begun in the middle of the run. A
+    /// single record proves nothing: it may have been prepared again.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.new.is_some_and(|(first, last)| first < last && first <= self.witnessed.tree.size())
+    }
 }
 
 impl Fold {
@@ -119,19 +168,16 @@ impl Fold {
     /// never be published again, only voided.
     pub fn take(&mut self, entry: Entry) {
         self.entries += 1;
+        self.leaves.take(&entry);
         match entry {
             Entry::Prepared { seq, kind, subject, message_id, ends, record } => {
                 self.without_outcome.remove(&seq);
-                self.leaves.insert(seq, (leaf_hash(&record), false));
                 if let Some(intent) = ends {
                     self.end(intent);
                 }
                 self.unpublished.insert(seq, Unpublished { seq, kind, subject, message_id, record });
             }
             Entry::Committed { seq, .. } => {
-                if let Some((_, is_committed)) = self.leaves.get_mut(&seq) {
-                    *is_committed = true;
-                }
                 if let Some(Unpublished { kind: RecordKind::Allow, record, .. }) =
                     self.unpublished.remove(&seq)
                     && !self.ended_early.remove(&seq)
@@ -140,11 +186,7 @@ impl Fold {
                 }
             }
             Entry::Ended { seq } => self.end(seq),
-            Entry::Witnessed(witnessed) => {
-                self.leaves = self.leaves.split_off(&witnessed.tree.size());
-                self.witnessed = witnessed;
-            }
-            Entry::Closed { .. } => {}
+            Entry::Witnessed(_) | Entry::Closed { .. } => {}
         }
     }
 
@@ -166,8 +208,8 @@ impl Fold {
         Unsettled {
             unpublished: self.unpublished.into_values().collect(),
             without_outcome: self.without_outcome.into_iter().collect(),
-            witnessed: self.witnessed,
-            leaves: self.leaves,
+            witnessed: self.leaves.witnessed,
+            leaves: self.leaves.leaves,
         }
     }
 }

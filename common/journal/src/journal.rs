@@ -314,6 +314,18 @@ impl Journal {
         self.dir.settle(boot)
     }
 
+    /// Bytes of all segments that cannot be removed yet.
+    #[must_use]
+    pub fn open_bytes(&self) -> u64 {
+        self.dir.open_bytes()
+    }
+
+    /// Most bytes of all segments together.
+    #[must_use]
+    pub fn bytes_max(&self) -> u64 {
+        self.dir.limits.bytes_max
+    }
+
     /// Bytes of the present segment.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -6,9 +6,10 @@ use std::{
 };
 
 use writ_common::{
-    ids::BootId,
-    record::RecordKind,
+    ids::{BootId, NodeId, TenantId},
+    record::{Origin, RecordKind},
     time::{Millis, Timestamp},
+    tlog::{Frontier, LogId, RunLog, Witnessed, leaf_hash},
 };
 
 use crate::{Entry, Journal, JournalDir, JournalError, JournalLimits, Kept, Room, Settles, Sync};
@@ -214,6 +215,81 @@ fn an_intent_without_outcome_keeps_its_segment_and_those_after_it() {
     }
     journal.append(&[prepared(40, RecordKind::Outcome, 10, Some(0)), committed(40)]).unwrap();
     assert!(names(folder.path()).iter().any(|name| name.ends_with(".kept")));
+}
+
+/// A run's log as its journal tells it, the record on its way taken for stored, and at which position one is missing.
+fn log_of(folder: &Path) -> (u64, Option<u64>) {
+    let left = open(folder).unsettled(&boot("b-1")).unwrap().0;
+    let id = LogId {
+        tenant: TenantId::parse("acme").unwrap(),
+        origin: Origin::Node(NodeId::parse("n1").unwrap()),
+        boot: boot("b-1"),
+    };
+    let mut log = RunLog::witnessed(id, left.witnessed);
+    for (seq, (leaf, _)) in &left.leaves {
+        log.taken_up(*seq, *leaf, true);
+    }
+    (log.size(), log.end_here())
+}
+
+#[test]
+fn a_log_whose_first_records_are_settled_can_be_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    // Nothing was witnessed, and the first 40 records or so are in segments in which nothing is open.
+    long(folder.path(), 50);
+    assert_eq!(log_of(folder.path()), (50, None));
+
+    // The tree was kept when it had 3 records, in a segment that is settled since.
+    fs::remove_dir_all(folder.path()).unwrap();
+    let leaves = |seqs: std::ops::Range<u64>| {
+        let mut tree = Frontier::default();
+        seqs.for_each(|seq| match prepared(seq, RecordKind::Deny, 100_000, None) {
+            Entry::Prepared { record, .. } => tree.append(leaf_hash(&record)),
+            _ => unreachable!(),
+        });
+        tree
+    };
+    let mut journal = start(folder.path(), "b-1");
+    for seq in 0..50 {
+        journal.append(&[prepared(seq, RecordKind::Deny, 100_000, None), committed(seq)]).unwrap();
+        if seq == 5 {
+            journal.append(&[Entry::Witnessed(Witnessed { tree: leaves(0..3), checkpoint: None })]).unwrap();
+        }
+    }
+    drop(journal);
+    let left = open(folder.path()).unsettled(&boot("b-1")).unwrap().0;
+    assert_eq!((left.witnessed.tree.size(), left.leaves.len()), (3, 47));
+    assert!(left.leaves.values().all(|(_, is_committed)| *is_committed));
+    assert_eq!(log_of(folder.path()), (50, None));
+}
+
+#[test]
+fn a_record_that_was_prepared_again_does_not_stand_for_those_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = start(folder.path(), "b-1");
+    let intent = prepared(0, RecordKind::Allow, 100, None);
+    journal.append(&[intent.clone()]).unwrap();
+    for seq in 1..30 {
+        journal.append(&[prepared(seq, RecordKind::Deny, 100_000, None), committed(seq)]).unwrap();
+    }
+    // What was open is in another segment from here on, and those before it are settled.
+    for again in [prepared(0, RecordKind::Void, 100_000, None), intent] {
+        for _ in 0..30 {
+            journal.append(&[again.clone()]).unwrap();
+        }
+        assert!(names(folder.path()).contains(&"b-1.1.kept".to_owned()));
+        assert_eq!(log_of_copy(folder.path()), (30, None));
+    }
+}
+
+/// As [`log_of`], while the journal is open.
+fn log_of_copy(folder: &Path) -> (u64, Option<u64>) {
+    let copy = tempfile::tempdir().unwrap();
+    for item in fs::read_dir(folder).unwrap() {
+        let item = item.unwrap();
+        fs::copy(item.path(), copy.path().join(item.file_name())).unwrap();
+    }
+    log_of(copy.path())
 }
 
 #[test]

@@ -6,9 +6,11 @@
 use std::{fmt::Write as _, time::Duration};
 
 use writ_common::{
+    control::ControlState,
     counts::Counts,
     reason::{Class, ReasonCode},
-    record::RecordKind,
+    record::{OutcomeStatus, Record, RecordBody, RecordKind},
+    time::Timestamp,
 };
 
 use crate::LogLosses;
@@ -125,6 +127,67 @@ impl Exposition {
         self.single("writ_audit_unacked", Kind::Gauge, help, as_f64(unacknowledged as u64));
     }
 
+    /// How the calls ended whose outcomes are on record.
+    pub fn outcomes(&mut self, outcomes: &OutcomeCounts) {
+        let name = "writ_outcomes_total";
+        self.family(
+            name,
+            Kind::Counter,
+            "Outcomes the audit stream has acknowledged, by how the call ended.",
+        );
+        for (status, count) in STATUSES.iter().zip(outcomes.0) {
+            self.sample(name, &[("status", status.as_str())], as_f64(count));
+        }
+    }
+
+    /// When this run began.
+    pub fn run_start(&mut self, started: Timestamp) {
+        let help = "When this run began, in seconds since 1970.";
+        self.single("writ_run_start_timestamp_seconds", Kind::Gauge, help, in_seconds(started));
+    }
+
+    /// What control state says, and what of it ends.
+    pub fn control(&mut self, control: &ControlState) {
+        let generation = control.policy().map_or(0, |(sequence, _)| sequence);
+        let help = "Control stream sequence of the policy in force; 0 without one.";
+        self.single("writ_policy_generation", Kind::Gauge, help, as_f64(generation));
+        let help = "Control stream sequence applied last.";
+        self.single("writ_control_sequence", Kind::Gauge, help, as_f64(control.epoch().sequence));
+        let name = "writ_keyset_expires_timestamp_seconds";
+        self.family(name, Kind::Gauge, "When the keyset ends, in seconds since 1970; absent without one.");
+        if let Some(keyset) = control.keyset() {
+            self.sample(name, &[], in_seconds(keyset.document().expires));
+        }
+        let help = "Whether everything is halted: 1 or 0.";
+        self.single("writ_halted", Kind::Gauge, help, as_f64(u64::from(control.is_halted())));
+        let quarantined = control.agents().filter(|(agent, _)| control.is_quarantined(agent)).count();
+        let help = "Enrolled agents in quarantine.";
+        self.single("writ_agents_quarantined", Kind::Gauge, help, as_f64(quarantined as u64));
+    }
+
+    /// How full streams are: what each is, the bytes it holds, and the bytes it may hold (0 without a limit).
+    pub fn streams(&mut self, streams: &[(&str, u64, u64)]) {
+        let name = "writ_stream_bytes";
+        self.family(name, Kind::Gauge, "Bytes a stream holds, when it was looked at last.");
+        for (stream, bytes, _) in streams {
+            self.sample(name, &[("stream", stream)], as_f64(*bytes));
+        }
+        let name = "writ_stream_bytes_max";
+        self.family(name, Kind::Gauge, "Bytes a stream may hold; 0 without a limit.");
+        for (stream, _, bytes_max) in streams {
+            self.sample(name, &[("stream", stream)], as_f64(*bytes_max));
+        }
+    }
+
+    /// How full the journal is: bytes that cannot be removed yet, and bytes there may be.
+    pub fn journal(&mut self, bytes: u64, bytes_max: u64) {
+        let help =
+            "Bytes of the journal that cannot be removed, because something in them is not settled yet.";
+        self.single("writ_journal_bytes", Kind::Gauge, help, as_f64(bytes));
+        let help = "Bytes the journal may have.";
+        self.single("writ_journal_bytes_max", Kind::Gauge, help, as_f64(bytes_max));
+    }
+
     /// Log entries that did not leave.
     pub fn log_losses(&mut self, losses: LogLosses) {
         let name = "writ_otlp_logs_dropped_total";
@@ -160,6 +223,11 @@ fn escaped(value: &str) -> String {
 #[expect(clippy::cast_precision_loss, reason = "the format has floats only; 2^53 events take centuries")]
 pub fn as_f64(count: u64) -> f64 {
     count as f64
+}
+
+/// A time as the format has it: seconds since 1970.
+fn in_seconds(at: Timestamp) -> f64 {
+    Duration::from_millis(at.as_millis()).as_secs_f64()
 }
 
 /// Counts by upper bounds.
@@ -237,6 +305,23 @@ impl RecordCounts {
             *to = from;
         }
         all
+    }
+}
+
+const STATUSES: [OutcomeStatus; 4] =
+    [OutcomeStatus::Done, OutcomeStatus::Failed, OutcomeStatus::NotRun, OutcomeStatus::UnknownOutcome];
+
+/// Outcomes by how the call ended, counted once the stream has them.
+#[derive(Clone, Debug, Default)]
+pub struct OutcomeCounts([u64; 4]);
+
+impl OutcomeCounts {
+    /// Counts a record the stream has, if it is an outcome.
+    pub fn count(&mut self, record: &Record) {
+        let RecordBody::Outcome(outcome) = &record.body else { return };
+        for (status, count) in STATUSES.iter().zip(&mut self.0) {
+            *count += u64::from(*status == outcome.status);
+        }
     }
 }
 

@@ -298,13 +298,9 @@ impl Operator {
     pub async fn records(&self, task: Option<&TaskId>) -> Result<Vec<Recorded>> {
         let control = self.control().await?;
         let mut records = Vec::new();
-        let mut tail = self.audit_tail(task, 1).await?;
-        let mut pending = tail.pending;
-        while pending > 0 {
-            let message = tail.next().await?;
-            pending = message.pending;
-            records.push(Recorded::open(message.sequence, &message.payload, &control));
-        }
+        let tail = self.audit_tail(task, 1).await?;
+        tail.drain(|message| records.push(Recorded::open(message.sequence, &message.payload, &control)))
+            .await?;
         Ok(records)
     }
 
@@ -317,15 +313,13 @@ impl Operator {
         let stream = part_stream(&self.tenant, &part);
         let mut approvals = Approvals::default();
         for filter in [filter::approvals(&self.tenant, &part), filter::approval_claims(&self.tenant, &part)] {
-            let mut tail = self.bus.tail(&stream, &filter, 1).await?;
-            let mut pending = tail.pending;
-            while pending > 0 {
-                let message = tail.next().await?;
-                pending = message.pending;
+            let tail = self.bus.tail(&stream, &filter, 1).await?;
+            tail.drain(|message| {
                 let now = SystemClock::new().now().wall;
                 // What is not readable is no approval; nodes report it.
                 drop(approvals.take(message.sequence, &message.subject, &message.payload, now));
-            }
+            })
+            .await?;
         }
         Ok(approvals)
     }

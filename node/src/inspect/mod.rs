@@ -8,7 +8,10 @@ mod client;
 mod settings;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,7 @@ use writ_bus::{Bus, SystemClock, SystemEntropy};
 use writ_common::{
     digest::Digest,
     entropy::draw,
-    ids::TenantId,
+    ids::{InspectorId, TenantId},
     inspect::{
         Answer, BATCHES_MAX, Batch, Circuit, Failure, Inspection, Inspector, Question, Remembered,
         Subject as For, batches, detect,
@@ -50,7 +53,12 @@ struct Member {
     slots: Semaphore,
     state: Mutex<State>,
     clock: SystemClock,
+    /// What came of asking, by [`RESULTS`].
+    answers: [AtomicU64; 5],
 }
+
+/// What can come of asking an inspector.
+const RESULTS: [&str; 5] = ["clean", "found", "invalid", "too_large", "unavailable"];
 
 enum Means {
     Builtin(std::collections::BTreeSet<detect::Detect>),
@@ -99,6 +107,7 @@ impl Panel {
                 slots: Semaphore::new(settings.at_once),
                 state: Mutex::default(),
                 clock: SystemClock::new(),
+                answers: Default::default(),
             }))
         });
         Ok(Self { members: members.collect::<Result<_, _>>()? })
@@ -108,6 +117,17 @@ impl Panel {
     #[must_use]
     pub fn inspectors(&self) -> Vec<Inspector> {
         self.members.iter().map(|member| member.inspector.clone()).collect()
+    }
+
+    /// What came of asking each of them so far: how often each result.
+    pub(crate) fn answers(&self) -> impl Iterator<Item = (&InspectorId, [(&'static str, u64); 5])> {
+        self.members.iter().map(|member| {
+            let mut answers = RESULTS.map(|result| (result, 0));
+            for ((_, count), counted) in answers.iter_mut().zip(&member.answers) {
+                *count = counted.load(Ordering::Relaxed);
+            }
+            (&member.inspector.name, answers)
+        })
     }
 
     /// Asks every inspector that is to be asked, all at once. Takes as long as the longest deadline at most.
@@ -132,6 +152,7 @@ impl Panel {
             }
             let mut inspection = Inspection::default();
             for (said, member) in futures_util::future::join_all(questions).await {
+                member.count(&said);
                 if let Err(failure) = &said {
                     tracing::warn!(inspector = %member.inspector.name, "{failure}");
                 }
@@ -149,6 +170,19 @@ fn late() -> Failure {
 impl Member {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, said: &Result<Vec<Answer>, Failure>) {
+        let result = match said {
+            Ok(answers) if answers.iter().all(|answer| answer.findings.is_empty()) => "clean",
+            Ok(_) => "found",
+            Err(Failure::Invalid(_)) => "invalid",
+            Err(Failure::TooLarge(_)) => "too_large",
+            Err(Failure::Unavailable(_)) => "unavailable",
+        };
+        for (name, count) in RESULTS.iter().zip(&self.answers) {
+            count.fetch_add(u64::from(*name == result), Ordering::Relaxed);
+        }
     }
 
     async fn say(

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
-use writ_bus::{StoredMessage, Tail};
+use writ_bus::StoredMessage;
 use writ_common::{
     codec::decode,
     digest::Digest,
@@ -44,20 +44,6 @@ impl Leaves {
     }
 }
 
-/// Reads what waits in a tail.
-///
-/// # Errors
-/// If the consumer is lost, or what `take` says.
-pub async fn drain(mut tail: Tail, mut take: impl FnMut(StoredMessage) -> Result<()>) -> Result<()> {
-    let mut pending = tail.pending;
-    while pending > 0 {
-        let message = tail.next().await?;
-        pending = message.pending;
-        take(message)?;
-    }
-    Ok(())
-}
-
 /// The newest checkpoint of every log, as the stream has it; who signed it is for the verifier to say.
 ///
 /// # Errors
@@ -66,11 +52,10 @@ pub async fn heads(operator: &Operator) -> Result<BTreeMap<LogId, SignedCheckpoi
     let tenant = operator.tenant();
     let tail = operator.bus().tail(&heads_stream(tenant), &filter::heads(tenant), 1).await?;
     let mut heads = BTreeMap::new();
-    drain(tail, |message| {
+    tail.drain(|message| {
         let head = decode::<Head>(&message.payload).ok();
         let note = head.and_then(|head| SignedCheckpoint::parse(&head.checkpoint).ok());
         heads.extend(note.map(|note| (note.checkpoint().log.clone(), note)));
-        Ok(())
     })
     .await?;
     Ok(heads)
@@ -92,7 +77,8 @@ pub async fn records(
     let mut next = 1;
     for look in 0.. {
         let heads = heads(operator).await?;
-        drain(operator.audit_tail(None, next).await?, |message| {
+        let tail = operator.audit_tail(None, next).await?;
+        tail.try_drain::<anyhow::Error>(|message| {
             next = message.sequence + 1;
             let recorded = Recorded::open(message.sequence, &message.payload, &control);
             let matters = take(&message, &recorded)?;

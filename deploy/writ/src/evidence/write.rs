@@ -16,7 +16,7 @@ use writ_common::{
 
 use super::{
     folder::{CHECKPOINT, CONTROL, FORMAT, FolderWriter, LOGS, Manifest, ManifestScope, RECORDS},
-    gather::{Leaves, drain, records},
+    gather::{Leaves, records},
 };
 use crate::{operator::Operator, view::records::to_json};
 
@@ -184,7 +184,7 @@ async fn control_events(operator: &Operator, root: PublicKey, folder: &mut Folde
     let mut state = ControlState::new(tenant.clone(), root);
     let mut lines = folder.lines(CONTROL)?;
     let tail = operator.bus().tail(&control_stream(tenant), &Subject::Control.of(tenant), 1).await?;
-    drain(tail, |message| {
+    tail.try_drain(|message| {
         let fault = state.apply(message.sequence, &message.payload).err().map(|fault| fault.to_string());
         let said = json!({"sequence": message.sequence, "fault": fault});
         lines.message(said, &message.subject, &message.payload)

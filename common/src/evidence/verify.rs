@@ -18,7 +18,7 @@ use crate::{
     record::{DecisionId, Origin, Receipt},
     signed::Signed,
     time::Timestamp,
-    tlog::{LogId, SignedCheckpoint, Tree, WitnessName},
+    tlog::{LogId, SignedCheckpoint, Tree},
     visible::visible,
 };
 
@@ -142,8 +142,7 @@ impl Verifier {
     /// The newest checkpoint of a log as it stands in the folder of that log, with the tree of its tiles, or why there is
     /// none.
     pub fn checkpoint(&mut self, folder: &str, note: &str, tiles: Result<Tree, String>) {
-        let read = SignedCheckpoint::parse(note).map_err(|error| visible(&error.to_string()));
-        let checkpoint = match read.and_then(|read| self.check_recorder(&read).map(|()| read)) {
+        let checkpoint = match self.recorders(note) {
             Ok(checkpoint) if checkpoint.checkpoint().log.folder() == folder => checkpoint,
             Ok(checkpoint) => {
                 let text = format!("it is the checkpoint of {}", checkpoint.checkpoint().log);
@@ -154,7 +153,7 @@ impl Verifier {
             }
         };
         let said = checkpoint.checkpoint();
-        if !self.is_witnessed(&checkpoint) {
+        if !checkpoint.is_witnessed(&self.control) {
             let text = "no broker has cosigned its checkpoint";
             self.findings.push(Finding::fault(Code::LogUnwitnessed, &said.log, text));
         }
@@ -171,31 +170,20 @@ impl Verifier {
 
     /// A checkpoint that was kept elsewhere; the cosignature need not have been kept.
     pub fn kept(&mut self, place: &str, note: &str) {
-        let read = SignedCheckpoint::parse(note).map_err(|error| visible(&error.to_string()));
-        match read.and_then(|kept| self.check_recorder(&kept).map(|()| kept)) {
+        match self.recorders(note) {
             Ok(kept) => self.kept.push(kept),
             Err(why) => self.findings.push(Finding::fault(Code::LogSignature, place, why)),
         }
     }
 
-    fn check_recorder(&self, note: &SignedCheckpoint) -> Result<(), String> {
+    /// A checkpoint that is its recorder's word, or why it is none.
+    fn recorders(&self, note: &str) -> Result<SignedCheckpoint, String> {
+        let note = SignedCheckpoint::parse(note).map_err(|error| visible(&error.to_string()))?;
         let log = &note.checkpoint().log;
-        if log.tenant != *self.control.tenant() {
-            return Err(format!("it is of tenant {}", log.tenant));
-        }
-        let is_signed = self.control.record_keys(&log.origin).any(|key| note.check(key).is_ok());
-        is_signed.then_some(()).ok_or_else(|| format!("it is not signed by a record key of {}", log.origin))
-    }
-
-    /// Whether a broker of the tenant cosigned it; a broker's own log is signed by itself alone.
-    fn is_witnessed(&self, note: &SignedCheckpoint) -> bool {
-        let log = &note.checkpoint().log;
-        let by = |broker| {
-            let name = WitnessName(&log.tenant, broker);
-            let origin = Origin::Broker(broker.clone());
-            self.control.record_keys(&origin).any(|key| note.check_witness(&name, key).is_ok())
+        let why = || {
+            format!("it is not signed by a record key of {} in tenant {}", log.origin, self.control.tenant())
         };
-        matches!(log.origin, Origin::Broker(_)) || self.control.brokers().keys().any(by)
+        if note.is_recorders(&self.control) { Ok(note) } else { Err(why()) }
     }
 
     /// A receipt somebody kept: its line, and its envelope.

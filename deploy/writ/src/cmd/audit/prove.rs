@@ -13,8 +13,8 @@ use writ_common::{
     evidence::{Code, Finding, Report, open},
     ids::BootId,
     keys::PublicKey,
-    record::{DecisionId, Origin, Record},
-    tlog::{InclusionProof, LogId, SignedCheckpoint, WitnessName},
+    record::{DecisionId, Record},
+    tlog::{InclusionProof, LogId},
 };
 
 use super::verify::root_key;
@@ -144,7 +144,10 @@ impl CheckProof {
                 if let Some(record) = record {
                     (report.records, report.runs) = (1, 1);
                     let recorded = Recorded { sequence: proof.position, record: Some(record), fault: None };
-                    let by = witness(&proof.checkpoint, &control).unwrap_or_default();
+                    let by = proof.checkpoint.witness(&control);
+                    let by = by
+                        .map(|(broker, at)| format!(", which {broker} cosigned at {at}"))
+                        .unwrap_or_default();
                     text = records::line(&recorded, common.colour());
                     text += &format!("\nis record {} of log {}{by}", proof.position, said.log);
                 }
@@ -167,14 +170,14 @@ fn check(proof: &InclusionProof, control: &ControlState, record: Option<&Record>
     let said = proof.checkpoint.checkpoint();
     let log = &said.log;
     let mut findings = Vec::new();
-    if !control.record_keys(&log.origin).any(|key| proof.checkpoint.check(key).is_ok()) {
+    if !proof.checkpoint.is_recorders(control) {
         findings.push(Finding::fault(
             Code::LogSignature,
             log,
             "its checkpoint is not signed by its recorder",
         ));
     }
-    if matches!(log.origin, Origin::Node(_)) && witness(&proof.checkpoint, control).is_none() {
+    if !proof.checkpoint.is_witnessed(control) {
         findings.push(Finding::fault(Code::LogUnwitnessed, log, "no broker has cosigned its checkpoint"));
     }
     let Some(record) = record else { return findings };
@@ -190,15 +193,4 @@ fn check(proof: &InclusionProof, control: &ControlState, record: Option<&Record>
         findings.push(Finding::fault(Code::LogFork, &record.id, error));
     }
     findings
-}
-
-/// Who cosigned a checkpoint, and when, in words.
-fn witness(note: &SignedCheckpoint, control: &ControlState) -> Option<String> {
-    let log = &note.checkpoint().log;
-    control.brokers().keys().find_map(|broker| {
-        let origin = Origin::Broker(broker.clone());
-        let name = WitnessName(&log.tenant, broker);
-        let at = control.record_keys(&origin).find_map(|key| note.check_witness(&name, key).ok())?;
-        Some(format!(", which {broker} cosigned at {at}"))
-    })
 }

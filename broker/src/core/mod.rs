@@ -243,11 +243,7 @@ impl Broker {
             PartId::first(),
             setup.record_key.clone(),
         );
-        let log = LogId {
-            tenant: setup.tenant.clone(),
-            origin: recorder.origin().clone(),
-            boot: setup.boot.clone(),
-        };
+        let log = LogId::of(&setup.tenant, &recorder.next_id());
         let mut broker = Self {
             recorder,
             control: ControlState::new(setup.tenant.clone(), setup.root),

@@ -112,11 +112,7 @@ fn is_its_subject(record: &Record, subject: &str) -> bool {
 
 fn facts(record: &Record, digest: Digest, leaf: Digest, strange_subject: Option<String>) -> Opened {
     let mut opened = Opened {
-        log: LogId {
-            tenant: record.tenant.clone(),
-            origin: record.id.origin.clone(),
-            boot: record.id.boot.clone(),
-        },
+        log: LogId::of(&record.tenant, &record.id),
         seq: record.id.seq,
         at: record.at,
         leaf,

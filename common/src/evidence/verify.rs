@@ -270,8 +270,7 @@ impl Verifier {
     }
 
     fn log_of(&self, id: &DecisionId) -> LogId {
-        let tenant = self.control.tenant().clone();
-        LogId { tenant, origin: id.origin.clone(), boot: id.boot.clone() }
+        LogId::of(self.control.tenant(), id)
     }
 
     fn standing(&self, id: &DecisionId) -> Option<&Opened> {

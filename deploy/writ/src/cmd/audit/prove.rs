@@ -65,12 +65,7 @@ impl Prove {
             let id = recorded.record.as_ref().map(|record| &record.id);
             let is_it = recorded.fault.is_none() && id.is_some_and(|id| name.is(id));
             if let (true, Some(id)) = (is_it, id) {
-                let log = LogId {
-                    tenant: operator.tenant().clone(),
-                    origin: id.origin.clone(),
-                    boot: id.boot.clone(),
-                };
-                found = Some((log, message.payload.to_vec()));
+                found = Some((LogId::of(operator.tenant(), id), message.payload.to_vec()));
             }
             Ok(is_it)
         })

@@ -159,6 +159,14 @@ pub struct Report {
 }
 
 impl Report {
+    /// A report of nothing but these findings.
+    #[must_use]
+    pub fn of(findings: impl IntoIterator<Item = Finding>) -> Self {
+        let mut report = Self::default();
+        report.add(findings);
+        report
+    }
+
     /// Adds findings and keeps their order.
     pub fn add(&mut self, findings: impl IntoIterator<Item = Finding>) {
         self.findings.extend(findings);

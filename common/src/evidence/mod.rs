@@ -6,9 +6,11 @@
 
 mod finding;
 mod open;
+mod proof;
 mod run;
 mod verify;
 
 pub use finding::{Code, Finding, Report, Severity};
 pub use open::{Opened, open};
+pub use proof::check_proof;
 pub use verify::{Scope, Verifier};

@@ -63,6 +63,12 @@ impl Recorder {
         &self.boot
     }
 
+    /// Who records.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     /// What this run's records came to.
     #[must_use]
     pub fn counts(&self) -> &Counts {

@@ -11,6 +11,6 @@ mod run;
 mod verify;
 
 pub use finding::{Code, Finding, Report, Severity};
-pub use open::{Opened, open};
+pub use open::{Opened, is_its_subject, open};
 pub use proof::check_proof;
 pub use verify::{Scope, Verifier};

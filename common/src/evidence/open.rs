@@ -97,7 +97,9 @@ pub fn open(
     Ok((facts(&record, signed.digest(), leaf_hash(envelope), strange_subject), record))
 }
 
-fn is_its_subject(record: &Record, subject: &str) -> bool {
+/// Whether a record may stand under this subject: its own, or the one of what was put back after the stream lost it.
+#[must_use]
+pub fn is_its_subject(record: &Record, subject: &str) -> bool {
     let Ok((tenant, parsed)) = Subject::parse(subject) else { return false };
     let (part, task, origin) = match parsed {
         Subject::Audit { part, kind, task, origin } if kind == record.kind() => (part, task, origin),

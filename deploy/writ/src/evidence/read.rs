@@ -5,7 +5,6 @@ use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
-    thread,
 };
 
 use anyhow::{Context as _, Result};
@@ -25,6 +24,7 @@ use writ_common::{
 };
 
 use super::folder::{CHECKPOINT, CONTROL, LOGS, Line, MANIFEST, Manifest, POLICIES, RECORDS};
+use crate::cores::on_every_core;
 
 /// How many lines are opened at a time.
 const BATCH: usize = 8_192;
@@ -259,7 +259,6 @@ pub fn each_record(
         Err(error) => return take(Err(Finding::fault(Code::RecordMalformed, RECORDS, error))),
     };
     let mut lines = BufReader::new(file).split(b'\n');
-    let cores = thread::available_parallelism().map_or(1, usize::from);
     let mut number = 0;
     loop {
         let mut batch = Vec::with_capacity(BATCH);
@@ -271,20 +270,7 @@ pub fn each_record(
         if batch.is_empty() {
             return Ok(());
         }
-        let share = batch.len().div_ceil(cores);
-        let opened = thread::scope(|scope| {
-            let parts: Vec<_> = batch
-                .chunks(share)
-                .map(|part| {
-                    scope.spawn(move || part.iter().map(|line| open_line(control, line)).collect::<Vec<_>>())
-                })
-                .collect();
-            parts.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
-        });
-        for part in opened {
-            let part = part.map_err(|_| anyhow::anyhow!("a thread that checks signatures ended early"))?;
-            part.into_iter().try_for_each(&mut take)?;
-        }
+        on_every_core(&batch, |line| open_line(control, line))?.into_iter().try_for_each(&mut take)?;
     }
 }
 

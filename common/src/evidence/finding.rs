@@ -37,6 +37,8 @@ macro_rules! codes {
 }
 
 codes! {
+    /// The manifest of a part that was put away is not here, or is another.
+    ArchiveManifest = "archive.manifest";
     /// A file is not the one the export lists, or is not in its list.
     FileDigest = "file.digest";
     /// A control event that nobody signed who may.
@@ -51,6 +53,8 @@ codes! {
     RecordForged = "record.forged";
     /// A record under a subject that is not its own.
     RecordSubject = "record.subject";
+    /// Records that were put away with their part and are not here.
+    RecordArchived = "record.archived";
     /// Positions of a run without a record.
     RecordMissing = "record.missing";
     /// Two records at one position.

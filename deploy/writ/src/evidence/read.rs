@@ -23,7 +23,7 @@ use writ_common::{
     visible::visible,
 };
 
-use super::folder::{CHECKPOINT, CONTROL, LOGS, Line, MANIFEST, Manifest, POLICIES, RECORDS};
+use super::folder::{ARCHIVE, CHECKPOINT, CONTROL, LOGS, Line, MANIFEST, Manifest, POLICIES, RECORDS};
 use crate::cores::on_every_core;
 
 /// How many lines are opened at a time.
@@ -70,6 +70,7 @@ pub fn verify(folder: &Path, against: &Against) -> Result<(Manifest, Report)> {
         Ok(())
     })?;
     logs(folder, &mut verifier)?;
+    archive(folder, &mut verifier)?;
     check_policies(folder, &mut verifier)?;
     if let Some(path) = &against.heads {
         for (number, note) in notes(&read(path)?).into_iter().enumerate() {
@@ -282,18 +283,34 @@ fn open_line(control: &ControlState, (number, text): &(usize, String)) -> Result
     Ok((line.sequence, opened, record))
 }
 
+/// What is in a folder, in the order of the names; nothing if there is no such folder.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut entries: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))? {
+        entries.push(entry?.path());
+    }
+    entries.sort();
+    Ok(entries)
+}
+
+/// Reads the manifests of parts that were put away.
+fn archive(folder: &Path, verifier: &mut Verifier) -> Result<()> {
+    for path in entries(&folder.join(ARCHIVE))? {
+        let (name, extension) = (path.file_stem().unwrap_or_default(), path.extension());
+        if extension.is_some_and(|extension| extension == "json") {
+            let bytes = fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+            verifier.archive(&name.to_string_lossy(), &bytes);
+        }
+    }
+    Ok(())
+}
+
 /// Reads the logs of an export.
 fn logs(folder: &Path, verifier: &mut Verifier) -> Result<()> {
-    let path = folder.join(LOGS);
-    if !path.is_dir() {
-        return Ok(());
-    }
-    let mut folders: Vec<PathBuf> = Vec::new();
-    for entry in fs::read_dir(&path).with_context(|| format!("{} cannot be read", path.display()))? {
-        folders.push(entry?.path());
-    }
-    folders.sort();
-    for log in folders {
+    for log in entries(&folder.join(LOGS))? {
         let name = log.file_name().unwrap_or_default().to_string_lossy().into_owned();
         // What cannot be read is a note nobody signed.
         let note = read(&log.join(CHECKPOINT)).unwrap_or_default();

@@ -314,3 +314,7 @@ def _record_keys(export: Path) -> list[str]:
     lines = tamper.read_lines(export / "control.jsonl")
     said = [Signed.open("control", tamper.payload_of(line)).read(shapes.CONTROL)["event"] for line in lines]
     return [event["node_key"]["key"].hex() for event in said if "node_key" in event]
+
+
+# What needs nothing but what is here.
+CHECKS = (golden, fields, fields_refused, strictness, ranges, trees)

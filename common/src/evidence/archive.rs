@@ -2,7 +2,10 @@
 //! each by its digest; the manifest says which positions of which run lay in the part, and the newest checkpoint of each
 //! run at that time, from which verifying starts again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -142,6 +145,9 @@ impl Ranges {
     }
 }
 
+/// By part, what was put away with it and is not here.
+pub(super) type NotHere<'m> = BTreeMap<&'m PartId, Vec<Lacking<'m>>>;
+
 /// What of a run lay in a part and is not here.
 #[derive(Debug)]
 pub(super) struct Lacking<'m> {
@@ -173,6 +179,13 @@ impl<'m> Lacking<'m> {
         let count = count.fold(0, u64::saturating_add);
         let ((first, _), (_, last)) = (*gaps.first()?, *gaps.last()?);
         Some(Self { log: &archived.log, count, first, last })
+    }
+}
+
+impl fmt::Display for Lacking<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { log, count, first, last } = self;
+        write!(f, "{count} of {}/{} from {first} to {last}", log.origin, log.boot)
     }
 }
 
@@ -249,45 +262,33 @@ impl PutAway {
         self.runs.keys()
     }
 
-    /// By part, what was put away and is not here.
-    pub(super) fn lacking(&self, runs: &BTreeMap<LogId, Run>) -> BTreeMap<&PartId, Vec<Lacking<'_>>> {
-        let mut lacking = BTreeMap::new();
+    pub(super) fn not_here(&self, runs: &BTreeMap<LogId, Run>) -> NotHere<'_> {
+        let mut not_here = NotHere::new();
         for (part, manifest) in &self.manifests {
-            let of_runs = manifest.runs.iter();
-            let of_runs = of_runs.filter_map(|archived| Lacking::of(archived, runs.get(&archived.log)));
-            lacking.insert(part, of_runs.collect());
+            let archived = manifest.runs.iter();
+            let lacking = archived.filter_map(|archived| Lacking::of(archived, runs.get(&archived.log)));
+            not_here.insert(part, lacking.collect());
         }
-        lacking
+        not_here
     }
 
     /// Manifests that should be here and are not, and how much is not here because it was put away. An export of one
     /// task is not asked for either: what it lacks, it does not claim.
-    pub(super) fn check(
-        &self,
-        control: &ControlState,
-        scope: &Scope,
-        lacking: &BTreeMap<&PartId, Vec<Lacking<'_>>>,
-    ) -> Vec<Finding> {
+    pub(super) fn check(&self, control: &ControlState, scope: &Scope, lacking: &NotHere<'_>) -> Vec<Finding> {
         if *scope != Scope::All {
             return Vec::new();
         }
-        let missing =
-            control.parts().archived().keys().filter(|part| !self.seen.contains(*part)).map(|part| {
-                let text =
-                    "the control stream says that this part was put away, and its manifest is not here";
-                Finding::fault(Code::ArchiveManifest, place(part.as_str()), text)
-            });
+        let archived = control.parts().archived().keys();
+        let missing = archived.filter(|part| !self.seen.contains(*part)).map(|part| {
+            let text = "the control stream says that this part was put away, and its manifest is not here";
+            Finding::fault(Code::ArchiveManifest, place(part.as_str()), text)
+        });
         let notes = lacking.iter().filter(|(_, lacking)| !lacking.is_empty()).map(|(part, lacking)| {
             let count = lacking.iter().map(|one| one.count).fold(0, u64::saturating_add);
-            let mut named: Vec<String> = lacking
-                .iter()
-                .take(RUNS_NAMED_MAX)
-                .map(|Lacking { log, count, first, last }| {
-                    format!("{count} of {}/{} from {first} to {last}", log.origin, log.boot)
-                })
-                .collect();
-            if lacking.len() > RUNS_NAMED_MAX {
-                named.push(format!("those of {} other runs", lacking.len() - RUNS_NAMED_MAX));
+            let mut named: Vec<String> =
+                lacking.iter().take(RUNS_NAMED_MAX).map(ToString::to_string).collect();
+            if let Some(more @ 1..) = lacking.len().checked_sub(RUNS_NAMED_MAX) {
+                named.push(format!("those of {more} other runs"));
             }
             let text = format!("{count} records were put away and are not here: {}", named.join(", "));
             Finding::note(Code::RecordArchived, format!("part {part}"), text)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    archive::{Lacking, PutAway, Ranges, place},
+    archive::{NotHere, PutAway, Ranges, place},
     finding::{Code, Finding, Report},
     open::{Opened, Role},
     run::{Log, Run, standing},
@@ -51,9 +51,6 @@ pub struct Verifier {
     receipts: Vec<(usize, Receipt)>,
     findings: Vec<Finding>,
 }
-
-/// By part, what was put away with it and is not here.
-type NotHere<'m> = BTreeMap<&'m PartId, Vec<Lacking<'m>>>;
 
 impl Verifier {
     /// A verifier that trusts one root key.
@@ -247,7 +244,7 @@ impl Verifier {
             }
         }
         let (none, nothing) = (Run::default(), Ranges::default());
-        let not_here = self.put_away.lacking(&self.runs);
+        let not_here = self.put_away.not_here(&self.runs);
         findings.extend(self.put_away.check(&self.control, &self.scope, &not_here));
         for (id, run) in &self.runs {
             let away = self.put_away.of(id).filter(|_| self.scope == Scope::All).unwrap_or(&nothing);

@@ -45,6 +45,33 @@ def revision_of(files: dict[str, str]) -> bytes:
 
 
 @dataclass
+class Parts:
+    """How far the parts of the audit stream have come. Each goes through its stages once; an event that says otherwise
+    changes nothing."""
+
+    # In the order they were begun; the last one is in use.
+    begun: list[str] = field(default_factory=lambda: ["p0"])
+    # Where the flow domains live that outlive a task.
+    shared: str = "p0"
+    sealed: set[str] = field(default_factory=set)
+    # Of each that was put away, the digest of its manifest and the sequence of its last message.
+    archived: dict[str, tuple[bytes, int]] = field(default_factory=dict)
+
+    def apply(self, part: str, stage: Any) -> None:
+        """Takes in an event."""
+        takes = part in self.begun and part not in self.sealed
+        match stage:
+            case "current" if part not in self.begun:
+                self.begun.append(part)
+            case "shared" if takes:
+                self.shared = part
+            case "sealed" if takes and part not in (self.begun[-1], self.shared):
+                self.sealed.add(part)
+            case {"archived": said} if part in self.sealed:
+                self.archived.setdefault(part, (said["manifest"], said["last"]))
+
+
+@dataclass
 class Control:
     """What the events say that were taken so far."""
 
@@ -62,6 +89,7 @@ class Control:
     policies: dict[bytes, dict[str, str]] = field(default_factory=dict)
     # The event that announced a run, by its sequence.
     boots: dict[RunId, int] = field(default_factory=dict)
+    parts: Parts = field(default_factory=Parts)
 
     def take(self, sequence: int, payload: bytes) -> None:
         """Takes the next message. Refused says why it is no event; then nothing has changed."""
@@ -126,6 +154,8 @@ class Control:
                 self._enroll(("node", event["node"]), event["key"])
             case "node_boot":
                 self.boots[RunId("node", event["node"], event["boot"])] = sequence
+            case "part":
+                self.parts.apply(event["part"], event["stage"])
             case "policy":
                 revision = revision_of(event)
                 self.activations.append((sequence, revision))

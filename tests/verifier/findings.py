@@ -9,6 +9,7 @@ FAULT, WARNING, NOTE = "fault", "warning", "note"
 
 # What a code means if nothing else is said; deploy/evidence.md has the table.
 SEVERITY = {
+    "archive.manifest": FAULT,
     "control.order": FAULT,
     "control.signature": FAULT,
     "file.digest": FAULT,
@@ -25,6 +26,7 @@ SEVERITY = {
     "proof.malformed": FAULT,
     "receipt.signature": FAULT,
     "receipt.without_record": FAULT,
+    "record.archived": NOTE,
     "record.changed": FAULT,
     "record.fork": FAULT,
     "record.forged": FAULT,

@@ -80,14 +80,14 @@ def _tiles(place: Path, checkpoint: Checkpoint, where: str, report: Report) -> T
     return tree
 
 
-def check_log(run: Run, log: Log, report: Report, is_everything: bool) -> None:
-    """The records of a run against its log."""
-    said = log.checkpoint
-    if is_everything and said.size > run.size:
-        text = f"its checkpoint covers {said.size} records, and the last one here is number {run.size}"
+def check_log(run: Run, log: Log, away: int, report: Report, is_everything: bool) -> None:
+    """The records of a run against its log. `away` is one more than the last position that was put away."""
+    said, size = log.checkpoint, max(run.size, away)
+    if is_everything and said.size > size:
+        text = f"its checkpoint covers {said.size} records, and the last one here is number {size}"
         report.add("log.rolled_back", run.id, text)
-    if said.is_closed and run.size > said.size:
-        text = f"it was closed after {said.size} records, and there are records up to number {run.size}"
+    if said.is_closed and size > said.size:
+        text = f"it was closed after {said.size} records, and there are records up to number {size}"
         report.add("log.after_close", run.id, text)
     if log.tiles:
         others = [record for record in run if record.seq < said.size and log.tiles.leaves[record.seq] != record.leaf]
@@ -107,14 +107,17 @@ def tree_of(run: Run, size: int) -> Tree | None:
     return Tree(run.standing(position).leaf for position in range(size))
 
 
-def check_coverage(run: Run, log: Log | None, now: int, report: Report) -> None:
-    """Whether what was recorded was also witnessed in time. `now` is when the export was made, in milliseconds."""
+def check_coverage(run: Run, log: Log | None, away: list[tuple[int, int]], now: int, report: Report) -> None:
+    """Whether what was recorded was also witnessed in time. `away` is what was put away and is not here, `now` is when
+    the export was made, in milliseconds."""
     size = log.checkpoint.size if log else 0
     late = [record for record in run if record.seq >= size]
-    if not late or (log and log.checkpoint.is_closed):
+    gone = sum(last + 1 - max(first, size) for first, last in away if last >= size)
+    if not (late or gone) or (log and log.checkpoint.is_closed):
         return
-    is_young = all(now - record.at < YOUNG_MS for record in late)
-    text = f"{len(late)} records from {late[0]} on stand in no checkpoint"
+    # What was put away is old.
+    is_young = not gone and all(now - record.at < YOUNG_MS for record in late)
+    text = f"{len(late) + gone} records from number {size} on stand in no checkpoint"
     severity = NOTE if is_young else WARNING if log else None
     report.add("log.unwitnessed", run.id, text, severity)
 
@@ -144,17 +147,24 @@ def check_heads(
         if not is_recorders(head, control):
             report.add("log.signature", where, "is not signed by its recorder")
             continue
-        log, run = logs.get(head.run), runs.get(head.run)
-        if not is_everything and not log:
-            # A run that has no part in the task is not in its export.
-            continue
-        here = max(log.checkpoint.size if log else 0, run.size if run and is_everything else 0)
-        if head.size > here:
-            report.add("log.rolled_back", where, f"covers {head.size} records, and there are {here} here")
-            continue
-        tree = tree_of(run, head.size) if run else None
-        if tree is None and log and log.tiles and log.tiles.size >= head.size:
-            tree = log.tiles
-        # Without a tree, records are missing and the tiles are no good either, as was reported.
-        if tree and tree.root(head.size) != head.root:
-            report.add("log.fork", where, f"says another root of the first {head.size} records than this log has")
+        check_head(head, where, runs, logs, report, is_everything)
+
+
+def check_head(
+    head: Checkpoint, where: str, runs: dict[RunId, Run], logs: dict[RunId, Log], report: Report, is_everything: bool
+) -> None:
+    """One of them, which is its recorder's word."""
+    log, run = logs.get(head.run), runs.get(head.run)
+    if not is_everything and not log:
+        # A run that has no part in the task is not in its export.
+        return
+    here = max(log.checkpoint.size if log else 0, run.size if run and is_everything else 0)
+    if head.size > here:
+        report.add("log.rolled_back", where, f"covers {head.size} records, and there are {here} here")
+        return
+    tree = tree_of(run, head.size) if run else None
+    if tree is None and log and log.tiles and log.tiles.size >= head.size:
+        tree = log.tiles
+    # Without a tree, records are missing and the tiles are no good either, as was reported.
+    if tree and tree.root(head.size) != head.root:
+        report.add("log.fork", where, f"says another root of the first {head.size} records than this log has")

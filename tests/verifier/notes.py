@@ -18,7 +18,7 @@ ED25519 = b"\1"
 COSIGNATURE = b"\4"
 PROOF_HEADER = "c2sp.org/tlog-proof@v1"
 
-_LOG = re.compile(rf"writ-log/v1/({shapes.NAME})/(node|broker)/({shapes.NAME})/({shapes.NAME})")
+LOG = re.compile(rf"writ-log/v1/({shapes.NAME})/(node|broker)/({shapes.NAME})/({shapes.NAME})")
 
 
 def unbase64(text: str) -> bytes:
@@ -92,7 +92,7 @@ class Checkpoint:
         lines = text.split("\n")
         if len(lines) not in (3, 4) or lines[3:] not in ([], ["closed"]):
             raise Malformed("is not origin, size, root and perhaps `closed`")
-        origin = _LOG.fullmatch(lines[0])
+        origin = LOG.fullmatch(lines[0])
         root = unbase64(lines[2])
         if origin is None or len(root) != 32:
             raise Malformed("names no log, or its root is no hash")

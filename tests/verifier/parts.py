@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ import shapes
 import tamper
 from msgpack import Malformed, decode, encode
 from notes import PROOF_HEADER, Checkpoint, Proof, split_notes
+from ranges import count, holds, merged, outside
 from signed import Signed, sha256
 from tree import Tree, node_hash, root_by_path
 
@@ -80,6 +82,8 @@ TYPES = {
     "keyset.rs": {"KeysetDocument": shapes.KEYSET, "KeysetKey": shapes.KEYSET_KEY},
     "control.rs": {"ControlDocument": shapes.CONTROL},
     "epoch.rs": {"Epoch": shapes.EPOCH},
+    "hold.rs": {"LegalHold": shapes.HOLD},
+    "part.rs": {"Archived": shapes.ARCHIVED},
     "label.rs": {"Label": shapes.LABEL},
     "approval.rs": {"Need": shapes.NEED},
 }
@@ -183,6 +187,9 @@ def fields_refused() -> list[str]:
         (shapes.EVENT, {"policy": {"a": b""}}),
         (shapes.EVENT, {"policy": []}),
         (shapes.EVENT, {"shadow_policy": False}),
+        (shapes.EVENT, {"part": {"part": "p0", "stage": "open"}}),
+        (shapes.EVENT, {"part": {"part": "p0", "stage": {"archived": {"manifest": bytes(32)}}}}),
+        (shapes.EVENT, {"legal_hold": {"id": "h-1", "hold": None}}),
         (shapes.VERDICT, {"decision": "allow", "who": {}, "what": {}, "basis": {}, "count": 1}),
     ]
     right: list[tuple[shapes.Shape, Any]] = [
@@ -190,11 +197,31 @@ def fields_refused() -> list[str]:
         (shapes.WHO, who),
         (shapes.LABEL, {"confidentiality": "top", "integrity": "untrusted"}),
         (shapes.EVENT, {"shadow_policy": None}),
+        (shapes.EVENT, {"part": {"part": "p0", "stage": "sealed"}}),
+        (shapes.EVENT, {"part": {"part": "p0", "stage": {"archived": {"manifest": bytes(32), "last": 9}}}}),
+        (shapes.EVENT, {"legal_hold": {"id": "h-1"}}),
+        (shapes.EVENT, {"legal_hold": {"id": "h-1", "hold": {"on": "everything", "why": "case 7"}}}),
         (shapes.VERDICT, {"decision": "allow", "who": {}, "what": {}, "basis": {}, "count": 2}),
     ]
     for shape, value in right:
         shape(value, "")
     return _all_refused((repr(value), partial(shape, value, "")) for shape, value in wrong)
+
+
+def ranges() -> list[str]:
+    """Ranges of positions say what a list of them does."""
+    faults = []
+    pairs = [(first, first + more) for first in (0, 3, 4, 7, 12) for more in (0, 1, 5)]
+    for chosen in itertools.combinations(pairs, 3):
+        held = {position for first, last in chosen for position in range(first, last + 1)}
+        one = merged(list(chosen))
+        if count(one) != len(held) or any(holds(position, one) != (position in held) for position in range(20)):
+            faults.append(f"{chosen} become {one}")
+        for begin, end in ((0, 19), (2, 6), (5, 5), (18, 19)):
+            rest = {position for first, last in outside((begin, end), one) for position in range(first, last + 1)}
+            if rest != set(range(begin, end + 1)) - held:
+                faults.append(f"outside {chosen}, {begin} to {end} has {rest}")
+    return faults
 
 
 def trees() -> list[str]:
@@ -287,3 +314,7 @@ def _record_keys(export: Path) -> list[str]:
     lines = tamper.read_lines(export / "control.jsonl")
     said = [Signed.open("control", tamper.payload_of(line)).read(shapes.CONTROL)["event"] for line in lines]
     return [event["node_key"]["key"].hex() for event in said if "node_key" in event]
+
+
+# What needs nothing but what is here.
+CHECKS = (golden, fields, fields_refused, strictness, ranges, trees)

@@ -12,6 +12,7 @@ from control import Control, Epoch
 from findings import Report
 from msgpack import Malformed
 from notes import RunId
+from ranges import Range, outside
 from signed import Signed
 from tree import leaf_hash
 
@@ -130,10 +131,10 @@ def _kept(content: dict[str, Any], run: RunId, seq: int, digest: bytes, leaf: by
 
 
 def fits_subject(record: Record, subject: str, tenant: str) -> bool:
-    """Whether a subject is the record's; class `restored` stands for any."""
+    """Whether a subject is the record's; class `restored` stands for any, in any part."""
     wanted, found = record.subject(tenant).split("."), subject.split(".")
-    if len(found) == len(wanted) and found[5] == "restored":
-        wanted[5] = "restored"
+    if len(found) == len(wanted) and found[5] == "restored" and shapes.is_name(found[4]):
+        wanted[4:6] = found[4:6]
     return found == wanted
 
 
@@ -178,14 +179,16 @@ class Run:
     def __iter__(self) -> Iterator[Record]:
         return (self.standing(position) for position in sorted(self.at))
 
-    def gaps(self) -> list[tuple[int, int]]:
-        """Positions without a record before the last, as ranges with both ends."""
-        positions = [-1, *sorted(self.at)]
-        return [(a + 1, b - 1) for a, b in zip(positions, positions[1:]) if b - a > 1]
+    def gaps(self, away: list[Range]) -> list[Range]:
+        """Positions before the last that have no record and were not put away."""
+        end = away[-1][1] + 1 if away else 0
+        positions = [-1, *sorted(self.at), *([end] if end > self.size else [])]
+        gaps = [(a + 1, b - 1) for a, b in zip(positions, positions[1:]) if b - a > 1]
+        return [rest for gap in gaps for rest in outside(gap, away)]
 
-    def check(self, report: Report, is_everything: bool) -> None:
-        """Positions and order."""
-        for first, last in self.gaps() if is_everything else []:
+    def check(self, away: list[Range], report: Report, is_everything: bool) -> None:
+        """Positions and order. `away` is what was put away."""
+        for first, last in self.gaps(away) if is_everything else []:
             which = f"position {first}" if first == last else f"positions {first} to {last}"
             report.add("record.missing", f"{self.id}/{first}", f"the run has no record at {which}")
         for position, found in self.at.items():

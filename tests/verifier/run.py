@@ -204,7 +204,7 @@ def main() -> int:
     try:
         synthesize(out / "made")
         if not options.only:
-            for check in (parts.golden, parts.fields, parts.fields_refused, parts.strictness, parts.trees):
+            for check in parts.CHECKS:
                 results.tell(check.__name__, "python", check)
             good = out / "made" / "good"
             for check_good in (parts.notes, parts.notes_refused, command_line):

@@ -173,6 +173,13 @@ RESOURCE = rf"(?:agent|node|policy|task|tool)\.{NAME}"
 PERSON = re.compile(r"[^\x00-\x1f\x7f-\x9f]+")
 PERSON_BYTES_MAX = 512
 name = matching(NAME, "name")
+
+
+def is_name(value: str) -> bool:
+    """Whether a text is a name."""
+    return re.fullmatch(NAME, value) is not None
+
+
 resource = matching(RESOURCE, "resource")
 right = matching(rf"{RESOURCE}:{NAME}", "right")
 domain = matching(rf"{NAME}\.{NAME}", "flow domain")
@@ -335,6 +342,12 @@ RECEIPT = Struct(
 
 KEYSET_KEY = Struct({"public": key, "tenants": many(name), "max_ttl": u64, "not_before": u64, "not_after": u64})
 KEYSET = Struct({"version": u64, "issued_at": u64, "expires": u64, "keys": many(KEYSET_KEY), "withdrawn": many(key)})
+ARCHIVED = Struct({"manifest": digest, "last": u64})
+STAGE = either(
+    Variant(archived=ARCHIVED),
+    matching("current|sealed|shared", "stage of a part"),
+)
+HOLD = Struct({"on": either(Variant(task=name, user=user), matching("everything", "hold")), "why": text})
 EVENT = Variant(
     agent_key=Struct({"agent": name, "holder": key, "connection": text, "token": digest}),
     agent_key_withdrawn=Struct({"agent": name, "key": name}),
@@ -344,8 +357,10 @@ EVENT = Variant(
     incarnation=Struct({"number": u32}),
     join_token=Struct({"token": digest, "agent": name, "expires": u64}),
     keyset=SIGNED,
+    legal_hold=Struct({"id": name, "hold": Optional(HOLD)}),
     node_boot=Struct({"node": name, "boot": name}),
     node_key=Struct({"node": name, "key": key, "connection": text}),
+    part=Struct({"part": name, "stage": STAGE}),
     policy=files,
     shadow_policy=either(nothing, files),
     quarantine=Struct({"agent": name, "on": flag}),

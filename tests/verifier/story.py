@@ -70,6 +70,8 @@ class Entry:
     voided: str | None = None
     # Another digest of the record before than the true one.
     prev: bytes | None = None
+    # The part of the stream it is in.
+    part: str = "p0"
 
 
 def who(task: str, caller: str = "planner") -> dict[str, Any]:
@@ -151,9 +153,9 @@ class Run:
     entries: list[Entry] = field(default_factory=list)
     is_closed: bool = False
 
-    def add(self, at: int, body: dict[str, Any], voided: str | None = None) -> int:
+    def add(self, at: int, body: dict[str, Any], voided: str | None = None, part: str = "p0") -> int:
         """Appends a record and returns its position."""
-        self.entries.append(Entry(at, body, voided))
+        self.entries.append(Entry(at, body, voided, part=part))
         return len(self.entries) - 1
 
     def seal(self) -> list[Sealed]:
@@ -191,29 +193,29 @@ class Sealed:
     @classmethod
     def of(cls, run: Run, seq: int, entry: Entry, prev: bytes) -> Sealed:
         """Signs a record, and its void where it was voided."""
-        record = _message(run, seq, prev, entry.at, entry.body)
+        record = _message(run, seq, prev, entry.at, entry.part, entry.body)
         prepared = digest("writ/v1/record", encode(record.content))
         if entry.voided is None:
             return cls(prepared, (record,))
         verdict = entry.body["verdict"]
         cause = {"code": "audit.unavailable", "told": "could not be recorded"}
         body = {"void": {"prepared": prepared, "cause": cause, "who": verdict["who"], "what": verdict["what"]}}
-        void = _message(run, seq, prev, entry.at + SECOND, body)
+        void = _message(run, seq, prev, entry.at + SECOND, entry.part, body)
         return cls(prepared, (record, void) if entry.voided == "both" else (void,))
 
 
-def _message(run: Run, seq: int, prev: bytes, at: int, body: dict[str, Any]) -> Message:
+def _message(run: Run, seq: int, prev: bytes, at: int, part: str, body: dict[str, Any]) -> Message:
     ((sort, said),) = body.items()
     content = {
         "tenant": TENANT,
         "id": {"origin": {run.id.kind: run.id.name}, "boot": run.id.boot, "seq": seq},
         "prev": prev,
         "at": at,
-        "part": "p0",
+        "part": part,
         "body": body,
     }
     task = said.get("task") if sort == "outcome" else said["who"].get("task")
-    subject = f"writ.v1.{TENANT}.audit.p0.{said.get('decision', sort)}.{task or '_'}.{run.id.name}"
+    subject = f"writ.v1.{TENANT}.audit.{part}.{said.get('decision', sort)}.{task or '_'}.{run.id.name}"
     return Message(at, subject, envelope("record", sign("record", encode(content), run.key)), content)
 
 
@@ -369,6 +371,10 @@ class Story:
     logs: dict[str, Log | None] = field(default_factory=dict)
     # What is done to the messages after they were signed.
     after: Callable[[list[Message]], list[Message]] = lambda messages: messages
+    # Which of them are in the export; the others were put away with their part.
+    is_here: Callable[[Message], bool] = lambda message: True
+    # Manifests of parts that were put away, by the part.
+    archive: dict[str, bytes] = field(default_factory=dict)
     # When the export was made.
     exported_at: int = BEGIN + 1_000 * SECOND
 
@@ -387,7 +393,9 @@ class Story:
         folder.mkdir(parents=True)
         messages = enumerate(self.messages(), 101)
         told = [
-            (sequence, message) for sequence, message in messages if task is None or f".{task}." in message.subject
+            (sequence, message)
+            for sequence, message in messages
+            if self.is_here(message) and (task is None or f".{task}." in message.subject)
         ]
         lines = [
             _line(sequence, message.subject, message.payload) | {"record": readable(message.content)}
@@ -398,12 +406,15 @@ class Story:
         concerned = {RunId(*_recorder(message), message.content["id"]["boot"]) for _, message in told}
         for name in self.runs:
             log = self.logs[name] if name in self.logs else self.log(name)
-            if log and log.run in concerned:
+            if log and (task is None or log.run in concerned):
                 log.write(folder)
         used = {message.content["body"].get("verdict", {}).get("basis", {}).get("policy") for _, message in told}
         for files in (POLICY_A, POLICY_B):
             if revision_of(files) in used:
                 _write_policy(folder, files)
+        for part, manifest in self.archive.items():
+            (folder / "archive").mkdir(exist_ok=True)
+            (folder / "archive" / f"{part}.json").write_bytes(manifest)
         self._write_manifest(folder, task)
 
     def _write_manifest(self, folder: Path, task: str | None) -> None:
@@ -468,13 +479,13 @@ def tell() -> Story:
     _tell_broker(broker)
     _tell_first(first)
     for index in range(9):
-        _tell_call(other, BEGIN + (60 + index) * SECOND, TASKS[0], f"other {index}", A, 9)
+        tell_call(other, BEGIN + (60 + index) * SECOND, TASKS[0], f"other {index}", A, 9)
     other.add(BEGIN + 80 * SECOND, verdict("deny", who(TASKS[0]), what("tool.mail", "send", "other"), basis(A, 9)))
     # What the first run left open, the second one settles as far as it can.
     left = next(index for index, entry in enumerate(first.entries) if entry.at == BEGIN + 480 * SECOND)
     second.add(BEGIN + 510 * SECOND, outcome(first.id, left, TASKS[1], "left open", "unknown_outcome"))
     for index in range(4):
-        _tell_call(second, BEGIN + (520 + index) * SECOND, TASKS[1], f"second {index}", B, 15)
+        tell_call(second, BEGIN + (520 + index) * SECOND, TASKS[1], f"second {index}", B, 15)
     second.add(BEGIN + 600 * SECOND, verdict("deny", who(TASKS[1]), what("tool.crm", "read", "second"), basis(B, 16)))
     return Story({"broker": broker, "first": first, "other": other, "second": second})
 
@@ -502,16 +513,18 @@ def _tell_broker(run: Run) -> None:
     run.add(BEGIN + 211 * SECOND, verdict("deny", {}, issue, basis(B, 13)))
 
 
-def _tell_call(run: Run, at: int, task: str, call: str, policy: bytes, sequence: int) -> None:
-    """An allowed call and how it ended."""
-    seq = run.add(at, verdict("allow", who(task), what("tool.crm", "read", call), basis(policy, sequence)))
-    run.add(at + 12, outcome(run.id, seq, task, call))
+def tell_call(run: Run, at: int, task: str, call: str, policy: bytes, sequence: int, part: str = "p0") -> int:
+    """An allowed call and how it ended; returns the position of the first."""
+    body = verdict("allow", who(task), what("tool.crm", "read", call), basis(policy, sequence))
+    seq = run.add(at, body, part=part)
+    run.add(at + 12, outcome(run.id, seq, task, call), part=part)
+    return seq
 
 
 def _tell_first(run: Run) -> None:
     """More records than a tile is wide, and one of every kind."""
     for index in range(70):
-        _tell_call(run, BEGIN + (20 + index) * SECOND, TASKS[index % 2], f"first {index}", A, 9)
+        tell_call(run, BEGIN + (20 + index) * SECOND, TASKS[index % 2], f"first {index}", A, 9)
         at = BEGIN + (20 + index) * SECOND + 500
         run.add(at, verdict("deny", who(TASKS[index % 2]), what("tool.mail", "send", index), basis(A, 9)))
     approval = {"id": "ap-1", "request": number("request"), "needs": [{"role": "manager", "count": 1}]}
@@ -533,7 +546,7 @@ def _tell_first(run: Run) -> None:
     fault = basis(A, 13, "policy.invalid")
     run.add(BEGIN + 201 * SECOND, verdict("deny", who(TASKS[0]), late, fault))
     for index in range(20):
-        _tell_call(run, BEGIN + (220 + index) * SECOND, TASKS[1], f"after {index}", B, 13)
+        tell_call(run, BEGIN + (220 + index) * SECOND, TASKS[1], f"after {index}", B, 13)
     run.add(
         BEGIN + 480 * SECOND, verdict("allow", who(TASKS[1]), what("tool.crm", "read", "left open"), basis(B, 13))
     )

@@ -15,10 +15,12 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+import put_away
 import tamper
+from cases import Case, expect
 from msgpack import encode
 from story import (
     BEGIN,
@@ -52,36 +54,6 @@ from tamper import envelope, sign, write_lines
 
 # A denial in the middle of the first run, and one at its end.
 DENIAL = 32
-
-
-@dataclass(frozen=True)
-class Case:
-    """An export of a story, and what has to be found in it."""
-
-    story: Story
-    codes: tuple[str, ...] = ()
-    task: str | None = None
-    receipts: str = ""
-    heads: str = ""
-    # What is done to the export afterwards.
-    spoil: Callable[[Path], None] | None = None
-
-    def write(self, folder: Path) -> None:
-        """The case's folder."""
-        self.story.export(folder / "export", self.task)
-        if self.spoil:
-            self.spoil(folder / "export")
-            tamper.relist(folder / "export")
-        if self.receipts:
-            (folder / "receipts").write_text(self.receipts)
-        if self.heads:
-            (folder / "heads").write_text(self.heads)
-        expect(folder, self.codes)
-
-
-def expect(folder: Path, codes: tuple[str, ...]) -> None:
-    """Says what has to be found."""
-    (folder / "expected.json").write_text(json.dumps(codes) + "\n")
 
 
 def other_history() -> Story:
@@ -512,7 +484,7 @@ def synthesize(out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     (out / "root").write_text(f"ed25519:{public(ROOT).hex()}\n")
     Case(tell()).write(out / "good")
-    for case in CASES:
+    for case in (*CASES, *put_away.CASES):
         case().write(out / case.__name__)
     write_proofs(out)
     absent = tamper.make(out / "good" / "export", out)

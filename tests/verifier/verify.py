@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import shapes
+from archive import PutAway, may_be_put_away, note_put_away, without
 from control import Control, Refused, revision_of
 from findings import NOTE, WARNING, Report, visible
 from logs import (
     Log,
     check_coverage,
+    check_head,
     check_heads,
     check_log,
     has_later,
@@ -129,6 +131,7 @@ class Export:
     report: Report
     runs: dict[RunId, Run] = field(default_factory=dict)
     logs: dict[RunId, Log] = field(default_factory=dict)
+    put_away: PutAway = field(default_factory=PutAway)
 
     @property
     def is_everything(self) -> bool:
@@ -144,6 +147,7 @@ class Export:
         for line in lines_of(self.folder / "records.jsonl", "record.malformed", self.report):
             self._take(line)
         self.logs = read_logs(self.folder, self.control, self.report)
+        self.put_away = PutAway.read(self.folder, self.control, self.report, self.is_everything)
         self._check_runs()
         self._check_intents()
         for record in self._records():
@@ -177,24 +181,29 @@ class Export:
         newest = max((record.at for record in self._records()), default=0)
         now = max(self.manifest.exported_at, newest, self.control.last_at)
         known = self._known_runs()
-        for id in sorted(self.runs.keys() | self.logs.keys()):
-            run, log = self.runs.get(id, Run(id)), self.logs.get(id)
-            run.check(self.report, self.is_everything)
+        # An export of one task does not claim to hold what other tasks left.
+        put_away = self.put_away.runs if self.is_everything else {}
+        for id in sorted(self.runs.keys() | self.logs.keys() | put_away.keys()):
+            run, log, away = self.runs.get(id, Run(id)), self.logs.get(id), put_away.get(id, [])
+            run.check(away, self.report, self.is_everything)
             if log:
-                check_log(run, log, self.report, self.is_everything)
+                check_log(run, log, away[-1][1] + 1 if away else 0, self.report, self.is_everything)
                 if not log.checkpoint.is_closed and has_later(id, known, self.control):
                     self.report.add(
                         "log.abandoned", id, "it was never closed, and its recorder has begun another run"
                     )
-            check_coverage(run, log, now, self.report)
-        for id in sorted(known - self.runs.keys() - self.logs.keys()) if self.is_everything else []:
+            check_coverage(run, log, without(away, run), now, self.report)
+        for where, checkpoint in self.put_away.checkpoints:
+            check_head(checkpoint, where, self.runs, self.logs, self.report, self.is_everything)
+        for id in sorted(known - self.runs.keys() - self.logs.keys() - put_away.keys()) if self.is_everything else []:
             severity = WARNING if has_later(id, known, self.control) else NOTE
             self.report.add(
                 "log.unwitnessed", id, "the control stream says it began, and nothing of it is here", severity
             )
 
     def _known_runs(self) -> set[RunId]:
-        return self.runs.keys() | self.logs.keys() | self.control.boots.keys()
+        put_away = self.put_away.runs.keys() if self.is_everything else set()
+        return self.runs.keys() | self.logs.keys() | self.control.boots.keys() | put_away
 
     def _standing(self, id: RecordId) -> Record | None:
         run = self.runs.get(id[0])
@@ -202,6 +211,9 @@ class Export:
 
     def _check_intents(self) -> None:
         """Every act has an outcome, and every outcome an act."""
+        not_here = self.put_away.not_here(self.runs)
+        if self.is_everything:
+            note_put_away(not_here, self.report)
         known = self._known_runs()
         ended = {id: is_over(id, self.logs.get(id), known, self.control) for id in self.runs}
         settled: set[RecordId] = set()
@@ -212,17 +224,19 @@ class Export:
             fits = intent and intent.kind == "allow" and intent.run.recorder == outcome.run.recorder
             if intent and fits and intent.call_id == outcome.call_id:
                 settled.add(outcome.intent)
-            else:
+            elif intent or not self.put_away.holds(*outcome.intent):
                 run, seq = outcome.intent
                 self.report.add("record.missing", f"{run}/{seq}", f"{outcome} is its outcome, and it is not here")
         for record in self._records():
             is_intent = record.kind == "allow" and record.is_act and record.run.kind == "node"
             if not is_intent or (record.run, record.seq) in settled:
                 continue
-            if ended[record.run]:
-                self.report.add("intent.without_outcome", record, "was allowed, and nothing says how it ended")
-            else:
+            if not ended[record.run]:
                 self.report.add("intent.open", record, "was allowed, and may still be under way")
+            elif may_be_put_away(record, not_here, self.control.is_before):
+                self.report.add("intent.open", record, "was allowed, and how it ended may have been put away")
+            else:
+                self.report.add("intent.without_outcome", record, "was allowed, and nothing says how it ended")
 
     def _check_basis(self, record: Record) -> None:
         """The policy a verdict names was in force, at a state of the control stream that there was."""
@@ -254,7 +268,9 @@ class Export:
                 self.report.add("receipt.signature", where, f"is not signed by {run.name}, which it names")
                 continue
             found = self.runs[run].at.get(seq, []) if run in self.runs else []
-            if all(record.digest != receipt["record"] for record in found):
+            if not found and self.put_away.holds(run, seq):
+                self.report.add("record.archived", f"{where} ({run}/{seq})", "was put away and is not here")
+            elif all(record.digest != receipt["record"] for record in found):
                 self.report.add(
                     "receipt.without_record", f"{where} ({run}/{seq})", f"no such record is here: {id[0]}"
                 )

@@ -156,7 +156,7 @@ impl Broker {
     /// the key.
     pub(super) fn check_heads(&mut self) {
         for (note, sequence) in std::mem::take(&mut self.logs.unchecked) {
-            if self.is_recorders(&note) && self.is_witnessed_if_nodes(&note) {
+            if note.is_recorders(&self.control) && note.is_witnessed(&self.control) {
                 self.logs.heads.take(note, sequence);
             } else if self.logs.unchecked.len() < UNCHECKED_MAX {
                 self.logs.unchecked.push((note, sequence));
@@ -165,23 +165,6 @@ impl Broker {
                 self.alarm(format!("head {sequence} of log {log} is not signed by who should have"));
             }
         }
-    }
-
-    fn is_recorders(&self, note: &SignedCheckpoint) -> bool {
-        self.control.record_keys(&note.checkpoint().log.origin).any(|key| note.check(key).is_ok())
-    }
-
-    fn is_witnessed(&self, note: &SignedCheckpoint) -> bool {
-        let tenant = &self.setup.tenant;
-        self.control.brokers().keys().any(|broker| {
-            let origin = Origin::Broker(broker.clone());
-            let name = WitnessName(tenant, broker);
-            self.control.record_keys(&origin).any(|key| note.check_witness(&name, key).is_ok())
-        })
-    }
-
-    fn is_witnessed_if_nodes(&self, note: &SignedCheckpoint) -> bool {
-        matches!(note.checkpoint().log.origin, Origin::Broker(_)) || self.is_witnessed(note)
     }
 
     /// A node asks to cosign.
@@ -223,13 +206,13 @@ impl Broker {
         if log.tenant != self.setup.tenant || log.origin != Origin::Node(node.clone()) {
             return Err(Refusal::Wrong(format!("log {log} is not {node}'s")));
         }
-        if !self.is_recorders(&note) {
+        if !note.is_recorders(&self.control) {
             return Err(Refusal::Wrong(format!("it is not signed by a record key of {node}")));
         }
         if self.logs.under_way.contains(&log) {
             return Err(Refusal::NotNow);
         }
-        match self.logs.heads.judge(note, &request, |note| self.is_witnessed(note)) {
+        match self.logs.heads.judge(note, &request, |note| note.witness(&self.control).is_some()) {
             Witnessing::Cosign(note, revision) => Ok((note, revision)),
             Witnessing::Known(note) => Err(Refusal::Known(Box::new(note))),
             Witnessing::Refused(why) => Err(Refusal::Wrong(why)),

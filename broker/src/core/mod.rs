@@ -244,11 +244,7 @@ impl Broker {
             setup.boot.clone(),
             setup.record_key.clone(),
         );
-        let log = LogId {
-            tenant: setup.tenant.clone(),
-            origin: recorder.origin().clone(),
-            boot: setup.boot.clone(),
-        };
+        let log = LogId::of(&setup.tenant, &recorder.next_id());
         let mut broker = Self {
             recorder,
             control: ControlState::new(setup.tenant.clone(), setup.root),

@@ -37,6 +37,8 @@ macro_rules! codes {
 }
 
 codes! {
+    /// The manifest of a part that was put away is not here, or is another.
+    ArchiveManifest = "archive.manifest";
     /// A file is not the one the export lists, or is not in its list.
     FileDigest = "file.digest";
     /// A control event that nobody signed who may.
@@ -51,6 +53,8 @@ codes! {
     RecordForged = "record.forged";
     /// A record under a subject that is not its own.
     RecordSubject = "record.subject";
+    /// Records that were put away with their part and are not here.
+    RecordArchived = "record.archived";
     /// Positions of a run without a record.
     RecordMissing = "record.missing";
     /// Two records at one position.
@@ -159,6 +163,14 @@ pub struct Report {
 }
 
 impl Report {
+    /// A report of nothing but these findings.
+    #[must_use]
+    pub fn of(findings: impl IntoIterator<Item = Finding>) -> Self {
+        let mut report = Self::default();
+        report.add(findings);
+        report
+    }
+
     /// Adds findings and keeps their order.
     pub fn add(&mut self, findings: impl IntoIterator<Item = Finding>) {
         self.findings.extend(findings);

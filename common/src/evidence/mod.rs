@@ -4,11 +4,15 @@
 //! believed that is not signed by a key that leads to the pinned root. The rules stand in deploy/evidence.md, which
 //! a second implementation in Python was written from.
 
+mod archive;
 mod finding;
 mod open;
+mod proof;
 mod run;
 mod verify;
 
+pub use archive::{ARCHIVE_FORMAT, ArchiveManifest, ArchivedRun, ArchivedStream};
 pub use finding::{Code, Finding, Report, Severity};
-pub use open::{Opened, open};
+pub use open::{Opened, is_its_subject, open};
+pub use proof::check_proof;
 pub use verify::{Scope, Verifier};

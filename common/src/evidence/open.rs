@@ -9,7 +9,7 @@ use crate::{
     control::ControlState,
     digest::Digest,
     epoch::Epoch,
-    ids::{ResourceKind, TaskId},
+    ids::{PartId, ResourceKind, TaskId},
     policy::PolicyRevision,
     record::{DecisionId, Origin, Record, RecordBody, RecordedDecision},
     signed::{OpenError, Signed},
@@ -44,8 +44,8 @@ pub struct Opened {
 /// What a record is to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// A call that a node let through: there has to be an outcome.
-    Intent(Option<Digest>),
+    /// A call that a node let through, its id and part: there has to be an outcome, in that part.
+    Intent(Option<Digest>, PartId),
     /// How one ended, and the id of that call.
     Outcome(DecisionId, Digest),
     /// Neither.
@@ -97,26 +97,24 @@ pub fn open(
     Ok((facts(&record, signed.digest(), leaf_hash(envelope), strange_subject), record))
 }
 
-fn is_its_subject(record: &Record, subject: &str) -> bool {
+/// Whether a record may stand under this subject: its own, or the one of what was put back after a stream lost it. That
+/// may stand in any part, since its own may have been put away.
+#[must_use]
+pub fn is_its_subject(record: &Record, subject: &str) -> bool {
     let Ok((tenant, parsed)) = Subject::parse(subject) else { return false };
-    let (part, task, origin) = match parsed {
-        Subject::Audit { part, kind, task, origin } if kind == record.kind() => (part, task, origin),
-        Subject::Restored { part, task, origin } => (part, task, origin),
+    let (task, origin) = match parsed {
+        Subject::Audit { part, kind, task, origin } if kind == record.kind() && part == record.part => {
+            (task, origin)
+        }
+        Subject::Restored { part: _, task, origin } => (task, origin),
         _ => return false,
     };
-    tenant == record.tenant
-        && part == record.part
-        && task.as_ref() == record.task()
-        && origin == record.id.origin.name()
+    tenant == record.tenant && task.as_ref() == record.task() && origin == record.id.origin.name()
 }
 
 fn facts(record: &Record, digest: Digest, leaf: Digest, strange_subject: Option<String>) -> Opened {
     let mut opened = Opened {
-        log: LogId {
-            tenant: record.tenant.clone(),
-            origin: record.id.origin.clone(),
-            boot: record.id.boot.clone(),
-        },
+        log: LogId::of(&record.tenant, &record.id),
         seq: record.id.seq,
         at: record.at,
         leaf,
@@ -141,7 +139,7 @@ fn facts(record: &Record, digest: Digest, leaf: Digest, strange_subject: Option<
             let kind = verdicted.what.resource.as_ref().map(crate::ids::Resource::kind);
             let is_act = matches!(kind, Some(ResourceKind::Tool | ResourceKind::Agent));
             if is_nodes && is_act && verdicted.decision == RecordedDecision::Allow {
-                opened.role = Role::Intent(verdicted.what.call_id);
+                opened.role = Role::Intent(verdicted.what.call_id, record.part.clone());
             }
             opened.policy = verdicted.basis.policy;
             opened.epoch = verdicted.basis.epoch;

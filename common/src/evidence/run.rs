@@ -3,6 +3,7 @@
 use std::{cell::OnceCell, collections::BTreeMap};
 
 use super::{
+    archive::Ranges,
     finding::{Code, Finding},
     open::Opened,
     verify::Scope,
@@ -71,9 +72,9 @@ impl Run {
         self.log.as_ref().map_or(0, |log| log.checkpoint.checkpoint().size)
     }
 
-    /// One more than the last position.
+    /// One more than the last position that has a record here.
     fn end(&self) -> u64 {
-        self.positions.last_key_value().map_or(0, |(last, _)| last + 1)
+        self.positions.last_key_value().map_or(0, |(last, _)| last.saturating_add(1))
     }
 
     /// The tree of its first records, as far as they are there without a hole.
@@ -84,33 +85,43 @@ impl Run {
         })
     }
 
-    /// Everything that is wrong with it by itself. `exported` is the latest time that is known.
-    pub(super) fn check(&self, id: &LogId, scope: &Scope, exported: Timestamp) -> Vec<Finding> {
+    /// Everything that is wrong with it by itself. `away` are the positions that were put away, `exported` is the latest
+    /// time that is known.
+    pub(super) fn check(
+        &self,
+        id: &LogId,
+        scope: &Scope,
+        away: &Ranges,
+        exported: Timestamp,
+    ) -> Vec<Finding> {
         let mut findings = Vec::new();
         if *scope == Scope::All {
-            for (from, to) in self.holes() {
+            for (from, to) in self.holes(away) {
                 let text = format!("records {from} to {to} are missing");
                 findings.push(Finding::fault(Code::RecordMissing, id, text));
             }
         }
         self.check_positions(id, &mut findings);
         if let Some(log) = &self.log {
-            self.check_log(id, log, scope, &mut findings);
+            self.check_log(id, log, scope, away, &mut findings);
         }
-        self.check_covered(id, exported, &mut findings);
+        self.check_covered(id, away, exported, &mut findings);
         findings
     }
 
-    /// Ranges of positions without a record before the last.
-    fn holes(&self) -> Vec<(u64, u64)> {
+    /// Ranges of positions before the last that have no record here and were not put away.
+    fn holes(&self, away: &Ranges) -> Vec<(u64, u64)> {
         let (mut holes, mut next) = (Vec::new(), 0);
         for seq in self.positions.keys() {
             if *seq > next {
                 holes.push((next, seq - 1));
             }
-            next = seq + 1;
+            next = seq.saturating_add(1);
         }
-        holes
+        if away.end() > next {
+            holes.push((next, away.end() - 1));
+        }
+        holes.into_iter().flat_map(|hole| away.outside(hole)).collect()
     }
 
     fn check_positions(&self, id: &LogId, findings: &mut Vec<Finding>) {
@@ -139,8 +150,8 @@ impl Run {
         }
     }
 
-    fn check_log(&self, id: &LogId, log: &Log, scope: &Scope, findings: &mut Vec<Finding>) {
-        let (said, end) = (log.checkpoint.checkpoint(), self.end());
+    fn check_log(&self, id: &LogId, log: &Log, scope: &Scope, away: &Ranges, findings: &mut Vec<Finding>) {
+        let (said, end) = (log.checkpoint.checkpoint(), self.end().max(away.end()));
         if *scope == Scope::All && said.size > end {
             let text = format!("its checkpoint covers {} records, and there are {end}", said.size);
             findings.push(Finding::fault(Code::LogRolledBack, id, text));
@@ -162,14 +173,17 @@ impl Run {
         }
     }
 
-    fn check_covered(&self, id: &LogId, now: Timestamp, findings: &mut Vec<Finding>) {
+    fn check_covered(&self, id: &LogId, away: &Ranges, now: Timestamp, findings: &mut Vec<Finding>) {
         let beyond: Vec<&Opened> =
             self.positions.range(self.covered()..).filter_map(|(_, records)| standing(records)).collect();
-        if beyond.is_empty() || self.is_closed() {
+        let here = beyond.iter().filter(|record| away.holds(record.seq)).count() as u64;
+        let gone = away.count_from(self.covered()) - here;
+        if (beyond.is_empty() && gone == 0) || self.is_closed() {
             return;
         }
-        let is_young = beyond.iter().all(|record| now.since(record.at) < WITNESSED_WITHIN);
-        let text = format!("{} records are in no checkpoint", beyond.len());
+        // What was put away is old.
+        let is_young = gone == 0 && beyond.iter().all(|record| now.since(record.at) < WITNESSED_WITHIN);
+        let text = format!("{} records are in no checkpoint", gone.saturating_add(beyond.len() as u64));
         findings.push(match (&self.log, is_young) {
             (_, true) => Finding::note(Code::LogUnwitnessed, id, text),
             (Some(_), false) => Finding::warning(Code::LogUnwitnessed, id, text),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    archive::{NotHere, PutAway, Ranges, place},
     finding::{Code, Finding, Report},
     open::{Opened, Role},
     run::{Log, Run, standing},
@@ -11,14 +12,14 @@ use crate::{
     codec::decode,
     control::{ControlEvent, ControlFault, ControlState},
     epoch::Epoch,
-    ids::{TaskId, TenantId},
+    ids::{PartId, TaskId, TenantId},
     keys::PublicKey,
     keyset::KeysetError,
     policy::PolicyRevision,
     record::{DecisionId, Origin, Receipt},
     signed::Signed,
     time::Timestamp,
-    tlog::{LogId, SignedCheckpoint, Tree, WitnessName},
+    tlog::{LogId, SignedCheckpoint, Tree},
     visible::visible,
 };
 
@@ -45,6 +46,7 @@ pub struct Verifier {
     /// Every run the control stream says began, with the sequence of its event.
     boots: BTreeMap<LogId, u64>,
     runs: BTreeMap<LogId, Run>,
+    put_away: PutAway,
     kept: Vec<SignedCheckpoint>,
     receipts: Vec<(usize, Receipt)>,
     findings: Vec<Finding>,
@@ -62,6 +64,7 @@ impl Verifier {
             policies: Vec::new(),
             boots: BTreeMap::new(),
             runs: BTreeMap::new(),
+            put_away: PutAway::default(),
             kept: Vec::new(),
             receipts: Vec::new(),
             findings: Vec::new(),
@@ -142,8 +145,7 @@ impl Verifier {
     /// The newest checkpoint of a log as it stands in the folder of that log, with the tree of its tiles, or why there is
     /// none.
     pub fn checkpoint(&mut self, folder: &str, note: &str, tiles: Result<Tree, String>) {
-        let read = SignedCheckpoint::parse(note).map_err(|error| visible(&error.to_string()));
-        let checkpoint = match read.and_then(|read| self.check_recorder(&read).map(|()| read)) {
+        let checkpoint = match self.recorders(note) {
             Ok(checkpoint) if checkpoint.checkpoint().log.folder() == folder => checkpoint,
             Ok(checkpoint) => {
                 let text = format!("it is the checkpoint of {}", checkpoint.checkpoint().log);
@@ -154,7 +156,7 @@ impl Verifier {
             }
         };
         let said = checkpoint.checkpoint();
-        if !self.is_witnessed(&checkpoint) {
+        if !checkpoint.is_witnessed(&self.control) {
             let text = "no broker has cosigned its checkpoint";
             self.findings.push(Finding::fault(Code::LogUnwitnessed, &said.log, text));
         }
@@ -171,31 +173,42 @@ impl Verifier {
 
     /// A checkpoint that was kept elsewhere; the cosignature need not have been kept.
     pub fn kept(&mut self, place: &str, note: &str) {
-        let read = SignedCheckpoint::parse(note).map_err(|error| visible(&error.to_string()));
-        match read.and_then(|kept| self.check_recorder(&kept).map(|()| kept)) {
+        match self.recorders(note) {
             Ok(kept) => self.kept.push(kept),
             Err(why) => self.findings.push(Finding::fault(Code::LogSignature, place, why)),
         }
     }
 
-    fn check_recorder(&self, note: &SignedCheckpoint) -> Result<(), String> {
-        let log = &note.checkpoint().log;
-        if log.tenant != *self.control.tenant() {
-            return Err(format!("it is of tenant {}", log.tenant));
+    /// The manifest of a part that was put away, by the name of its file without `.json`. The control stream has to be
+    /// known before.
+    pub fn archive(&mut self, name: &str, manifest: &[u8]) {
+        let checkpoints = match self.put_away.take(name, manifest, &self.control) {
+            Ok(checkpoints) => checkpoints,
+            Err(finding) => return self.findings.push(finding),
+        };
+        for (log, note) in checkpoints {
+            match self.recorders(&note) {
+                Ok(kept) if kept.checkpoint().log == log => self.kept.push(kept),
+                Ok(kept) => {
+                    let text = format!("what it has for {log} is a checkpoint of {}", kept.checkpoint().log);
+                    self.findings.push(Finding::fault(Code::LogSignature, place(name), text));
+                }
+                Err(why) => {
+                    let text = format!("its checkpoint of {log}: {why}");
+                    self.findings.push(Finding::fault(Code::LogSignature, place(name), text));
+                }
+            }
         }
-        let is_signed = self.control.record_keys(&log.origin).any(|key| note.check(key).is_ok());
-        is_signed.then_some(()).ok_or_else(|| format!("it is not signed by a record key of {}", log.origin))
     }
 
-    /// Whether a broker of the tenant cosigned it; a broker's own log is signed by itself alone.
-    fn is_witnessed(&self, note: &SignedCheckpoint) -> bool {
+    /// A checkpoint that is its recorder's word, or why it is none.
+    fn recorders(&self, note: &str) -> Result<SignedCheckpoint, String> {
+        let note = SignedCheckpoint::parse(note).map_err(|error| visible(&error.to_string()))?;
         let log = &note.checkpoint().log;
-        let by = |broker| {
-            let name = WitnessName(&log.tenant, broker);
-            let origin = Origin::Broker(broker.clone());
-            self.control.record_keys(&origin).any(|key| note.check_witness(&name, key).is_ok())
+        let why = || {
+            format!("it is not signed by a record key of {} in tenant {}", log.origin, self.control.tenant())
         };
-        matches!(log.origin, Origin::Broker(_)) || self.control.brokers().keys().any(by)
+        if note.is_recorders(&self.control) { Ok(note) } else { Err(why()) }
     }
 
     /// A receipt somebody kept: its line, and its envelope.
@@ -223,20 +236,28 @@ impl Verifier {
 
     /// What does not fit.
     #[must_use]
-    pub fn finish(self) -> Report {
+    pub fn finish(mut self) -> Report {
         let mut findings = Vec::new();
+        if self.scope == Scope::All {
+            for log in self.put_away.logs() {
+                self.runs.entry(log.clone()).or_default();
+            }
+        }
+        let (none, nothing) = (Run::default(), Ranges::default());
+        let not_here = self.put_away.not_here(&self.runs);
+        findings.extend(self.put_away.check(&self.control, &self.scope, &not_here));
         for (id, run) in &self.runs {
-            findings.extend(run.check(id, &self.scope, self.now));
+            let away = self.put_away.of(id).filter(|_| self.scope == Scope::All).unwrap_or(&nothing);
+            findings.extend(run.check(id, &self.scope, away, self.now));
             if run.log.is_some() && !run.is_closed() && self.has_later(id) {
                 let text = "it was never closed, and its recorder has begun another run";
                 findings.push(Finding::warning(Code::LogAbandoned, id, text));
             }
         }
         self.check_boots(&mut findings);
-        self.check_intents(&mut findings);
+        self.check_intents(&not_here, &mut findings);
         self.records().for_each(|record| self.check_basis(record, &mut findings));
         self.check_receipts(&mut findings);
-        let none = Run::default();
         for kept in &self.kept {
             let run = self.runs.get(&kept.checkpoint().log).unwrap_or(&none);
             findings.extend(run.check_kept(kept, &self.scope));
@@ -259,12 +280,24 @@ impl Verifier {
 
     /// Whether its recorder has begun a later run: by their events, or else by their names, which begin with the time.
     fn has_later(&self, id: &LogId) -> bool {
-        let is_later = |other: &LogId| match (self.boots.get(id), self.boots.get(other)) {
+        self.runs.keys().chain(self.boots.keys()).any(|other| self.is_later(id, other))
+    }
+
+    fn is_later(&self, id: &LogId, other: &LogId) -> bool {
+        let is_after = match (self.boots.get(id), self.boots.get(other)) {
             (Some(one), Some(other)) => one < other,
             _ => id.boot < other.boot,
         };
-        let known = self.runs.keys().chain(self.boots.keys());
-        known.filter(|other| other.origin == id.origin).any(is_later)
+        other.origin == id.origin && is_after
+    }
+
+    /// Whether the outcome of an intent may be what was put away with its part: the place of a later record of the same
+    /// recorder.
+    fn may_be_put_away(&self, intent: &Opened, part: &PartId, not_here: &NotHere<'_>) -> bool {
+        not_here.get(part).into_iter().flatten().any(|lacking| match *lacking.log == intent.log {
+            true => lacking.last > intent.seq,
+            false => self.is_later(&intent.log, lacking.log),
+        })
     }
 
     /// Every run the control stream says began has left something.
@@ -282,39 +315,45 @@ impl Verifier {
     }
 
     fn log_of(&self, id: &DecisionId) -> LogId {
-        let tenant = self.control.tenant().clone();
-        LogId { tenant, origin: id.origin.clone(), boot: id.boot.clone() }
+        LogId::of(self.control.tenant(), id)
     }
 
     fn standing(&self, id: &DecisionId) -> Option<&Opened> {
         standing(self.runs.get(&self.log_of(id))?.positions.get(&id.seq)?)
     }
 
-    fn check_intents(&self, findings: &mut Vec<Finding>) {
+    fn check_intents(&self, not_here: &NotHere<'_>, findings: &mut Vec<Finding>) {
         let mut ended = BTreeSet::new();
         for record in self.records() {
             let Role::Outcome(intent, call) = &record.role else { continue };
-            let stands = self.standing(intent).is_some_and(|intended| {
-                intended.role == Role::Intent(Some(*call)) && intended.log.origin == record.log.origin
+            let intended = self.standing(intent);
+            let stands = intended.is_some_and(|intended| {
+                let is_it = matches!(&intended.role, Role::Intent(Some(id), _) if id == call);
+                is_it && intended.log.origin == record.log.origin
             });
             if stands {
                 ended.insert(intent.clone());
-            } else {
+            } else if intended.is_some() || !self.put_away.holds(&self.log_of(intent), intent.seq) {
                 let text = format!("{} says how it ended, and nothing says that it was allowed", record.id());
                 findings.push(Finding::fault(Code::RecordMissing, intent, text));
             }
         }
         for (log, run) in &self.runs {
             let is_over = run.is_closed() || self.has_later(log);
-            let intents = run.records().filter(|record| matches!(record.role, Role::Intent(_)));
-            for id in intents.map(Opened::id).filter(|id| !ended.contains(id)) {
-                findings.push(match is_over {
-                    true => Finding::fault(
-                        Code::IntentWithoutOutcome,
-                        id,
-                        "it was allowed, and nothing says how it ended",
-                    ),
-                    false => Finding::note(Code::IntentOpen, id, "it was allowed, and may be under way"),
+            for intent in run.records() {
+                let Role::Intent(_, part) = &intent.role else { continue };
+                let id = intent.id();
+                if ended.contains(&id) {
+                    continue;
+                }
+                findings.push(if !is_over {
+                    Finding::note(Code::IntentOpen, id, "it was allowed, and may be under way")
+                } else if self.may_be_put_away(intent, part, not_here) {
+                    let text = "it was allowed, and how it ended may have been put away";
+                    Finding::note(Code::IntentOpen, id, text)
+                } else {
+                    let text = "it was allowed, and nothing says how it ended";
+                    Finding::fault(Code::IntentWithoutOutcome, id, text)
                 });
             }
         }
@@ -347,9 +386,12 @@ impl Verifier {
             let records = run.and_then(|run| run.positions.get(&receipt.id.seq));
             let is_there =
                 records.is_some_and(|records| records.iter().any(|record| record.digest == receipt.record));
-            if !is_there {
-                let text = format!("record {} is not here, or is another", receipt.id);
-                let place = format!("receipt {line}");
+            let (id, place) = (&receipt.id, format!("receipt {line}"));
+            if records.is_none() && self.put_away.holds(&self.log_of(id), id.seq) {
+                let text = format!("record {id} was put away and is not here");
+                findings.push(Finding::note(Code::RecordArchived, place, text));
+            } else if !is_there {
+                let text = format!("record {id} is not here, or is another");
                 findings.push(Finding::fault(Code::ReceiptWithoutRecord, place, text));
             }
         }

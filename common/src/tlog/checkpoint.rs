@@ -10,9 +10,11 @@ use tlog_tiles::{Checkpoint as Body, Hash};
 
 use super::LogId;
 use crate::{
+    control::ControlState,
     digest::Digest,
     ids::{BrokerId, TenantId},
     keys::{PrivateKey, PublicKey},
+    record::Origin,
     time::Timestamp,
 };
 
@@ -237,6 +239,30 @@ impl SignedCheckpoint {
         Ok(Timestamp::from_secs(u64::from_be_bytes(*seconds)))
     }
 
+    /// Whether it is of the tenant of this control state, and signed by its recorder with a record key enrolled there.
+    #[must_use]
+    pub fn is_recorders(&self, control: &ControlState) -> bool {
+        let log = &self.checkpoint.log;
+        log.tenant == *control.tenant() && control.record_keys(&log.origin).any(|key| self.check(key).is_ok())
+    }
+
+    /// Which broker of the tenant cosigned it, and when; the first one found if several did.
+    #[must_use]
+    pub fn witness<'c>(&self, control: &'c ControlState) -> Option<(&'c BrokerId, Timestamp)> {
+        control.brokers().keys().find_map(|broker| {
+            let name = WitnessName(control.tenant(), broker);
+            let origin = Origin::Broker(broker.clone());
+            let at = control.record_keys(&origin).find_map(|key| self.check_witness(&name, key).ok())?;
+            Some((broker, at))
+        })
+    }
+
+    /// Whether it has the witness it needs: a node's needs a broker, a broker's own log is signed by itself alone.
+    #[must_use]
+    pub fn is_witnessed(&self, control: &ControlState) -> bool {
+        matches!(self.checkpoint.log.origin, Origin::Broker(_)) || self.witness(control).is_some()
+    }
+
     fn verified(&self, key: NoteKey<'static>) -> Result<signed_note::Signature, NoteError> {
         let name = key.name.clone();
         let note = Note::from_bytes(self.note.as_bytes()).map_err(malformed)?;
@@ -279,10 +305,7 @@ fn text(note: &Note) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        ids::{BootId, NodeId},
-        record::Origin,
-    };
+    use crate::ids::{BootId, NodeId};
 
     fn log() -> LogId {
         LogId {

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{BootId, BrokerId, InvalidId, NodeId, TenantId},
-    record::Origin,
+    record::{DecisionId, Origin},
 };
 
 /// Which log: one run of one recorder of one tenant. Its text is the origin line of its checkpoints.
@@ -40,6 +40,12 @@ pub struct LogId {
 }
 
 impl LogId {
+    /// The log in which a record is a leaf.
+    #[must_use]
+    pub fn of(tenant: &TenantId, record: &DecisionId) -> Self {
+        Self { tenant: tenant.clone(), origin: record.origin.clone(), boot: record.boot.clone() }
+    }
+
     /// `node` or `broker`.
     #[must_use]
     pub fn kind(&self) -> &'static str {

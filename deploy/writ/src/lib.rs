@@ -2,6 +2,7 @@
 
 pub mod adopt;
 pub mod cmd;
+pub mod cores;
 pub mod dev;
 pub mod evidence;
 pub mod exit;

@@ -7,12 +7,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use writ_common::{
     codec::{decode, encode},
-    control::ControlState,
     ids::BootId,
     record::Origin,
     recorder::Prepared,
     time::Now,
-    tlog::{Answered, LogId, RunLog, SignedCheckpoint, WitnessName},
+    tlog::{Answered, LogId, RunLog},
 };
 use writ_journal::{Entry, Unsettled};
 
@@ -97,7 +96,7 @@ impl Guard {
                 log.answered(None, |_| false);
                 Answered::Fault(format!("its answer: {error}"))
             }
-            Some(Ok(reply)) => log.answered(Some(reply), |note| is_witnessed(control, note)),
+            Some(Ok(reply)) => log.answered(Some(reply), |note| note.witness(control).is_some()),
             None => log.answered(None, |_| false),
         };
         let witnessed = log.to_keep().filter(|_| *boot == self.config.boot);
@@ -183,14 +182,4 @@ impl Guard {
             boot: boot.clone(),
         }
     }
-}
-
-/// Whether a broker of the tenant cosigned it.
-fn is_witnessed(control: &ControlState, note: &SignedCheckpoint) -> bool {
-    let tenant = &note.checkpoint().log.tenant;
-    control.brokers().keys().any(|broker| {
-        let name = WitnessName(tenant, broker);
-        let origin = Origin::Broker(broker.clone());
-        control.record_keys(&origin).any(|key| note.check_witness(&name, key).is_ok())
-    })
 }

@@ -227,8 +227,8 @@ impl Guard {
         entropy: Box<dyn Entropy>,
     ) -> Self {
         let origin = Origin::Node(config.node.clone());
-        let log = LogId { tenant: config.tenant.clone(), origin: origin.clone(), boot: config.boot.clone() };
         let recorder = Recorder::new(config.tenant.clone(), origin, config.boot.clone(), config.key.clone());
+        let log = LogId::of(&config.tenant, &recorder.next_id());
         Self {
             recorder,
             control: ControlState::new(config.tenant.clone(), config.root),

@@ -17,7 +17,7 @@ use writ::index::{
 use writ_common::{
     approval::{ApprovalAnswer, ApprovalDecision},
     ids::{OperatorId, TaskId},
-    record::{Record, RecordBody, RecordedDecision, Verdicted, Who},
+    record::{Record, RecordBody, RecordKind, RecordedDecision, Verdicted, Who},
     time::Timestamp,
 };
 
@@ -47,7 +47,7 @@ struct Read {
 
 fn read(raws: &[Raw], stream: &Stream) -> Read {
     let mut read = Read { records: Vec::new(), answers: Vec::new(), faults: 0 };
-    for Message { sequence, content, .. } in open_all(raws, &stream.history) {
+    for Message { sequence, content, .. } in open_all(raws, &stream.history).unwrap() {
         match content {
             Content::Answer(answer) => read.answers.push((sequence, *answer)),
             Content::Fault(_) => read.faults += 1,
@@ -282,6 +282,31 @@ fn a_missing_record_shows_and_a_second_copy_counts_once() {
 }
 
 #[test]
+fn a_record_that_was_put_back_is_a_row_and_one_on_anothers_subject_is_none() {
+    let mut stream = Stream::new(3, 400).unwrap();
+    let mut raws = stream.take(400).unwrap();
+    let read = read(&raws, &stream);
+    let at = |sequence: u64| raws.iter().position(|raw| raw.sequence == sequence).unwrap();
+    let allowed = read.records.iter().rfind(|(_, record)| record.kind() == RecordKind::Allow).unwrap();
+    let (back, elsewhere) = (at(read.records[100].0), at(allowed.0));
+    assert_ne!(back, elsewhere);
+    let put = |raw: &mut Raw, class: &str| {
+        let mut tokens: Vec<&str> = raw.subject.split('.').collect();
+        assert_eq!(tokens[3], "audit");
+        tokens[5] = class;
+        raw.subject = tokens.join(".");
+    };
+    put(&mut raws[back], "restored");
+    put(&mut raws[elsewhere], "hold");
+    let folder = tempfile::tempdir().unwrap();
+    let index = build(folder.path(), &raws, &stream, &[]);
+    assert_eq!(index.position().taken.faults, read.faults + 1);
+    assert!(index.row(raws[back].sequence).unwrap().is_some());
+    assert!(index.row(raws[elsewhere].sequence).unwrap().is_none());
+    assert!(index.faults().iter().any(|(_, why)| why.contains("not its own")));
+}
+
+#[test]
 fn what_an_approver_did_not_sign_is_no_answer() {
     let mut stream = Stream::new(5, 3_000).unwrap();
     let raws = stream.take(3_000).unwrap();
@@ -454,7 +479,7 @@ fn another_source_an_older_state_and_a_lost_anchor_are_refused_until_it_is_built
     let index = build(folder.path(), &raws, &stream, &[]);
     // A message from before is none that comes next.
     let mut filler = Filler::new(index).unwrap();
-    let message = open_all(&raws[..1], &stream.history).remove(0);
+    let message = open_all(&raws[..1], &stream.history).unwrap().remove(0);
     assert!(matches!(filler.take(message), Err(IndexError::OtherSource { .. })));
     drop(filler);
     remove(folder.path()).unwrap();

@@ -30,6 +30,8 @@ pub const CONTROL: &str = "control.jsonl";
 pub const RECORDS: &str = "records.jsonl";
 /// The folder of the logs.
 pub const LOGS: &str = "logs";
+/// The folder of the manifests of parts that were put away.
+pub const ARCHIVE: &str = "archive";
 /// The folder of the policies.
 pub const POLICIES: &str = "policies";
 /// The same for reading and printing.

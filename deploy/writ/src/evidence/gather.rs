@@ -71,7 +71,6 @@ pub async fn records(
     mut take: impl FnMut(&StoredMessage, &Recorded) -> Result<bool>,
 ) -> Result<(BTreeMap<LogId, SignedCheckpoint>, BTreeMap<LogId, Leaves>)> {
     let control = operator.control().await?;
-    let tenant = operator.tenant().clone();
     let mut leaves: BTreeMap<LogId, Leaves> = BTreeMap::new();
     let mut matter: BTreeMap<LogId, u64> = BTreeMap::new();
     let mut next = 1;
@@ -84,11 +83,7 @@ pub async fn records(
             let matters = take(&message, &recorded)?;
             // What is not its recorder's word is no leaf of its log.
             if let (Some(record), None) = (&recorded.record, &recorded.fault) {
-                let log = LogId {
-                    tenant: tenant.clone(),
-                    origin: record.id.origin.clone(),
-                    boot: record.id.boot.clone(),
-                };
+                let log = LogId::of(operator.tenant(), &record.id);
                 leaves.entry(log.clone()).or_default().take(record.id.seq, &message.payload);
                 if matters {
                     let end = matter.entry(log).or_default();

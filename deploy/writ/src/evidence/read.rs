@@ -5,7 +5,6 @@ use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
-    thread,
 };
 
 use anyhow::{Context as _, Result};
@@ -24,7 +23,8 @@ use writ_common::{
     visible::visible,
 };
 
-use super::folder::{CHECKPOINT, CONTROL, LOGS, Line, MANIFEST, Manifest, POLICIES, RECORDS};
+use super::folder::{ARCHIVE, CHECKPOINT, CONTROL, LOGS, Line, MANIFEST, Manifest, POLICIES, RECORDS};
+use crate::cores::on_every_core;
 
 /// How many lines are opened at a time.
 const BATCH: usize = 8_192;
@@ -70,6 +70,7 @@ pub fn verify(folder: &Path, against: &Against) -> Result<(Manifest, Report)> {
         Ok(())
     })?;
     logs(folder, &mut verifier)?;
+    archive(folder, &mut verifier)?;
     check_policies(folder, &mut verifier)?;
     if let Some(path) = &against.heads {
         for (number, note) in notes(&read(path)?).into_iter().enumerate() {
@@ -259,7 +260,6 @@ pub fn each_record(
         Err(error) => return take(Err(Finding::fault(Code::RecordMalformed, RECORDS, error))),
     };
     let mut lines = BufReader::new(file).split(b'\n');
-    let cores = thread::available_parallelism().map_or(1, usize::from);
     let mut number = 0;
     loop {
         let mut batch = Vec::with_capacity(BATCH);
@@ -271,20 +271,7 @@ pub fn each_record(
         if batch.is_empty() {
             return Ok(());
         }
-        let share = batch.len().div_ceil(cores);
-        let opened = thread::scope(|scope| {
-            let parts: Vec<_> = batch
-                .chunks(share)
-                .map(|part| {
-                    scope.spawn(move || part.iter().map(|line| open_line(control, line)).collect::<Vec<_>>())
-                })
-                .collect();
-            parts.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
-        });
-        for part in opened {
-            let part = part.map_err(|_| anyhow::anyhow!("a thread that checks signatures ended early"))?;
-            part.into_iter().try_for_each(&mut take)?;
-        }
+        on_every_core(&batch, |line| open_line(control, line))?.into_iter().try_for_each(&mut take)?;
     }
 }
 
@@ -296,18 +283,34 @@ fn open_line(control: &ControlState, (number, text): &(usize, String)) -> Result
     Ok((line.sequence, opened, record))
 }
 
+/// What is in a folder, in the order of the names; nothing if there is no such folder.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut entries: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))? {
+        entries.push(entry?.path());
+    }
+    entries.sort();
+    Ok(entries)
+}
+
+/// Reads the manifests of parts that were put away.
+fn archive(folder: &Path, verifier: &mut Verifier) -> Result<()> {
+    for path in entries(&folder.join(ARCHIVE))? {
+        let (name, extension) = (path.file_stem().unwrap_or_default(), path.extension());
+        if extension.is_some_and(|extension| extension == "json") {
+            let bytes = fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+            verifier.archive(&name.to_string_lossy(), &bytes);
+        }
+    }
+    Ok(())
+}
+
 /// Reads the logs of an export.
 fn logs(folder: &Path, verifier: &mut Verifier) -> Result<()> {
-    let path = folder.join(LOGS);
-    if !path.is_dir() {
-        return Ok(());
-    }
-    let mut folders: Vec<PathBuf> = Vec::new();
-    for entry in fs::read_dir(&path).with_context(|| format!("{} cannot be read", path.display()))? {
-        folders.push(entry?.path());
-    }
-    folders.sort();
-    for log in folders {
+    for log in entries(&folder.join(LOGS))? {
         let name = log.file_name().unwrap_or_default().to_string_lossy().into_owned();
         // What cannot be read is a note nobody signed.
         let note = read(&log.join(CHECKPOINT)).unwrap_or_default();

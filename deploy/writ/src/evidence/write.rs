@@ -96,11 +96,7 @@ async fn write(
         if is_in {
             faults += u64::from(recorded.fault.is_some());
             if let Some(record) = recorded.record.as_ref() {
-                let log = LogId {
-                    tenant: record.tenant.clone(),
-                    origin: record.id.origin.clone(),
-                    boot: record.id.boot.clone(),
-                };
+                let log = LogId::of(&record.tenant, &record.id);
                 let end = logs.entry(log).or_default();
                 *end = (*end).max(record.id.seq + 1);
                 let revision = policy_of(record);

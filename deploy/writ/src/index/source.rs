@@ -6,14 +6,13 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, Result, ensure};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde::Deserialize;
+use anyhow::{Context as _, Result, anyhow, ensure};
 use writ_bus::Tail;
 use writ_common::{
     approval::ApprovalAnswer,
     codec::decode,
     digest::Digest,
+    evidence::is_its_subject,
     ids::{PartId, TenantId},
     keys::PublicKey,
     signed::Signed,
@@ -25,7 +24,11 @@ use super::{
     fill::{Content, Filler, Message},
     history::ControlHistory,
 };
-use crate::operator::{Operator, Recorded};
+use crate::{
+    cores::on_every_core,
+    evidence::folder::Line,
+    operator::{Operator, Recorded},
+};
 
 /// Messages whose signatures are checked together.
 const BATCH: usize = 4_096;
@@ -42,63 +45,32 @@ pub struct Raw {
 }
 
 /// Opens messages against the keys of the control stream, on every core there is.
-#[must_use]
-pub fn open_all(raws: &[Raw], history: &ControlHistory) -> Vec<Message> {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let share = raws.len().div_ceil(cores).max(1);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = raws
-            .chunks(share)
-            .map(|chunk| {
-                (chunk, scope.spawn(|| chunk.iter().map(|raw| open(raw, history)).collect::<Vec<_>>()))
-            })
-            .collect();
-        let opened = workers.into_iter().flat_map(|(chunk, worker)| {
-            // A worker that panicked said nothing of its messages; then none of them is to be believed.
-            worker
-                .join()
-                .unwrap_or_else(|_| chunk.iter().map(|raw| unread(raw, "reading it failed")).collect())
-        });
-        opened.collect()
-    })
-}
-
-fn unread(raw: &Raw, why: &str) -> Message {
-    let content = Content::Fault(why.to_owned());
-    Message { sequence: raw.sequence, digest: Digest::plain(&raw.payload), content }
+///
+/// # Errors
+/// If a thread that does so ends early.
+pub fn open_all(raws: &[Raw], history: &ControlHistory) -> Result<Vec<Message>> {
+    on_every_core(raws, |raw| open(raw, history))
 }
 
 fn open(raw: &Raw, history: &ControlHistory) -> Message {
-    let subject = Subject::parse(&raw.subject).ok();
-    let content = match &subject {
-        Some((_, Subject::ApprovalAnswer { .. })) => open_answer(raw, history),
-        _ => open_record(raw, subject.map(|(_, subject)| subject), history),
+    let content = match Subject::parse(&raw.subject) {
+        Ok((_, Subject::ApprovalAnswer { .. })) => open_answer(raw, history),
+        _ => open_record(raw, history),
     };
     Message { sequence: raw.sequence, digest: Digest::plain(&raw.payload), content }
 }
 
-fn open_record(raw: &Raw, subject: Option<Subject>, history: &ControlHistory) -> Content {
+fn open_record(raw: &Raw, history: &ControlHistory) -> Content {
     let recorded = Recorded::open(raw.sequence, &raw.payload, &history.state);
     match (recorded.record, recorded.fault) {
-        (Some(record), None) => {
-            if record.tenant != *history.state.tenant() {
-                return Content::Fault(format!("is a record of tenant `{}`", record.tenant));
-            }
-            // What a node signed for one place says nothing at another: it would be found under the wrong task.
-            let stands_right = match subject {
-                Some(Subject::Audit { kind, task, origin, .. }) => {
-                    kind == record.kind()
-                        && task.as_ref() == record.task()
-                        && origin == record.id.origin.name()
-                }
-                Some(_) => false,
-                None => raw.subject.is_empty(),
-            };
-            if !stands_right {
-                return Content::Fault(format!("stands on a subject that is not its own: {}", raw.subject));
-            }
-            Content::Record(Box::new(record))
+        (Some(record), None) if record.tenant != *history.state.tenant() => {
+            Content::Fault(format!("is a record of tenant `{}`", record.tenant))
         }
+        // What a node signed for one place says nothing at another: it would be found under the wrong task.
+        (Some(record), None) if !is_its_subject(&record, &raw.subject) => {
+            Content::Fault(format!("stands on a subject that is not its own: {}", raw.subject))
+        }
+        (Some(record), None) => Content::Record(Box::new(record)),
         (_, fault) => Content::Fault(fault.unwrap_or_else(|| "is not a record".to_owned())),
     }
 }
@@ -226,9 +198,9 @@ fn raw(sequence: u64, subject: String, payload: &[u8]) -> Raw {
 /// Opens messages and takes them in.
 ///
 /// # Errors
-/// As [`Filler::take`].
+/// As [`Filler::take`] and [`open_all`].
 pub fn take_all(filler: &mut Filler, raws: &[Raw], history: &ControlHistory) -> Result<()> {
-    for message in open_all(raws, history) {
+    for message in open_all(raws, history)? {
         filler.take(message)?;
     }
     Ok(())
@@ -255,15 +227,6 @@ async fn check_goes_on(index: &Index, operator: &Operator, last: u64) -> Result<
     Ok(())
 }
 
-/// A line of an export.
-#[derive(Deserialize)]
-struct Line {
-    sequence: u64,
-    #[serde(default)]
-    subject: String,
-    payload: String,
-}
-
 /// Every message of a file of an export.
 fn lines(file: &Path, mut take: impl FnMut(Raw) -> Result<()>) -> Result<()> {
     let name = file.display().to_string();
@@ -274,11 +237,8 @@ fn lines(file: &Path, mut take: impl FnMut(Raw) -> Result<()>) -> Result<()> {
             continue;
         }
         let place = || format!("{name}:{}", number + 1);
-        let line: Line =
-            serde_json::from_str(&line).with_context(|| format!("{}: no line of an export", place()))?;
-        let payload = STANDARD
-            .decode(&line.payload)
-            .with_context(|| format!("{}: `payload` is not base64", place()))?;
+        let (line, payload) =
+            Line::parse(&line).map_err(|why| anyhow!("{}: no line of an export: {why}", place()))?;
         take(Raw { sequence: line.sequence, subject: line.subject, payload })?;
     }
     Ok(())

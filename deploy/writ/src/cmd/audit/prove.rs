@@ -10,11 +10,11 @@ use clap::Args;
 use serde_json::json;
 use writ_common::{
     control::ControlState,
-    evidence::{Code, Finding, Report, open},
+    evidence::{Code, Finding, Report, check_proof},
     ids::BootId,
     keys::PublicKey,
-    record::{DecisionId, Origin, Record},
-    tlog::{InclusionProof, LogId, SignedCheckpoint, WitnessName},
+    record::DecisionId,
+    tlog::{InclusionProof, LogId},
 };
 
 use super::verify::root_key;
@@ -65,12 +65,7 @@ impl Prove {
             let id = recorded.record.as_ref().map(|record| &record.id);
             let is_it = recorded.fault.is_none() && id.is_some_and(|id| name.is(id));
             if let (true, Some(id)) = (is_it, id) {
-                let log = LogId {
-                    tenant: operator.tenant().clone(),
-                    origin: id.origin.clone(),
-                    boot: id.boot.clone(),
-                };
-                found = Some((log, message.payload.to_vec()));
+                found = Some((LogId::of(operator.tenant(), id), message.payload.to_vec()));
             }
             Ok(is_it)
         })
@@ -131,25 +126,25 @@ impl CheckProof {
         let path = self.proof.display().to_string();
         let bytes = fs::read(&self.proof).with_context(|| format!("{path} cannot be read"))?;
         let file = if self.control.is_dir() { self.control.join(CONTROL) } else { self.control };
-        let mut report = Report::default();
         let mut text = String::new();
-        match InclusionProof::parse(&String::from_utf8_lossy(&bytes)) {
-            Err(error) => report.add([Finding::fault(Code::ProofMalformed, &path, error)]),
+        let report = match InclusionProof::parse(&String::from_utf8_lossy(&bytes)) {
+            Err(error) => Report::of([Finding::fault(Code::ProofMalformed, &path, error)]),
             Ok(proof) => {
-                let said = proof.checkpoint.checkpoint();
-                let control = control_of(&file, ControlState::new(said.log.tenant.clone(), self.root))?;
-                let opened = open(&control, proof.position, None, &proof.envelope);
-                let record = opened.map(|(_, record)| record).map_err(|finding| report.add([finding])).ok();
-                report.add(check(&proof, &control, record.as_ref()));
-                if let Some(record) = record {
-                    (report.records, report.runs) = (1, 1);
-                    let recorded = Recorded { sequence: proof.position, record: Some(record), fault: None };
-                    let by = witness(&proof.checkpoint, &control).unwrap_or_default();
-                    text = records::line(&recorded, common.colour());
-                    text += &format!("\nis record {} of log {}{by}", proof.position, said.log);
+                let log = &proof.checkpoint.checkpoint().log;
+                let control = control_of(&file, ControlState::new(log.tenant.clone(), self.root))?;
+                let (report, record) = check_proof(&proof, &control);
+                if record.is_some() {
+                    let by = proof.checkpoint.witness(&control);
+                    let by = by.map(|(broker, at)| format!(", which {broker} cosigned at {at}"));
+                    text = records::line(
+                        &Recorded { sequence: proof.position, record, fault: None },
+                        common.colour(),
+                    );
+                    text += &format!("\nis record {} of log {log}{}", proof.position, by.unwrap_or_default());
                 }
+                report
             }
-        }
+        };
         let exit = if report.faults == 0 { Exit::Ok } else { Exit::Failure };
         if exit == Exit::Ok {
             text += ": the proof holds";
@@ -160,45 +155,4 @@ impl CheckProof {
         common.say(text, &json!(report))?;
         Ok(exit)
     }
-}
-
-/// Everything a proof can lack beyond its record.
-fn check(proof: &InclusionProof, control: &ControlState, record: Option<&Record>) -> Vec<Finding> {
-    let said = proof.checkpoint.checkpoint();
-    let log = &said.log;
-    let mut findings = Vec::new();
-    if !control.record_keys(&log.origin).any(|key| proof.checkpoint.check(key).is_ok()) {
-        findings.push(Finding::fault(
-            Code::LogSignature,
-            log,
-            "its checkpoint is not signed by its recorder",
-        ));
-    }
-    if matches!(log.origin, Origin::Node(_)) && witness(&proof.checkpoint, control).is_none() {
-        findings.push(Finding::fault(Code::LogUnwitnessed, log, "no broker has cosigned its checkpoint"));
-    }
-    let Some(record) = record else { return findings };
-    let is_its = record.id.origin == log.origin
-        && record.id.boot == log.boot
-        && record.id.seq == proof.position
-        && record.tenant == log.tenant;
-    if !is_its {
-        let text = format!("is not the record at position {} of {log}", proof.position);
-        findings.push(Finding::fault(Code::LogFork, &record.id, text));
-    }
-    if let Err(error) = proof.check() {
-        findings.push(Finding::fault(Code::LogFork, &record.id, error));
-    }
-    findings
-}
-
-/// Who cosigned a checkpoint, and when, in words.
-fn witness(note: &SignedCheckpoint, control: &ControlState) -> Option<String> {
-    let log = &note.checkpoint().log;
-    control.brokers().keys().find_map(|broker| {
-        let origin = Origin::Broker(broker.clone());
-        let name = WitnessName(&log.tenant, broker);
-        let at = control.record_keys(&origin).find_map(|key| note.check_witness(&name, key).ok())?;
-        Some(format!(", which {broker} cosigned at {at}"))
-    })
 }

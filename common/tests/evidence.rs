@@ -78,8 +78,8 @@ fn denial() -> RecordBody {
 
 /// Denials of one run, signed with this key.
 fn envelopes(by: &PrivateKey) -> Vec<Vec<u8>> {
-    let mut recorder = Recorder::new(tenant(), node(), boot(), PartId::first(), by.clone());
-    (0..RECORDS).map(|_| recorder.prepare(denial(), NOW).bytes).collect()
+    let mut recorder = Recorder::new(tenant(), node(), boot(), by.clone());
+    (0..RECORDS).map(|_| recorder.prepare(PartId::first(), denial(), NOW).bytes).collect()
 }
 
 fn log() -> LogId {

@@ -10,7 +10,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use futures_util::{Stream, TryStreamExt as _};
+use futures_util::{Stream, TryStreamExt as _, stream};
+use writ_bus::Tail;
 use writ_common::{
     codec::decode,
     control::ControlState,
@@ -187,6 +188,20 @@ fn in_order<'a>(
         };
         before = *sequence;
         std::future::ready(checked.map(|class| (class, message)))
+    })
+}
+
+/// The messages that wait in a tail, as an archive keeps them. For a whole part the tail is one of its stream from 1 on,
+/// with the filter `writ.v1.<tenant>.>`.
+pub fn waiting(tail: Tail) -> impl Stream<Item = Result<Message>> {
+    let pending = tail.pending;
+    stream::try_unfold((tail, pending), async |(mut tail, pending)| {
+        if pending == 0 {
+            return Ok(None);
+        }
+        let message = tail.next().await?;
+        let pending = message.pending;
+        Ok(Some((Message::from(message), (tail, pending))))
     })
 }
 

@@ -178,6 +178,12 @@ fn a_stream_in_an_archive_is_all_of_it_and_its_hashes_lead_to_the_signed_roots()
         let (code, told) = asked(&["archived", "--check"])?;
         let damaged = told["parts"][0]["damaged"].to_string();
         assert!(code == 1 && damaged.contains("records-000000.jsonl.gz"), "{code} {damaged}");
+        // Without its manifest's word nothing of a part is deleted.
+        let manifest = server.bucket("archive").join("of/writ/acme/p0/manifest.json");
+        fs::write(&manifest, fs::read_to_string(&manifest)?.replace("writ-archive/1", "writ-archive/2"))?;
+        let (code, told) = asked(&[&["retain"][..], &old[..]].concat())?;
+        let damaged = told["parts"][0]["damaged"].to_string();
+        assert!(code == 1 && damaged.contains("this writ reads"), "{code} {damaged}");
         operator.close().await;
         world.close().await;
         Ok(())

@@ -27,7 +27,8 @@ pub fn read(text: &str) -> Result<Millis, String> {
 #[must_use]
 pub fn text(length: Millis) -> String {
     let secs = length.0 / 1_000;
-    let whole = UNITS.into_iter().filter(|(unit, _)| *unit != 'w').find(|(_, unit)| secs % unit == 0);
+    let whole =
+        UNITS.into_iter().filter(|(unit, _)| *unit != 'w').find(|(_, unit)| secs.is_multiple_of(*unit));
     whole.map_or_else(|| format!("{secs}s"), |(name, unit)| format!("{}{name}", secs / unit))
 }
 

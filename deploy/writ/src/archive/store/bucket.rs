@@ -129,6 +129,8 @@ impl Bucket {
                 .client
                 .request(Method::PUT, action.sign(SIGNED_FOR))
                 .header("x-amz-checksum-sha256", &checksum)
+                // Of an empty file it would not be said, and stores insist on it.
+                .header("content-length", bytes.len())
                 .body(bytes.to_vec());
             if is_new { request.header("if-none-match", "*") } else { request }
         })

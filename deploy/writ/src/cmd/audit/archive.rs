@@ -14,7 +14,7 @@ use super::asked::now;
 use crate::{
     archive::{
         Damage,
-        manifest::Segment,
+        manifest::{ArchivedRun, Segment},
         read::{Archived, open},
         retain::{Held, Keep, Plan, Retention, carry_out, look},
         store::Store,
@@ -27,8 +27,8 @@ use crate::{
 
 #[derive(Args)]
 pub struct ShowArchived {
-    /// The archive: a folder, or `s3://bucket/prefix` with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY(_FILE), AWS_REGION
-    /// or AWS_ENDPOINT_URL in the environment
+    /// The archive: a folder, or `s3://bucket/prefix` with its key in the environment (`AWS_ACCESS_KEY_ID`,
+    /// `AWS_SECRET_ACCESS_KEY` or `AWS_SECRET_ACCESS_KEY_FILE`, `AWS_REGION` or `AWS_ENDPOINT_URL`)
     #[arg(long, value_name = "WHERE")]
     archive: String,
     /// Only of this tenant
@@ -151,13 +151,18 @@ impl Retain {
         let (parts, _) = parts(&store, Some(&tenant), self.part.as_ref()).await?;
         let mut table = Table::new(&["part", "segment", "messages", "to", "bytes", "what"]);
         let (mut shown, mut deleted, mut bytes) = (Vec::new(), 0, 0);
+        let mut notes = Vec::new();
         for (tenant, part) in &parts {
-            let archived = open(&store, tenant, part, None).await?;
-            let now = now();
-            let plan = look(&store, &archived, &retention, &self.hold, now).await?;
-            if !self.dry_run {
-                carry_out(&store, &archived, &plan, &retention, now).await?;
-            }
+            let plan = match self.retain(&store, tenant, part, &retention).await {
+                Ok(plan) => plan,
+                // One part that cannot be read keeps the others from nothing, and all of itself.
+                Err(error) => {
+                    let damage = error.downcast::<Damage>()?;
+                    notes.push(common.colour().paint(colour::RED, &damage.to_string()));
+                    shown.push(json!({"tenant": tenant, "part": part, "damaged": [damage.to_string()]}));
+                    continue;
+                }
+            };
             let mut push = |segment: &Segment, what: String| {
                 table.push([
                     format!("{tenant}/{part}"),
@@ -180,11 +185,28 @@ impl Retain {
             }
             shown.push(plan_json(tenant, part, &plan, &retention));
         }
+        let exit = if notes.is_empty() { Exit::Ok } else { Exit::Failure };
         let verb = if self.dry_run { "would be deleted" } else { "deleted" };
-        let note = format!("{deleted} segments with {bytes} bytes {verb}");
+        notes.push(format!("{deleted} segments with {bytes} bytes {verb}"));
         let json = json!({"archive": store.to_string(), "dry_run": self.dry_run, "parts": shown});
-        say(common, &table, &[note], &json, "nothing is left to delete")?;
-        Ok(Exit::Ok)
+        say(common, &table, &notes, &json, "nothing is left to delete")?;
+        Ok(exit)
+    }
+
+    async fn retain(
+        &self,
+        store: &Store,
+        tenant: &TenantId,
+        part: &PartId,
+        retention: &Retention,
+    ) -> Result<Plan> {
+        let archived = open(store, tenant, part, None).await?;
+        let now = now();
+        let plan = look(store, &archived, retention, &self.hold, now).await?;
+        if !self.dry_run {
+            carry_out(store, &archived, &plan, retention, now).await?;
+        }
+        Ok(plan)
     }
 }
 
@@ -221,7 +243,7 @@ fn row(part: &str, segment: &Segment, state: String) -> [String; 9] {
 
 fn summary(name: &str, archived: &Archived) -> String {
     let manifest = &archived.manifest;
-    let records: u64 = manifest.runs.iter().map(|run| run.count()).sum();
+    let records: u64 = manifest.runs.iter().map(ArchivedRun::count).sum();
     format!(
         "{name}: {} messages, {records} leaves of {} runs, sealed {}; {} faults and {} warnings then; SHA-256 of its \
          manifest {}",

@@ -72,7 +72,7 @@ impl S3Server {
         Ok(server)
     }
 
-    /// The folder in which a bucket's objects are files.
+    /// The folder in which a bucket's objects are files. The server remembers for minutes which there are.
     #[must_use]
     pub fn bucket(&self, name: &str) -> PathBuf {
         self.folder.path().join("buckets").join(name)

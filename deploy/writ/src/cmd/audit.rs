@@ -1,5 +1,6 @@
 //! `writ audit …`
 
+mod archive;
 mod asked;
 mod export;
 mod prove;
@@ -56,6 +57,10 @@ pub enum Audit {
     Denials(questions::Denials),
     /// Write a task down for people who have never seen Writ: one HTML file, to read or to print
     Report(report::Report),
+    /// The parts in an archive: segments, times, what retention deleted, and whether all is as it was written
+    Archived(archive::ShowArchived),
+    /// Delete what an archive has kept long enough, and nothing that is held
+    Retain(archive::Retain),
 }
 
 #[derive(Args)]
@@ -85,6 +90,8 @@ impl Audit {
                 | Self::Approvals(_)
                 | Self::Observed(_)
                 | Self::Denials(_)
+                | Self::Archived(_)
+                | Self::Retain(_)
         )
     }
 
@@ -104,6 +111,8 @@ impl Audit {
             Self::Observed(observed) => observed.run(common).await,
             Self::Denials(denials) => denials.run(common).await,
             Self::Report(report) => report.run(common).await,
+            Self::Archived(archived) => archived.run(common).await,
+            Self::Retain(retain) => retain.run(common).await,
         }
     }
 }

@@ -19,6 +19,7 @@ mod hour;
 mod inspect;
 mod mcp;
 mod outage;
+mod parts;
 mod policy;
 mod retrieval;
 mod revocation;

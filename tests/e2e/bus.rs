@@ -328,7 +328,7 @@ fn b15_k12_no_secret_and_no_content_leaves_through_records_journals_or_logs() ->
         let capability = task.capability().await?;
         let operator = world.operator().await?;
         let mut haystacks: Vec<(String, Vec<u8>)> = Vec::new();
-        let tail = operator.audit_tail(None, 1).await?;
+        let tail = operator.audit_tail(&PartId::first(), None, 1).await?;
         tail.drain(|message| {
             haystacks.push((format!("record {}", message.sequence), message.payload.to_vec()));
         })
@@ -401,7 +401,7 @@ fn records_of_a_run_follow_each_other_without_holes_and_name_their_predecessor()
         let operator = world.operator().await?;
         let control = operator.control().await?;
         let mut of_node = Vec::new();
-        let tail = operator.audit_tail(None, 1).await?;
+        let tail = operator.audit_tail(&PartId::first(), None, 1).await?;
         tail.try_drain::<anyhow::Error>(|message| {
             let recorded = Recorded::open(message.sequence, &message.payload, &control);
             let record = recorded.record.unwrap();

@@ -3,6 +3,7 @@
 
 mod agents;
 mod approvals;
+mod archive;
 mod audit_questions;
 mod budgets;
 mod bus;

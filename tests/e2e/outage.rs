@@ -61,7 +61,7 @@ impl Evidence {
         let operator = stack.operator().await?;
         let control = operator.control().await?;
         let mut messages = Vec::new();
-        let tail = operator.audit_tail(None, 1).await?;
+        let tail = operator.audit_tail(&PartId::first(), None, 1).await?;
         tail.try_drain::<anyhow::Error>(|message| {
             let recorded = Recorded::open(message.sequence, &message.payload, &control);
             ensure!(recorded.fault.is_none(), "{}: {:?}", message.sequence, recorded.fault);

@@ -87,7 +87,7 @@ async fn collector() -> Result<(Collector, String)> {
 async fn on_record(world: &World) -> Result<Vec<(Record, Digest)>> {
     let operator = world.operator().await?;
     let mut records = Vec::new();
-    let tail = operator.audit_tail(None, 1).await?;
+    let tail = operator.audit_tail(&writ_common::ids::PartId::first(), None, 1).await?;
     tail.try_drain::<anyhow::Error>(|message| {
         let signed = decode::<Signed<Record>>(&message.payload)?;
         records.push((signed.peek()?, signed.digest()));

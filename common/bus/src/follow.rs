@@ -38,7 +38,18 @@ pub async fn follow<E: Send>(
     events: mpsc::Sender<E>,
     wake: impl Fn(News) -> E + Send,
 ) {
-    let (mut next, mut is_read) = (1, false);
+    follow_from(bus, stream, filter, 1, events, wake).await;
+}
+
+async fn follow_from<E: Send>(
+    bus: Bus,
+    stream: String,
+    filter: String,
+    from: u64,
+    events: mpsc::Sender<E>,
+    wake: impl Fn(News) -> E + Send,
+) {
+    let (mut next, mut is_read) = (from, false);
     loop {
         if let Ok(mut tail) = bus.tail(&stream, &filter, next).await {
             let mut pending = tail.pending;
@@ -60,20 +71,37 @@ pub async fn follow<E: Send>(
     }
 }
 
-/// Follows requests, answers and claims of every part there is. That all are read is told once, when those of the parts
-/// known first are: until then an approval may seem free that is not. `parts` is empty until they are known. Ends when
-/// nobody listens to `events` any more.
+/// Follows requests, answers and claims of every part there is, as [`follow_parts`] does: until all are read, an approval
+/// may seem free that is not.
 pub async fn follow_approvals<E: Send + 'static>(
     bus: Bus,
     tenant: TenantId,
-    mut parts: watch::Receiver<Vec<PartId>>,
+    parts: watch::Receiver<Vec<PartId>>,
     events: mpsc::Sender<E>,
     wake: impl Fn(News) -> E + Send,
 ) {
-    let (each, mut all) = mpsc::channel::<((PartId, bool), News)>(TOLD_AHEAD);
+    let filters = |tenant: &TenantId, part: &PartId| {
+        vec![filter::approval_claims(tenant, part), filter::approvals(tenant, part)]
+    };
+    follow_parts(bus, tenant, parts, filters, BTreeMap::new(), events, wake).await;
+}
+
+/// Follows what `filters` name in every part there is, each from the sequence `starts` says, or from its first message.
+/// That all are read is told once, when those of the parts known first are. `parts` is empty until they are known. Ends
+/// when nobody listens to `events` any more.
+pub async fn follow_parts<E: Send + 'static>(
+    bus: Bus,
+    tenant: TenantId,
+    mut parts: watch::Receiver<Vec<PartId>>,
+    filters: impl Fn(&TenantId, &PartId) -> Vec<String> + Send,
+    starts: BTreeMap<PartId, u64>,
+    events: mpsc::Sender<E>,
+    wake: impl Fn(News) -> E + Send,
+) {
+    let (each, mut all) = mpsc::channel::<((PartId, usize), News)>(TOLD_AHEAD);
     let mut tails = JoinSet::new();
-    let mut followed: BTreeMap<PartId, [AbortHandle; 2]> = BTreeMap::new();
-    let mut unread: Option<BTreeSet<(PartId, bool)>> = None;
+    let mut followed: BTreeMap<PartId, Vec<AbortHandle>> = BTreeMap::new();
+    let mut unread: Option<BTreeSet<(PartId, usize)>> = None;
     loop {
         let wanted = parts.borrow_and_update().clone();
         followed.retain(|part, tails| {
@@ -83,20 +111,26 @@ pub async fn follow_approvals<E: Send + 'static>(
             }
             is_there
         });
-        for part in wanted.iter().filter(|part| !followed.contains_key(*part)).collect::<Vec<_>>() {
-            let mut tail = |is_claims, filter| {
-                let name = (part.clone(), is_claims);
+        for part in &wanted {
+            if followed.contains_key(part) {
+                continue;
+            }
+            let from = starts.get(part).copied().unwrap_or(1);
+            let handles = filters(&tenant, part).into_iter().enumerate().map(|(number, filter)| {
+                let name = (part.clone(), number);
                 let told = move |news| (name.clone(), news);
-                tails.spawn(follow(bus.clone(), part_stream(&tenant, part), filter, each.clone(), told))
-            };
-            let claims = tail(true, filter::approval_claims(&tenant, part));
-            let approvals = tail(false, filter::approvals(&tenant, part));
-            followed.insert(part.clone(), [claims, approvals]);
+                let stream = part_stream(&tenant, part);
+                tails.spawn(follow_from(bus.clone(), stream, filter, from, each.clone(), told))
+            });
+            followed.insert(part.clone(), handles.collect());
         }
         let mut is_read = false;
         if !wanted.is_empty() {
-            let both = |part: &PartId| [(part.clone(), true), (part.clone(), false)];
-            let unread = unread.get_or_insert_with(|| wanted.iter().flat_map(both).collect());
+            let names = |(part, tails): (&PartId, &Vec<AbortHandle>)| {
+                let part = part.clone();
+                (0..tails.len()).map(move |number| (part.clone(), number))
+            };
+            let unread = unread.get_or_insert_with(|| followed.iter().flat_map(names).collect());
             let before = unread.len();
             unread.retain(|(part, _)| wanted.contains(part));
             is_read = before > 0 && unread.is_empty();

@@ -18,7 +18,7 @@ mod system;
 
 pub use connect::{Bus, BusConfig, ConnectionState, NatsUser, OLDEST_SERVER, Reply};
 pub use error::{BusError, StoreError};
-pub use follow::{News, follow, follow_approvals};
+pub use follow::{News, follow, follow_approvals, follow_parts};
 pub use headers::Attested;
 pub use restore::{PutBack, PutBackError};
 pub use serve::{Endpoint, Inbox, Incoming, Service};

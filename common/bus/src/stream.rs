@@ -10,6 +10,7 @@ use async_nats::jetstream::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
+use writ_common::time::Timestamp;
 
 use crate::{Bus, error::BusError};
 
@@ -53,6 +54,12 @@ pub struct StreamFacts {
 }
 
 impl StreamFacts {
+    /// When it was created, in whole milliseconds.
+    #[must_use]
+    pub fn created(&self) -> Timestamp {
+        timestamp(self.created_ns)
+    }
+
     /// Whether 90 % is used, `more` bytes included. What is left then is kept for what must still be said.
     #[must_use]
     pub fn is_nearly_full(&self, more: u64) -> bool {
@@ -67,6 +74,8 @@ pub struct StoredMessage {
     pub subject: String,
     /// Its sequence.
     pub sequence: u64,
+    /// When the server stored it, by the server's clock.
+    pub at: Timestamp,
     /// Its bytes.
     pub payload: Bytes,
     /// How many messages wait behind it; 0 where that is not known.
@@ -246,9 +255,11 @@ impl Bus {
                 let message = message.map_err(|error| BusError::client("following a stream", error))?;
                 let info = message.info().map_err(|error| BusError::client("following a stream", error))?;
                 let (sequence, pending) = (info.stream_sequence, info.pending);
+                let at = timestamp(info.published.unix_timestamp_nanos());
                 Ok(StoredMessage {
                     subject: message.subject.to_string(),
                     sequence,
+                    at,
                     payload: message.payload.clone(),
                     pending,
                 })
@@ -290,6 +301,11 @@ fn facts(info: &jetstream::stream::Info) -> StreamFacts {
     }
 }
 
+/// Whole milliseconds; what is before 1970 is that.
+fn timestamp(nanos: i128) -> Timestamp {
+    Timestamp::from_millis(u64::try_from(nanos / 1_000_000).unwrap_or_default())
+}
+
 fn direct(
     result: Result<jetstream::message::StreamMessage, jetstream::stream::DirectGetError>,
 ) -> Result<Option<StoredMessage>, BusError> {
@@ -297,6 +313,7 @@ fn direct(
         Ok(message) => Ok(Some(StoredMessage {
             subject: message.subject.to_string(),
             sequence: message.sequence,
+            at: timestamp(message.time.unix_timestamp_nanos()),
             payload: message.payload,
             pending: 0,
         })),

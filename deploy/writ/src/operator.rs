@@ -7,7 +7,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use writ_bus::{Bus, BusConfig, Fence, NatsUser, Store, SystemClock, SystemEntropy, Tail, keyfile};
+use tokio::sync::{mpsc, watch};
+use writ_bus::{
+    Bus, BusConfig, Fence, NatsUser, News, Store, StoredMessage, SystemClock, SystemEntropy, Tail, follow,
+    follow_parts, keyfile,
+};
 use writ_common::{
     act::LabelAct,
     approval::{Approval, ApprovalAnswer, ApprovalDecision, Approvals},
@@ -22,7 +26,7 @@ use writ_common::{
     record::{Record, RecordKind},
     settings::Document,
     signed::Signed,
-    subjects::{Subject, filter, part_stream},
+    subjects::{Subject, control_stream, filter, part_stream},
     time::{Millis, Timestamp},
     wire::{AdminReply, AdminRequest, AdminWanted, StatusInfo},
 };
@@ -291,16 +295,18 @@ impl Operator {
         }
     }
 
-    /// Every record of the audit stream so far, or of one task, each with its stream sequence.
+    /// Every record of the audit stream so far, or of one task, each with its stream sequence: part after part.
     ///
     /// # Errors
     /// If the stream cannot be read.
     pub async fn records(&self, task: Option<&TaskId>) -> Result<Vec<Recorded>> {
         let control = self.control().await?;
         let mut records = Vec::new();
-        let tail = self.audit_tail(task, 1).await?;
-        tail.drain(|message| records.push(Recorded::open(message.sequence, &message.payload, &control)))
-            .await?;
+        for part in control.parts().live() {
+            let tail = self.audit_tail(part, task, 1).await?;
+            tail.drain(|message| records.push(Recorded::open(message.sequence, &message.payload, &control)))
+                .await?;
+        }
         Ok(records)
     }
 
@@ -309,29 +315,82 @@ impl Operator {
     /// # Errors
     /// If the stream cannot be read.
     pub async fn approvals(&self) -> Result<Approvals> {
-        let part = PartId::first();
-        let stream = part_stream(&self.tenant, &part);
         let mut approvals = Approvals::default();
-        for filter in [filter::approvals(&self.tenant, &part), filter::approval_claims(&self.tenant, &part)] {
-            let tail = self.bus.tail(&stream, &filter, 1).await?;
-            tail.drain(|message| {
-                let now = SystemClock::new().now().wall;
-                // What is not readable is no approval; nodes report it.
-                drop(approvals.take(message.sequence, &message.subject, &message.payload, now));
-            })
-            .await?;
+        for part in self.control().await?.parts().live() {
+            let stream = part_stream(&self.tenant, part);
+            for filter in [filter::approvals(&self.tenant, part), filter::approval_claims(&self.tenant, part)]
+            {
+                let tail = self.bus.tail(&stream, &filter, 1).await?;
+                tail.drain(|message| {
+                    let now = SystemClock::new().now().wall;
+                    // What is not readable is no approval; nodes report it.
+                    drop(approvals.take(message.sequence, &message.subject, &message.payload, now));
+                })
+                .await?;
+            }
         }
         Ok(approvals)
     }
 
-    /// Follows requests for approval and answers, from now on.
+    /// Reads requests for approval and answers of a part, from a sequence on.
     ///
     /// # Errors
     /// If the stream cannot be read.
-    pub async fn approval_tail(&self, from: u64) -> Result<Tail> {
-        let part = PartId::first();
-        let filter = filter::approvals(&self.tenant, &part);
-        Ok(self.bus.tail(&part_stream(&self.tenant, &part), &filter, from).await?)
+    pub async fn approval_tail(&self, part: &PartId, from: u64) -> Result<Tail> {
+        let filter = filter::approvals(&self.tenant, part);
+        Ok(self.bus.tail(&part_stream(&self.tenant, part), &filter, from).await?)
+    }
+
+    /// Follows every part there is and will be: what `filters` name and comes from now on.
+    ///
+    /// # Errors
+    /// If the streams cannot be read.
+    pub async fn follow(
+        &self,
+        filters: impl Fn(&TenantId, &PartId) -> Vec<String> + Send + 'static,
+    ) -> Result<mpsc::Receiver<StoredMessage>> {
+        let control = self.control().await?;
+        let mut starts = BTreeMap::new();
+        for part in control.parts().live() {
+            let facts = self.bus.stream_facts(&part_stream(&self.tenant, part)).await?;
+            starts.extend(facts.map(|facts| (part.clone(), facts.last_sequence + 1)));
+        }
+        let (parts, parts_known) = watch::channel(control.parts().live().cloned().collect::<Vec<_>>());
+        let (events, mut news) = mpsc::channel(1_024);
+        let (told, messages) = mpsc::channel(1_024);
+        let (bus, tenant, root) = (self.bus.clone(), self.tenant.clone(), self.root);
+        // What is read of the control stream is which parts there are; it begins anew, and says nothing until it is
+        // where it was.
+        let (changes, mut changed) = mpsc::channel(1_024);
+        let subject = Subject::Control.of(&tenant);
+        tokio::spawn(follow(bus.clone(), control_stream(&tenant), subject, changes, |news| news));
+        tokio::spawn(follow_parts(bus, tenant.clone(), parts_known, filters, starts, events, |news| news));
+        tokio::spawn(async move {
+            let (mut state, mut is_read) = (ControlState::new(tenant, root), false);
+            loop {
+                tokio::select! {
+                    change = changed.recv() => match change {
+                        Some(News::Message(message)) => {
+                            // What does not count changes nothing.
+                            drop(state.apply(message.sequence, &message.payload));
+                            if is_read {
+                                parts.send_replace(state.parts().live().cloned().collect());
+                            }
+                        }
+                        Some(News::Read) => is_read = true,
+                        None => return,
+                    },
+                    news = news.recv() => match news {
+                        Some(News::Message(message)) => if told.send(message).await.is_err() {
+                            return;
+                        },
+                        Some(News::Read) => {}
+                        None => return,
+                    },
+                }
+            }
+        });
+        Ok(messages)
     }
 
     /// Answers a request for approval, in the approver's name.
@@ -410,17 +469,16 @@ impl Operator {
         &self.name
     }
 
-    /// Follows the audit stream.
+    /// Reads the records of a part, all or of one task, from a sequence on.
     ///
     /// # Errors
     /// If the stream cannot be read.
-    pub async fn audit_tail(&self, task: Option<&TaskId>, from: u64) -> Result<Tail> {
-        let part = PartId::first();
+    pub async fn audit_tail(&self, part: &PartId, task: Option<&TaskId>, from: u64) -> Result<Tail> {
         let subject = match task {
             Some(task) => format!("writ.v1.{}.audit.{part}.*.{task}.*", self.tenant),
-            None => filter::audit(&self.tenant, &part),
+            None => filter::audit(&self.tenant, part),
         };
-        Ok(self.bus.tail(&part_stream(&self.tenant, &part), &subject, from).await?)
+        Ok(self.bus.tail(&part_stream(&self.tenant, part), &subject, from).await?)
     }
 
     /// The bus, for looking at streams.

@@ -11,7 +11,7 @@ use writ_common::{
     control::ControlState,
     ids::ApprovalId,
     policy::PolicySet,
-    subjects::Subject,
+    subjects::{Subject, filter},
     time::{Millis, Timestamp},
 };
 
@@ -240,12 +240,9 @@ impl Watch {
         let operator = common.operator().await?;
         let control = operator.control().await?;
         let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(10)).build()?;
-        let stream =
-            writ_common::subjects::part_stream(operator.tenant(), &writ_common::ids::PartId::first());
-        let last = operator.bus().stream_facts(&stream).await?.context("there is no audit stream")?;
-        let mut tail = operator.approval_tail(last.last_sequence + 1).await?;
+        let mut requests = operator.follow(|tenant, part| vec![filter::approvals(tenant, part)]).await?;
         loop {
-            let message = tail.next().await?;
+            let message = requests.recv().await.context("the stream is lost")?;
             let Ok((_, Subject::ApprovalRequest { approval, .. })) = Subject::parse(&message.subject) else {
                 continue;
             };

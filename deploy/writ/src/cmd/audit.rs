@@ -1,5 +1,6 @@
 //! `writ audit …`
 
+mod archive;
 mod asked;
 mod export;
 mod prove;
@@ -7,10 +8,15 @@ mod questions;
 mod report;
 mod verify;
 
-use anyhow::{Context as _, Result};
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use writ_common::ids::TaskId;
+use writ_common::{
+    ids::TaskId,
+    subjects::{audit_part, filter},
+};
 
 use super::{Common, Output};
 use crate::{
@@ -51,6 +57,10 @@ pub enum Audit {
     Denials(questions::Denials),
     /// Write a task down for people who have never seen Writ: one HTML file, to read or to print
     Report(report::Report),
+    /// The parts in an archive: segments, times, what retention deleted, and whether all is as it was written
+    Archived(archive::ShowArchived),
+    /// Delete what an archive has kept long enough, and nothing that is held
+    Retain(archive::Retain),
 }
 
 #[derive(Args)]
@@ -80,6 +90,8 @@ impl Audit {
                 | Self::Approvals(_)
                 | Self::Observed(_)
                 | Self::Denials(_)
+                | Self::Archived(_)
+                | Self::Retain(_)
         )
     }
 
@@ -99,6 +111,8 @@ impl Audit {
             Self::Observed(observed) => observed.run(common).await,
             Self::Denials(denials) => denials.run(common).await,
             Self::Report(report) => report.run(common).await,
+            Self::Archived(archived) => archived.run(common).await,
+            Self::Retain(retain) => retain.run(common).await,
         }
     }
 }
@@ -106,21 +120,34 @@ impl Audit {
 impl Tail {
     async fn run(self, common: &Common) -> Result<Exit> {
         let operator = common.operator().await?;
+        // Listening begins before what is there is read, so that nothing falls between.
+        let mut news = match self.no_follow {
+            true => None,
+            false => Some(operator.follow(|tenant, part| vec![filter::audit(tenant, part)]).await?),
+        };
         let control = operator.control().await?;
-        let all = operator.records(None).await?;
+        let (mut all, mut read) = (Vec::new(), BTreeMap::new());
+        for part in control.parts().live() {
+            let tail = operator.audit_tail(part, None, 1).await?;
+            tail.drain(|message| {
+                read.insert(part.clone(), message.sequence);
+                all.push(Recorded::open(message.sequence, &message.payload, &control));
+            })
+            .await?;
+        }
         let skip = all.len().saturating_sub(usize::try_from(self.lines).unwrap_or(usize::MAX));
         for recorded in all.iter().skip(skip) {
             print(common, recorded)?;
         }
-        let next = all.last().map_or(1, |recorded| recorded.sequence + 1);
-        if self.no_follow {
-            return Ok(Exit::Ok);
+        let Some(news) = &mut news else { return Ok(Exit::Ok) };
+        while let Some(message) = news.recv().await {
+            // What came while it was read is told already.
+            let known = audit_part(&message.subject).and_then(|part| read.get(&part).copied());
+            if known.is_none_or(|known| known < message.sequence) {
+                print(common, &Recorded::open(message.sequence, &message.payload, &control))?;
+            }
         }
-        let mut tail = operator.audit_tail(None, next).await?;
-        loop {
-            let message = tail.next().await.context("the stream is lost")?;
-            print(common, &Recorded::open(message.sequence, &message.payload, &control))?;
-        }
+        bail!("the stream is lost")
     }
 }
 

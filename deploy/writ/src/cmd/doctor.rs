@@ -4,7 +4,6 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 use writ_common::{
-    ids::PartId,
     subjects::{control_stream, heads_stream, part_stream},
     time::Millis,
     wire::StatusInfo,
@@ -60,7 +59,11 @@ impl Doctor {
 
 async fn streams(operator: &Operator, findings: &mut Findings) {
     let tenant = operator.tenant();
-    let streams = [control_stream(tenant), part_stream(tenant, &PartId::first()), heads_stream(tenant)];
+    let mut streams = vec![control_stream(tenant), heads_stream(tenant)];
+    match operator.control().await {
+        Ok(control) => streams.extend(control.parts().live().map(|part| part_stream(tenant, part))),
+        Err(error) => findings.bad(format!("the control stream: {error:#}")),
+    }
     for stream in streams {
         match operator.bus().stream_facts(&stream).await {
             Ok(Some(facts)) => {

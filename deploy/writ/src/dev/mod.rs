@@ -92,6 +92,12 @@ impl Layout {
         self.at(&format!("{node}.toml"))
     }
 
+    /// The profile of the operator who puts parts of the audit stream away.
+    #[must_use]
+    pub fn archiver(&self) -> PathBuf {
+        self.at("archiver.toml")
+    }
+
     /// The operator's profile.
     #[must_use]
     pub fn operator(&self) -> PathBuf {
@@ -189,10 +195,12 @@ struct Secrets {
     root: PrivateKey,
     broker: PrivateKey,
     operator: PrivateKey,
+    archiver: PrivateKey,
     approvers: Vec<(OperatorId, PrivateKey, NatsUser)>,
     nodes: Vec<(NodeId, PrivateKey, NatsUser)>,
     broker_user: NatsUser,
     operator_user: NatsUser,
+    archiver_user: NatsUser,
     bootstrap: NatsUser,
 }
 
@@ -574,6 +582,7 @@ impl Secrets {
             root: key("root")?,
             broker: key("broker")?,
             operator: key("operator")?,
+            archiver: key("archiver")?,
             approvers: APPROVERS
                 .iter()
                 .map(|name| Ok((OperatorId::parse(*name)?, key(name)?, user(name)?)))
@@ -584,6 +593,7 @@ impl Secrets {
                 .collect::<Result<_>>()?,
             broker_user: user("broker")?,
             operator_user: user("operator")?,
+            archiver_user: user("archiver")?,
             bootstrap: user("bootstrap")?,
         })
     }
@@ -592,6 +602,7 @@ impl Secrets {
         let mut core = vec![
             (CoreUser::Broker(BrokerId::parse("broker-1")?), self.broker_user.public().to_owned()),
             (CoreUser::Operator(OperatorId::parse("operator")?), self.operator_user.public().to_owned()),
+            (CoreUser::Archiver(OperatorId::parse("archiver")?), self.archiver_user.public().to_owned()),
         ];
         core.extend(
             self.approvers
@@ -693,12 +704,17 @@ roles = ["{service_role}"]
 [[operator]]
 name = "operator"
 key = "{operator}"
+
+[[operator]]
+name = "archiver"
+key = "{archiver}"
 {approvers}{nodes}"#,
             audience = idp::AUDIENCE,
             replicas = urls.len(),
             service = idp::SERVICE.0,
             service_role = idp::SERVICE.1,
             operator = self.operator.public(),
+            archiver = self.archiver.public(),
         );
         fs::write(layout.broker_config(), broker)?;
         for (name, ..) in &self.nodes {
@@ -739,18 +755,21 @@ loopback_hosts = ["127.0.0.1:{idp_port}"]
             );
             fs::write(layout.node_config(name.as_str()), node)?;
         }
-        let operator = format!(
-            r#"# Written by `writ dev`: what the operator's commands need.
+        for (name, file) in [("operator", layout.operator()), ("archiver", layout.archiver())] {
+            let operator = format!(
+                r#"# Written by `writ dev`: what the {name}'s commands need.
 tenant = "{TENANT}"
-operator = "operator"
+operator = "{name}"
 root_key = "{root}"
-key_file = "keys/operator.key"
-user_file = "keys/operator.nkey"
+key_file = "keys/{name}.key"
+user_file = "keys/{name}.nkey"
 bus_urls = {urls:?}
 idp_url = "http://127.0.0.1:{idp_port}"
 agents = "agents"
 "#
-        );
+            );
+            fs::write(file, operator)?;
+        }
         for (name, ..) in &self.approvers {
             let approver = format!(
                 r#"# Written by `writ dev`: what an approver's commands need.
@@ -764,7 +783,7 @@ bus_urls = {urls:?}
             );
             fs::write(layout.approver(name.as_str()), approver)?;
         }
-        Ok(fs::write(layout.operator(), operator)?)
+        Ok(())
     }
 }
 

@@ -12,12 +12,17 @@ use writ_common::ids::{
 };
 use writ_common::subjects;
 
+/// How many parts of the audit stream the accounts know: the first ones. Before they are used up, the file is rendered
+/// anew with more.
+const PARTS_NAMED: usize = 16;
 /// How long a reply may take: longer than any task.
 const RESPONSE_EXPIRES: &str = "24h";
 
 /// A user of the CORE account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CoreUser {
+    /// An operator who puts parts of the audit stream away: reads them, and may delete their streams.
+    Archiver(OperatorId),
     /// An approver: reads the streams, answers requests for approval.
     Approver(OperatorId),
     /// A broker.
@@ -59,6 +64,8 @@ impl CoreUser {
     #[must_use]
     pub fn inbox_prefix(&self) -> String {
         match self {
+            // To their own commands they are an operator.
+            Self::Archiver(name) => format!("_INBOX.operator.{name}"),
             Self::Approver(name) => format!("_INBOX.approver.{name}"),
             Self::Broker(name) => format!("_INBOX.broker.{name}"),
             Self::Inspector(name) => format!("_INBOX.inspector.{name}"),
@@ -70,27 +77,41 @@ impl CoreUser {
     fn permissions(&self, tenant: &TenantId) -> (Vec<String>, Vec<String>) {
         let own = |rest: &str| format!("writ.v1.{tenant}.{rest}");
         let inbox = format!("{}.>", self.inbox_prefix());
-        // A wildcard stands for a whole token, so each stream is named.
-        let mut streams =
-            vec![subjects::control_stream(tenant), subjects::part_stream(tenant, &PartId::first())];
+        // A wildcard stands for a whole token, so each stream is named where no subject says whose it is; the parts that
+        // are yet to come too.
+        let parts = (0..PARTS_NAMED).map(|number| subjects::part_stream(tenant, &PartId::numbered(number)));
+        let parts: Vec<String> = parts.collect();
+        let mut streams = vec![subjects::control_stream(tenant)];
+        let mut planes = vec!["approval", "audit", "claim", "control", "label"];
         // The heads of the logs are between brokers and whoever audits them.
-        if matches!(self, Self::Broker(_) | Self::Operator(_)) {
+        if matches!(self, Self::Archiver(_) | Self::Broker(_) | Self::Operator(_)) {
             streams.push(subjects::heads_stream(tenant));
+            planes.push("head");
         }
+        streams.extend(parts.iter().cloned());
         let reading = || {
             let mut rights = vec!["$JS.FC.>".to_owned()];
+            for plane in &planes {
+                rights.push(format!("$JS.API.CONSUMER.CREATE.*.*.{}", own(&format!("{plane}.>"))));
+                rights.push(format!("$JS.API.DIRECT.GET.*.{}", own(&format!("{plane}.>"))));
+            }
             for stream in &streams {
                 rights.extend([
-                    format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
                     format!("$JS.API.CONSUMER.DELETE.{stream}.>"),
                     format!("$JS.API.DIRECT.GET.{stream}"),
-                    format!("$JS.API.DIRECT.GET.{stream}.>"),
                     format!("$JS.API.STREAM.INFO.{stream}"),
                 ]);
             }
             rights
         };
         match self {
+            // What was put away may go; nobody else can remove anything.
+            Self::Archiver(_) => {
+                let mut publish = vec![own("admin")];
+                publish.extend(reading());
+                publish.extend(parts.iter().map(|stream| format!("$JS.API.STREAM.DELETE.{stream}")));
+                (publish, vec![inbox])
+            }
             Self::Approver(name) => {
                 let mut publish = vec![
                     own(&format!("approval.*.*.act.{name}")),
@@ -194,6 +215,11 @@ impl Accounts {
         for (who, nkey) in &self.core {
             let (publish, subscribe) = who.permissions(tenant);
             let comment = match who {
+                CoreUser::Archiver(name) => {
+                    format!(
+                        "archiver {name}: as an operator, and may delete the streams of parts that were put away"
+                    )
+                }
                 CoreUser::Approver(name) => {
                     format!("approver {name}: reads the streams, answers under their own name only")
                 }
@@ -275,6 +301,7 @@ pub fn shipped_accounts() -> Result<Accounts, InvalidId> {
         core: vec![
             (CoreUser::Broker(BrokerId::parse("broker-1")?), place("nkey of broker-1")),
             (CoreUser::Operator(OperatorId::parse("ops")?), place("nkey of ops")),
+            (CoreUser::Archiver(OperatorId::parse("archiver")?), place("nkey of archiver")),
             (CoreUser::Approver(OperatorId::parse("bob")?), place("nkey of bob")),
             (CoreUser::Inspector(InspectorId::parse("dlp")?), place("nkey of dlp")),
             (CoreUser::Node(NodeId::parse("node-1")?), place("nkey of node-1")),

@@ -7,6 +7,7 @@ use writ_bus::StoredMessage;
 use writ_common::{
     codec::decode,
     digest::Digest,
+    ids::PartId,
     subjects::{filter, heads_stream},
     tlog::{Head, LogId, SignedCheckpoint, Tree, leaf_hash},
 };
@@ -73,26 +74,29 @@ pub async fn records(
     let control = operator.control().await?;
     let mut leaves: BTreeMap<LogId, Leaves> = BTreeMap::new();
     let mut matter: BTreeMap<LogId, u64> = BTreeMap::new();
-    let mut next = 1;
+    let mut read: BTreeMap<PartId, u64> = BTreeMap::new();
     for look in 0.. {
         let heads = heads(operator).await?;
-        let tail = operator.audit_tail(None, next).await?;
-        tail.try_drain::<anyhow::Error>(|message| {
-            next = message.sequence + 1;
-            let recorded = Recorded::open(message.sequence, &message.payload, &control);
-            let matters = take(&message, &recorded)?;
-            // What is not its recorder's word is no leaf of its log.
-            if let (Some(record), None) = (&recorded.record, &recorded.fault) {
-                let log = LogId::of(operator.tenant(), &record.id);
-                leaves.entry(log.clone()).or_default().take(record.id.seq, &message.payload);
-                if matters {
-                    let end = matter.entry(log).or_default();
-                    *end = (*end).max(record.id.seq + 1);
+        for part in control.parts().live() {
+            let next = read.entry(part.clone()).or_insert(1);
+            let tail = operator.audit_tail(part, None, *next).await?;
+            tail.try_drain::<anyhow::Error>(|message| {
+                *next = message.sequence + 1;
+                let recorded = Recorded::open(message.sequence, &message.payload, &control);
+                let matters = take(&message, &recorded)?;
+                // What is not its recorder's word is no leaf of its log.
+                if let (Some(record), None) = (&recorded.record, &recorded.fault) {
+                    let log = LogId::of(operator.tenant(), &record.id);
+                    leaves.entry(log.clone()).or_default().take(record.id.seq, &message.payload);
+                    if matters {
+                        let end = matter.entry(log).or_default();
+                        *end = (*end).max(record.id.seq + 1);
+                    }
                 }
-            }
-            Ok(())
-        })
-        .await?;
+                Ok(())
+            })
+            .await?;
+        }
         let covered = |log: &LogId| heads.get(log).map_or(0, |head| head.checkpoint().size);
         let is_covered = matter.iter().all(|(log, end)| covered(log) >= *end);
         if is_covered || look == LOOKS_MAX {

@@ -111,7 +111,7 @@ pub async fn history(operator: &Operator, root: PublicKey) -> Result<ControlHist
 /// If the stream cannot be read.
 pub async fn answers(operator: &Operator, history: &ControlHistory) -> Result<Vec<ApprovalAnswer>> {
     let mut answers = Vec::new();
-    let mut tail = operator.approval_tail(1).await?;
+    let mut tail = operator.approval_tail(&PartId::first(), 1).await?;
     let mut pending = tail.pending;
     while pending > 0 {
         let message = tail.next().await?;
@@ -158,7 +158,7 @@ pub async fn fill_from_stream(
     }
     // Answers are few; records are read as they come and the two are put in one order.
     let mut answers = Vec::new();
-    let mut tail = operator.approval_tail(from).await?;
+    let mut tail = operator.approval_tail(&PartId::first(), from).await?;
     let mut pending = tail.pending;
     while pending > 0 {
         let message = tail.next().await?;
@@ -170,7 +170,7 @@ pub async fn fill_from_stream(
     }
     let mut answers = answers.into_iter().peekable();
     let mut batch = Vec::new();
-    let mut tail: Tail = operator.audit_tail(None, from).await?;
+    let mut tail: Tail = operator.audit_tail(&PartId::first(), None, from).await?;
     let mut pending = tail.pending;
     while pending > 0 {
         let message = tail.next().await?;

@@ -71,7 +71,7 @@ async fn grant_all(approver: Operator, said: Arc<Mutex<Said>>) {
 }
 
 async fn grant_from(approver: &Operator, said: &Mutex<Said>, next: &mut u64) -> Result<()> {
-    let mut asked = approver.approval_tail(*next).await?;
+    let mut asked = approver.approval_tail(&writ_common::ids::PartId::first(), *next).await?;
     loop {
         let message = asked.next().await?;
         let (_, subject) = Subject::parse(&message.subject)?;

@@ -21,6 +21,7 @@ use crate::{
     cmd::{Common, Output},
     index::{Index, Source, Window, history::ControlHistory, questions::Paging, remove, source},
     operator::{Operator, OperatorProfile},
+    span,
     view::table::Table,
 };
 
@@ -90,12 +91,8 @@ pub fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
 }
 
 fn read_moment(text: &str, now: Timestamp) -> Option<Timestamp> {
-    let units: [(char, u64); 5] = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400), ('w', 604_800)];
-    for (unit, secs) in units {
-        if let Some(number) = text.strip_suffix(unit).and_then(|number| number.parse::<u64>().ok()) {
-            let ago = Millis::from_secs(number.checked_mul(secs)?);
-            return Some(Timestamp::from_millis(now.as_millis().saturating_sub(ago.0)));
-        }
+    if let Some(ago) = span::parse(text) {
+        return Some(Timestamp::from_millis(now.as_millis().saturating_sub(ago.0)));
     }
     if !text.contains('T') {
         return Timestamp::parse(&format!("{text}T00:00:00Z"));

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 use writ_common::{
     approval::ApprovalRequest,
-    ids::{PartId, TaskId},
+    ids::TaskId,
     keys::PublicKey,
     record::{Origin, RecordBody},
     subjects::{Subject, part_stream},
@@ -116,11 +116,14 @@ impl Report {
 
 /// What the user asked for, while the stream has it. The report compares it with the digest on record.
 async fn instruction(operator: &Operator, task: &TaskId) -> Result<Option<String>> {
-    let part = PartId::first();
-    let stream = part_stream(operator.tenant(), &part);
-    let subject = Subject::Instruction { part, task: task.clone() }.of(operator.tenant());
-    let message = operator.bus().last_on(&stream, &subject).await?;
-    Ok(message.and_then(|message| String::from_utf8(message.payload.to_vec()).ok()))
+    for part in operator.control().await?.parts().live() {
+        let stream = part_stream(operator.tenant(), part);
+        let subject = Subject::Instruction { part: part.clone(), task: task.clone() }.of(operator.tenant());
+        if let Some(message) = operator.bus().last_on(&stream, &subject).await? {
+            return Ok(String::from_utf8(message.payload.to_vec()).ok());
+        }
+    }
+    Ok(None)
 }
 
 /// What can be checked, and how.

@@ -19,6 +19,7 @@ mod inspect;
 mod mcp;
 mod outage;
 mod policy;
+mod power;
 mod retrieval;
 mod revocation;
 mod rights;

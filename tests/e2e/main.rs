@@ -6,6 +6,7 @@ mod approvals;
 mod audit_questions;
 mod budgets;
 mod bus;
+mod canary;
 mod cli;
 mod delegation;
 mod evidence;

@@ -3,9 +3,9 @@
     python3 power_loss.py note <then> <folder>...          # earlier: writes everything to the disk, and keeps a copy
     python3 power_loss.py cut <then> <to> <folder>...      # copies what is left, and says how many bytes are not
 
-A page that is not on the disk is as it was when it was noted; where there was none then, the file ends. A file that was made
-since, or put in another's place, ends at the first such page. Names of files count as written. Exit code 3: the kernel (before
-Linux 6.5) or the file system does not say what is written.
+A page that is not on the disk is as it was when it was noted; where there was none then, the file ends. A file that was
+made since, or put in another's place, ends at the first such page. Names of files count as written. Exit code 3: the
+kernel (before Linux 6.5) or the file system does not say what is written.
 """
 
 import ctypes
@@ -91,8 +91,10 @@ def cut(then: Path, to: Path, folders: list[Path]) -> int:
 def pages_missing(path: Path) -> list[int]:
     """Where the pages begin that are not on the disk."""
     with path.open("rb") as file:
-        size, number = os.fstat(file.fileno()).st_size, file.fileno()
-        return [start for start in range(0, size, PAGE) if unwritten(number, start, PAGE)] if unwritten(number, 0, 0) else []
+        number = file.fileno()
+        if unwritten(number, 0, 0) == 0:
+            return []
+        return [start for start in range(0, os.fstat(number).st_size, PAGE) if unwritten(number, start, PAGE)]
 
 
 def files(to: Path, folders: list[Path]) -> list[tuple[Path, Path]]:

@@ -51,7 +51,7 @@ async fn verified(world: &World, folder: &str) -> Result<(i32, BTreeSet<String>)
 #[test]
 fn a_part_that_fills_is_followed_by_the_next_and_is_put_away() -> Result<()> {
     run(async {
-        let world = World::with(WorldOptions { start_core: false, ..Default::default() }).await?;
+        let mut world = World::with(WorldOptions { start_core: false, ..Default::default() }).await?;
         World::edit(&world.layout.broker_config(), "[stream]\n", "[stream]\nmebibytes_max = 1\n")?;
         let serving = broker(&world)?;
         let enforcing = node(&world, "node-1")?;

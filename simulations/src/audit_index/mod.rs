@@ -1,5 +1,7 @@
 //! How fast the auditors' index is built and answers, against reading everything, in the same run.
 
+#[cfg(test)]
+mod archived_tests;
 pub mod generate;
 #[cfg(test)]
 mod tests;

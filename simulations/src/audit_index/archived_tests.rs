@@ -36,7 +36,7 @@ async fn put_away(raws: &[Raw], stream: &Stream, store: &Store) -> Vec<Archived>
     let mut archived = Vec::new();
     for part in part_numbers(raws) {
         let of_part = raws.iter().filter(|raw| raw.part == part);
-        let messages: Vec<anyhow::Result<Message>> = of_part
+        let messages: Vec<Result<Message>> = of_part
             .map(|raw| {
                 let (subject, payload) = (raw.subject.clone(), raw.payload.clone());
                 Ok(Message { sequence: raw.sequence, at: raw.at, subject, payload })

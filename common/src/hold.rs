@@ -1,6 +1,6 @@
 //! Legal holds: what retention must not remove, and why. They are placed and lifted by events of the control stream.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,25 @@ impl fmt::Display for Held {
             Self::Everything => f.write_str("everything"),
             Self::Task(task) => write!(f, "task {task}"),
             Self::User(user) => write!(f, "user {user}"),
+        }
+    }
+}
+
+/// `everything`, `task:<id>` or `user:<issuer>/<subject>`.
+impl FromStr for Held {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || "write `everything`, `task:<id>` or `user:<issuer>/<subject>`".to_owned();
+        match text.split_once(':') {
+            None if text == "everything" => Ok(Self::Everything),
+            Some(("task", task)) => TaskId::parse(task).map(Self::Task).map_err(|error| error.to_string()),
+            Some(("user", user)) => {
+                // Issuers are addresses and have slashes.
+                let (issuer, subject) = user.rsplit_once('/').ok_or_else(form)?;
+                UserId::parse(issuer, subject).map(Self::User).map_err(|error| error.to_string())
+            }
+            _ => Err(form()),
         }
     }
 }

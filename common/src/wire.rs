@@ -819,6 +819,8 @@ pub enum AdminWanted {
     SealPart {
         /// The part.
         part: PartId,
+        /// Also if a run is open whose node or broker is away: what it did not publish comes as put back, or never.
+        although_open: bool,
     },
     /// Has a policy asked beside the one in force, or none any more.
     ShadowPolicy {

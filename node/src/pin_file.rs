@@ -62,7 +62,8 @@ pub fn read(folder: &Path) -> Result<StreamPins, PinError> {
     }
 }
 
-/// Writes the pins. Not flushed: after a power cut they may be a little behind, never ahead.
+/// Writes the pins. They are on the disk before they have their name: a power cut may leave those before them, and never a
+/// file that is not whole, which would keep the node from starting.
 ///
 /// # Errors
 /// [`PinError`].
@@ -71,7 +72,10 @@ pub fn write(folder: &Path, pins: &StreamPins) -> Result<(), PinError> {
     let next = folder.join("streams.pin.next");
     let mut options = fs::OpenOptions::new();
     options.create(true).write(true).truncate(true).mode(0o600);
-    let written = options.open(&next).and_then(|mut file| file.write_all(&seal(pins)));
+    let written = options.open(&next).and_then(|mut file| {
+        file.write_all(&seal(pins))?;
+        file.sync_data()
+    });
     written.and_then(|()| fs::rename(&next, &path)).map_err(|error| failed(&path, error))
 }
 

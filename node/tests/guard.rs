@@ -29,6 +29,7 @@ use writ_common::{
     keys::PrivateKey,
     keyset::{KeysetDocument, KeysetKey},
     label::{Confidentiality, DomainLabel, DomainSources, Integrity, Label, Origins, Tag},
+    part::PartStage,
     policy::{PolicyBundle, PolicyRevision, PolicySet},
     reason::{Reason, ReasonCode},
     record::{OutcomeStatus, Record, RecordBody, RecordKind, Verdicted},
@@ -479,6 +480,55 @@ fn f11_a_raise_that_another_node_was_faster_than_is_made_on_top_of_it() {
     assert_eq!(raised.label.to_string(), "{crm, hr} untrusted");
     bench.published(ticket, stored(13));
     assert!(matches!(bench.replies[&call], Answer::Done { .. }));
+}
+
+#[test]
+fn f11_part_a_label_that_moved_is_raised_where_it_went() {
+    let mut bench = Bench::new();
+    let call = bench.ran(1);
+    let (ticket, ..) = bench.raise();
+    bench.published(ticket, Err(StoreError::Fenced));
+    let Effect::ReadLabel(domain) = bench.take(|effect| matches!(effect, Effect::ReadLabel(_))) else {
+        unreachable!()
+    };
+    let next = PartId::numbered(1);
+    let ended = DomainLabel { moved_to: Some(next.clone()), ..bench.domain_label(&domain, &Label::top()) };
+    let payload = Bytes::from(encode(&Signed::new(&ended, &key(2))));
+    bench.happen(Event::LabelRead(domain.clone(), Ok(Some((12, payload)))));
+    // That it is top here covers nothing: where the domain lives now, nobody knows of this result yet.
+    assert!(!bench.replies.contains_key(&call));
+    bench.label_is(3, &Label::bottom());
+    let (ticket, fence, raised) = bench.raise();
+    let there = FlowDomain { part: next, domain: domain.domain };
+    let subject = format!("writ.v1.acme.label.{there}");
+    assert_eq!((fence, raised.domain), (Fence::LastOn { subject, sequence: 3 }, there));
+    assert_eq!(raised.label.to_string(), "{crm} trusted");
+    bench.published(ticket, stored(4));
+    assert!(matches!(bench.replies[&call], Answer::Done { .. }));
+    // Nothing is decided on what is left behind.
+    let call = bench.call(2);
+    assert_eq!(bench.refused(call), ReasonCode::StateStale);
+}
+
+#[test]
+fn records_of_a_part_that_takes_nothing_stand_in_the_one_in_use() {
+    let mut bench = Bench::new();
+    let (p0, p1) = (PartId::first(), PartId::numbered(1));
+    bench.control(ControlEvent::Part { part: p1.clone(), stage: PartStage::Current });
+    bench.control(ControlEvent::Part { part: p1.clone(), stage: PartStage::Shared });
+    // The task lives where it began.
+    let call = bench.ran(1);
+    let (ticket, fence, raised) = bench.raise();
+    assert_eq!((&raised.domain.part, fence), (&p0, Fence::LastOn { subject: label_subject(), sequence: 7 }));
+    bench.control(ControlEvent::Part { part: p0, stage: PartStage::Sealed });
+    bench.published(ticket, stored(9));
+    assert!(matches!(bench.replies[&call], Answer::Done { .. }));
+    let Effect::Publish { store, .. } = bench.take(|effect| matches!(effect, Effect::Publish { .. })) else {
+        unreachable!()
+    };
+    assert!(store.subject.starts_with("writ.v1.acme.audit.p1.outcome."), "{}", store.subject);
+    let call = bench.call(2);
+    assert_eq!(bench.refused(call), ReasonCode::AuditUnavailable);
 }
 
 #[test]

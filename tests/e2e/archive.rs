@@ -23,11 +23,13 @@ use writ::{
 };
 use writ_bus::SystemClock;
 use writ_common::{
+    control::RevocationTarget,
     ids::PartId,
     subjects::part_stream,
     tlog::{LogId, SignedCheckpoint, Tree},
+    wire::AdminWanted,
 };
-use writ_tests::{S3Server, World, read, run};
+use writ_tests::{S3Server, World, eventually, read, run};
 
 use crate::{WRIT, cli::Said};
 
@@ -92,13 +94,14 @@ fn a_stream_in_an_archive_is_all_of_it_and_its_hashes_lead_to_the_signed_roots()
         }
         let operator = Operator::connect(&OperatorProfile::load(&world.layout.operator())?).await?;
         let mut records = BTreeSet::new();
-        let (heads, _) = gather::records(&operator, |message, _| {
+        let gathered = gather::records(&operator, None, |message, _| {
             records.insert(message.sequence);
             Ok(true)
         })
         .await?;
+        let heads = gathered.heads;
         let server = S3Server::start("archive")?;
-        let (bucket, place) = store(&server)?;
+        let (bucket, _) = store(&server)?;
         let folder = Store::open(world.folder().join("archive").to_str().context("a path")?)?;
         let written = archive(&operator, &bucket, &heads).await?;
         // The same stream is the same files, wherever they are.
@@ -137,6 +140,17 @@ fn a_stream_in_an_archive_is_all_of_it_and_its_hashes_lead_to_the_signed_roots()
 
         // The command line, as an operator sees it.
         let variables = server.variables(S3Server::SECRET);
+        let place = "s3://archive/of/cli";
+        operator.ask(AdminWanted::RotatePart).await?;
+        operator.revoke(RevocationTarget::Task(task.id().clone()), true).await?;
+        eventually("what agents remember moved along", async || {
+            Ok(operator.control().await?.parts().shared() != &part)
+        })
+        .await?;
+        let profile = world.layout.archiver().display().to_string();
+        let arguments = ["--profile", &profile, "audit", "archive", "--archive", place, "--keep-stream"];
+        let said = writ(world.folder(), &variables, &arguments)?;
+        assert!(said.code == 0 && said.out.contains("its stream is still there"), "{}{}", said.out, said.err);
         let asked = |arguments: &[&str]| {
             let arguments = [&["audit"], arguments, &["--archive", place, "-o", "json"]].concat();
             let said = writ(world.folder(), &variables, &arguments)?;
@@ -146,7 +160,7 @@ fn a_stream_in_an_archive_is_all_of_it_and_its_hashes_lead_to_the_signed_roots()
         };
         let (code, told) = asked(&["archived", "--check"])?;
         assert_eq!((code, &told["parts"][0]["damaged"]), (0, &Value::Array(vec![])), "{told:#}");
-        assert_eq!(told["parts"][0]["manifest"], written.digest.to_string());
+        assert!(told["parts"][0]["manifest"].is_string());
         let (code, told) = asked(&["retain"])?;
         let plan = &told["parts"][0];
         assert_eq!((code, &plan["delete"]), (0, &Value::Array(vec![])), "{told:#}");
@@ -163,14 +177,14 @@ fn a_stream_in_an_archive_is_all_of_it_and_its_hashes_lead_to_the_signed_roots()
         let (code, told) = asked(&["archived", "--check"])?;
         assert_eq!(code, 0, "{told:#}");
         assert_eq!(told["parts"][0]["deleted"].as_array().unwrap().len(), gone);
-        let left = fs::read_dir(server.bucket("archive").join("of/writ/acme/p0"))?
+        let left = fs::read_dir(server.bucket("archive").join("of/cli/acme/p0"))?
             .filter(|file| {
                 file.as_ref().is_ok_and(|file| file.file_name().to_string_lossy().starts_with("state-"))
             })
             .count();
         assert_eq!(left, 0);
         // One byte, and it is named; the exit code says so too.
-        let file = server.bucket("archive").join("of/writ/acme/p0/records-000000.jsonl.gz");
+        let file = server.bucket("archive").join("of/cli/acme/p0/records-000000.jsonl.gz");
         let mut bytes = fs::read(&file)?;
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
@@ -179,7 +193,7 @@ fn a_stream_in_an_archive_is_all_of_it_and_its_hashes_lead_to_the_signed_roots()
         let damaged = told["parts"][0]["damaged"].to_string();
         assert!(code == 1 && damaged.contains("records-000000.jsonl.gz"), "{code} {damaged}");
         // Without its manifest's word nothing of a part is deleted.
-        let manifest = server.bucket("archive").join("of/writ/acme/p0/manifest.json");
+        let manifest = server.bucket("archive").join("of/cli/acme/p0/manifest.json");
         fs::write(&manifest, fs::read_to_string(&manifest)?.replace("writ-archive/1", "writ-archive/2"))?;
         let (code, told) = asked(&[&["retain"][..], &old[..]].concat())?;
         let damaged = told["parts"][0]["damaged"].to_string();

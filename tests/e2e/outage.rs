@@ -43,21 +43,21 @@ fn outage() -> Duration {
 }
 
 /// A message of the audit stream.
-struct Message {
+pub(crate) struct Message {
     sequence: u64,
     subject: Subject,
-    bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     record: Record,
     digest: Digest,
 }
 
 /// The audit stream, as evidence.
-struct Evidence {
-    messages: Vec<Message>,
+pub(crate) struct Evidence {
+    pub(crate) messages: Vec<Message>,
 }
 
 impl Evidence {
-    async fn read(stack: &DevStack) -> Result<Self> {
+    pub(crate) async fn read(stack: &DevStack) -> Result<Self> {
         let operator = stack.operator().await?;
         let control = operator.control().await?;
         let mut messages = Vec::new();
@@ -80,7 +80,7 @@ impl Evidence {
     }
 
     /// What is wrong with it; nothing if it is whole.
-    fn faults(&self) -> Vec<String> {
+    pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let mut runs: BTreeMap<(&Origin, &BootId), BTreeMap<u64, &Message>> = BTreeMap::new();
         for message in &self.messages {
@@ -162,7 +162,7 @@ impl Evidence {
 }
 
 /// Waits until the stream is whole, and says what is wrong if it does not get there.
-async fn whole(stack: &DevStack) -> Result<Evidence> {
+pub(crate) async fn whole(stack: &DevStack) -> Result<Evidence> {
     let mut faults = Vec::new();
     for _ in 0..120 {
         match Evidence::read(stack).await {
@@ -402,7 +402,7 @@ impl Lost {
     }
 }
 
-async fn some_calls(stack: &DevStack, count: usize) -> Result<()> {
+pub(crate) async fn some_calls(stack: &DevStack, count: usize) -> Result<()> {
     let planner = stack.agent("planner").await?;
     let task = planner.start_task(NewTask::new(KIND, stack.tokens.token_for("alice")?, "")).await?;
     for number in 0..count {

@@ -15,7 +15,7 @@ pub mod storage;
 mod world;
 
 pub use audit::{Refusal, Seen};
-pub use disk::{on_small_disk, small_disk};
+pub use disk::{PowerLoss, on_small_disk, small_disk};
 pub use inspectors::InspectorServer;
 pub use postgres::PostgresServer;
 pub use process::WritProcess;

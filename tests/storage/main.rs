@@ -20,7 +20,7 @@ use std::{
 
 use writ_journal::{Entry, JournalDir, JournalError, Settles, Sync};
 use writ_node::pin_file;
-use writ_tests::storage;
+use writ_tests::{PowerLoss, storage};
 
 const WRITER: &str = env!("CARGO_BIN_EXE_storage-writer");
 /// Faults of one run, all tests together.
@@ -307,6 +307,37 @@ fn r06_a_killed_writer_has_written_what_it_said() {
         }
     }
     assert!(said_something > 0, "no writer got to writing");
+}
+
+/// Whatever counts as written is there after the power was lost, and nothing is taken for damaged that was only not written
+/// yet.
+#[test]
+fn power_lost_takes_nothing_that_counts_as_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for name in ["journal", "pins"] {
+        fs::create_dir(at(name)).unwrap();
+    }
+    let dir = JournalDir::open(&at("journal"), storage::limits()).unwrap();
+    let mut journal = dir.create(&storage::boot(), Sync::Always, Settles::OnOutcome).unwrap();
+    let (mut index, _) = writ_broker::store::TaskStore::open(&at("index")).unwrap();
+    let folders = ["journal", "index", "pins"].map(at).to_vec();
+    let Some(power) = PowerLoss::note(at("then"), folders).unwrap() else {
+        eprintln!("skipped: this kernel or file system does not say what is written");
+        return;
+    };
+    for number in 1..=100 {
+        journal.append(&[storage::prepared(number - 1)]).unwrap();
+        index.write(&[storage::task(number)], storage::position(number)).unwrap();
+    }
+    // The first ones: a file system may well take care of a file that replaces another.
+    pin_file::write(&at("pins"), &storage::pins(1)).unwrap();
+    power.cut(&at("left")).unwrap();
+    let left_in = |name: &str| at("left").join(name);
+    let (open, kept) = left(&left_in("journal")).unwrap();
+    assert_eq!((open, kept.len()), ((0..100).collect(), 0), "the journal");
+    assert_eq!(look_at_index(&left_in("index")), (true, (1..=100).collect(), String::new()));
+    assert_eq!(pin_file::read(&left_in("pins")).unwrap(), storage::pins(1));
 }
 
 /// R10: on a full disk the reserve takes what has to be said, and there is room again once there is. The disk is a small

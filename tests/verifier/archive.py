@@ -109,7 +109,8 @@ class PutAway:
             found._take_checkpoints(where, found.manifests[part], control, report)
         # An export of one task does not claim to hold what other tasks left.
         for part in sorted(control.parts.archived.keys() - seen) if is_everything else []:
-            report.add("archive.manifest", f"archive/{part}.json", "the part was put away, and its manifest is not here")
+            where = f"archive/{part}.json"
+            report.add("archive.manifest", where, "the part was put away, and its manifest is not here")
         return found
 
     def _take(self, data: bytes, part: str, control: Control) -> None:

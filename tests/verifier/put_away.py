@@ -380,6 +380,34 @@ def intent_without_outcome_in_the_next_part() -> Case:
     return Case(put_away(Archive(story)), ("intent.without_outcome", "record.archived"))
 
 
+def intent_without_outcome_behind_archived() -> Case:
+    """Nothing behind a call was put away with its part that could be its outcome."""
+    story = story_in_two_parts()
+    late = verdict("allow", who(TASKS[1]), what("tool.crm", "read", "late"), basis(B, 18))
+    # The last of its part, and the only one that is here.
+    second = story.runs["second"]
+    seq = second.add(BEGIN + 705 * SECOND, late)
+    second.is_closed = True
+    story = put_away(Archive(story))
+    story.is_here = lambda message: in_part("p1")(message) or _is(message, second.id, seq)
+    return Case(story, ("intent.without_outcome", "record.archived"))
+
+
+def restored_nowhere() -> Case:
+    """A record was put back under a subject that no part has."""
+    case = restored_elsewhere()
+    elsewhere = case.story.after
+
+    def after(messages: list[Message]) -> list[Message]:
+        return [
+            replace(message, subject=message.subject.replace(".p1.restored", ".P!.restored"))
+            for message in elsewhere(messages)
+        ]
+
+    case.story.after = after
+    return replace(case, codes=("record.archived", "record.subject"))
+
+
 def subject_of_another_part() -> Case:
     """A record stands in another part than it says, and was not put back there."""
     story = put_away()
@@ -439,5 +467,7 @@ CASES: tuple[Callable[[], Case], ...] = (
     archived_without_checkpoint,
     receipt_not_archived,
     intent_without_outcome_in_the_next_part,
+    intent_without_outcome_behind_archived,
+    restored_nowhere,
     subject_of_another_part,
 )

@@ -97,6 +97,11 @@ impl Freshness {
         self.nodes.get(node).copied()
     }
 
+    /// Whether a node asked lately.
+    pub(super) fn is_live(&self, node: &NodeId, now: Now) -> bool {
+        self.nodes.get(node).is_some_and(|liveness| liveness.is_live(now))
+    }
+
     /// Live nodes that have decided by another policy than the one in force for too long.
     pub(super) fn behind(&self, now: Now) -> usize {
         self.nodes.values().filter(|node| node.is_live(now) && node.behind(now).is_some()).count()

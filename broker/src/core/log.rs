@@ -56,6 +56,11 @@ impl Logs {
         Self { own: BTreeMap::from([(own.boot.clone(), RunLog::new(own))]), ..Self::default() }
     }
 
+    /// The newest checkpoint of every log.
+    pub(super) fn heads(&self) -> impl Iterator<Item = &SignedCheckpoint> {
+        self.heads.all()
+    }
+
     pub(super) fn prepared(&mut self, prepared: &Prepared) {
         if let Some(log) = self.own.get_mut(&prepared.id.boot) {
             log.prepared(prepared.id.seq, &prepared.bytes, false);

@@ -12,11 +12,13 @@ use writ_common::{
     ids::PartId,
     part::PartStage,
     reason::{Reason, ReasonCode},
-    time::{Millis, Now},
+    record::Origin,
+    time::{Millis, Now, Timestamp},
+    tlog::LogId,
     wire::AdminWanted,
 };
 
-use super::{Broker, CallRef, Effect, admin::Operation, control::ControlWrite};
+use super::{Broker, CallRef, Effect, TaskEntry, admin::Operation, control::ControlWrite};
 
 /// How full a part is when the next one is begun, in percent: well before 90, where tasks under way are refused too.
 const NEXT_FROM_PERCENT: u64 = 70;
@@ -160,8 +162,8 @@ impl Broker {
     /// An operator's wish about a part or a hold as a control event.
     pub(super) fn part_operation(&self, wanted: &AdminWanted, now: Now) -> Result<ControlEvent, Reason> {
         match wanted {
-            AdminWanted::SealPart { part } => {
-                self.check_unused(part, now)?;
+            AdminWanted::SealPart { part, although_open } => {
+                self.check_unused(part, *although_open, now)?;
                 Ok(ControlEvent::Part { part: part.clone(), stage: PartStage::Sealed })
             }
             AdminWanted::PartArchived { part, archived } => {
@@ -197,7 +199,7 @@ impl Broker {
     }
 
     /// Nothing lives in a part, and nothing will.
-    fn check_unused(&self, part: &PartId, now: Now) -> Result<(), Reason> {
+    fn check_unused(&self, part: &PartId, although_open: bool, now: Now) -> Result<(), Reason> {
         let in_use = |why: std::fmt::Arguments<'_>| {
             Err(Reason::new(ReasonCode::AuditPartInUse).told(format_args!("{part} {why}")))
         };
@@ -216,8 +218,26 @@ impl Broker {
                 "still holds what agents remember; that moves by itself, in a moment"
             ));
         }
-        let lives = |end: &writ_common::time::Timestamp| end.after(SEALED_AFTER) > now.wall;
-        let ends = self.tasks.values().filter(|entry| entry.domain.part == *part).map(|entry| entry.deadline);
+        if let Some(log) = self.open_logs(now).find(|_| !although_open) {
+            return in_use(format_args!(
+                "may lack records of {log}, which was never closed: start it once, so that it completes them"
+            ));
+        }
+        let lives = |end: &Timestamp| end.after(SEALED_AFTER) > now.wall;
+        // One that was revoked can do nothing any more: a part is sealed once every node knows what was before.
+        let is_revoked = |entry: &TaskEntry| {
+            let TaskEntry { capability, task, user, agent, started, .. } = entry;
+            let codes = [
+                ReasonCode::Revoked,
+                ReasonCode::RevokedTask,
+                ReasonCode::RevokedUser,
+                ReasonCode::RevokedAgent,
+            ];
+            let checked = self.control.check_task(capability, task, user, agent, *started);
+            checked.is_err_and(|reason| codes.contains(&reason.code()))
+        };
+        let living = self.tasks.values().filter(|entry| entry.domain.part == *part && !is_revoked(entry));
+        let ends = living.map(|entry| entry.deadline);
         match ends.filter(lives).max() {
             Some(last) => {
                 let from = last.after(SEALED_AFTER);
@@ -227,6 +247,21 @@ impl Broker {
             }
             None => Ok(()),
         }
+    }
+
+    /// Logs that are open although nobody is there who writes them.
+    fn open_logs(&self, now: Now) -> impl Iterator<Item = &LogId> {
+        let is_written = move |log: &LogId| match &log.origin {
+            Origin::Broker(broker) => {
+                self.control.brokers().get(broker).is_some_and(|present| present.boot == log.boot)
+            }
+            Origin::Node(node) => {
+                let boot = self.control.nodes().get(node).and_then(|entry| entry.boot.as_ref());
+                boot == Some(&log.boot) && self.freshness.is_live(node, now)
+            }
+        };
+        let open = self.logs.heads().map(|head| head.checkpoint()).filter(|head| !head.is_closed);
+        open.map(|head| &head.log).filter(move |log| !is_written(log))
     }
 
     /// An operator wants the next part: its stream comes first.

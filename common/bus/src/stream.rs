@@ -186,6 +186,19 @@ impl Bus {
         }
     }
 
+    /// Deletes a stream with all it holds; false if there is none of that name. Only a connection that may can do it.
+    ///
+    /// # Errors
+    /// [`BusError::Client`].
+    pub async fn delete_stream(&self, name: &str) -> Result<bool, BusError> {
+        if self.stream_facts(name).await?.is_none() {
+            return Ok(false);
+        }
+        let deleted = self.jetstream().delete_stream(name).await;
+        let status = deleted.map_err(|error| BusError::client(format!("deleting stream `{name}`"), error))?;
+        Ok(status.success)
+    }
+
     async fn stream(&self, name: &str) -> Result<jetstream::stream::Stream<()>, BusError> {
         let stream = self.jetstream().get_stream_no_info(name).await;
         stream.map_err(|error| BusError::client(format!("stream `{name}`"), error))

@@ -268,14 +268,14 @@ fn a_record_that_was_prepared_again_does_not_stand_for_those_before_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = start(folder.path(), "b-1");
     let intent = prepared(0, RecordKind::Allow, 100, None);
-    journal.append(&[intent.clone()]).unwrap();
+    journal.append(std::slice::from_ref(&intent)).unwrap();
     for seq in 1..30 {
         journal.append(&[prepared(seq, RecordKind::Deny, 100_000, None), committed(seq)]).unwrap();
     }
     // What was open is in another segment from here on, and those before it are settled.
     for again in [prepared(0, RecordKind::Void, 100_000, None), intent] {
         for _ in 0..30 {
-            journal.append(&[again.clone()]).unwrap();
+            journal.append(std::slice::from_ref(&again)).unwrap();
         }
         assert!(names(folder.path()).contains(&"b-1.1.kept".to_owned()));
         assert_eq!(log_of_copy(folder.path()), (30, None));

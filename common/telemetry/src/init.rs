@@ -13,7 +13,12 @@ use opentelemetry_sdk::{
     trace::{Sampler, SdkTracerProvider},
 };
 use tokio::runtime::Handle;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 use writ_common::record_log::LogBody;
 
 use crate::{DenialsKept, RecordLogs, record_logs};
@@ -57,14 +62,13 @@ pub struct Telemetry {
 /// [`TelemetryError`] if export is asked for and cannot be set up.
 pub fn init(service: &str, logs: LogFormat) -> Result<Telemetry, TelemetryError> {
     if logs == LogFormat::Lines {
-        // rmcp writes down what servers send, unbounded; writ-upstream says what matters of it.
-        let filter = EnvFilter::try_from_env("WRIT_LOG").unwrap_or_else(|_| EnvFilter::new("warn,rmcp=off"));
+        let filter = EnvFilter::try_from_env("WRIT_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal());
         // A second initialisation in one process (tests, `writ dev`) keeps the first.
-        drop(subscriber.try_init());
+        drop(subscriber.finish().with(without_content()).try_init());
     }
     global::set_text_map_propagator(TraceContextPropagator::new());
     let body = match std::env::var("WRIT_LOGS_FORMAT") {
@@ -97,6 +101,15 @@ pub fn init(service: &str, logs: LogFormat) -> Result<Telemetry, TelemetryError>
         telemetry.provider = Some(provider);
     }
     Ok(telemetry)
+}
+
+/// What others write down of messages is content, capabilities included, and stands in no log whatever `WRIT_LOG` asks
+/// for: async-nats does at `trace`, and rmcp of all that servers send. writ-upstream says what matters of that.
+fn without_content() -> Targets {
+    Targets::new()
+        .with_default(LevelFilter::TRACE)
+        .with_target("async_nats", LevelFilter::DEBUG)
+        .with_target("rmcp", LevelFilter::OFF)
 }
 
 /// Whether the standard variables ask for a signal: `TRACES` or `LOGS`.

@@ -292,7 +292,7 @@ fn administration(random: &mut Random) -> Vec<Sample> {
             expect: maybe(random, |random| PolicyRevision(digest(random))),
         },
         AdminWanted::RotatePart,
-        AdminWanted::SealPart { part: PartId::numbered(3) },
+        AdminWanted::SealPart { part: PartId::numbered(3), although_open: random.chance(50) },
         AdminWanted::Status,
         AdminWanted::Task { task: maybe(random, task) },
         AdminWanted::WithdrawKey { agent: agent(random), key: key_id(random) },

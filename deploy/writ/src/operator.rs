@@ -217,7 +217,10 @@ impl Operator {
                 self.name
             );
         }
-        let waits = matches!(wanted, AdminWanted::Revoke { wait: true, .. });
+        let waits = matches!(
+            wanted,
+            AdminWanted::Revoke { wait: true, .. } | AdminWanted::RotatePart | AdminWanted::SealPart { .. }
+        );
         let request = AdminRequest {
             tenant: self.tenant.clone(),
             at: SystemClock::new().now().wall,

@@ -629,3 +629,32 @@ pub(super) fn agent_input(arguments: &Arguments) -> String {
 
 /// Longest reply that fits into one message of the bus.
 pub(super) const REPLY_BYTES_MAX: usize = CallReply::BYTES_MAX - 8 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use writ_common::{ids::DomainId, part::PartStage};
+
+    use super::*;
+
+    #[test]
+    fn t02_part_what_was_signed_before_its_domain_moved_is_refused() {
+        let (at, skew) = (Timestamp::from_secs(1_000), Millis::from_secs(5));
+        let p1 = PartId::numbered(1);
+        let mut parts = Parts::default();
+        let agent = AgentId::parse("researcher").unwrap();
+        let shared = |part: &PartId| FlowDomain { part: part.clone(), domain: DomainId::of_agent(&agent) };
+        let check = |parts: &Parts, domain: &FlowDomain, secs| {
+            check_part(parts, domain, Timestamp::from_secs(secs), skew).map_err(|reason| reason.code())
+        };
+        assert_eq!(check(&parts, &shared(&PartId::first()), 1), Ok(()));
+        parts.apply(p1.clone(), PartStage::Current, at);
+        parts.apply(p1.clone(), PartStage::Shared, at);
+        assert_eq!(check(&parts, &shared(&p1), 1_005), Err(ReasonCode::RequestStale));
+        assert_eq!(check(&parts, &shared(&p1), 1_006), Ok(()));
+        // A task does not move.
+        let task = FlowDomain::parse("p0.t-1").unwrap();
+        assert_eq!(check(&parts, &task, 1), Ok(()));
+        parts.apply(PartId::first(), PartStage::Sealed, at);
+        assert_eq!(check(&parts, &task, 2_000), Err(ReasonCode::AuditUnavailable));
+    }
+}

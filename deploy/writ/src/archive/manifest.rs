@@ -29,7 +29,7 @@ pub const DELETED: &str = "deleted.json";
 /// The folder of the leaf hashes.
 pub const LEAVES: &str = "leaves";
 /// Most bytes of a manifest, and of the list of what was deleted.
-const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub(super) const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Most bytes of a segment's file: gzip makes what it cannot compress a little larger.
 const SEGMENT_BYTES_MAX: u64 = 160 * 1024 * 1024;
 

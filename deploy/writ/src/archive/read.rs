@@ -14,7 +14,7 @@ use writ_common::{
 
 use super::{
     Damage, folder,
-    manifest::{ArchivedRun, Class, DELETED, Deletions, MANIFEST, Manifest, Segment},
+    manifest::{ArchivedRun, Class, DELETED, Deletions, MANIFEST, MANIFEST_BYTES_MAX, Manifest, Segment},
     retain::is_due,
     segment::{Message, SegmentReader},
     store::{Read, Store},
@@ -98,6 +98,19 @@ impl Archived {
         }
         let unfinished = folders.difference(&parts).map(|(tenant, part)| folder(tenant, part)).collect();
         Ok((parts.into_iter().collect(), unfinished))
+    }
+
+    /// The bytes of its manifest, as they stand in the store.
+    ///
+    /// # Errors
+    /// [`Damage`] if they are not what was read before; or the store cannot be read.
+    pub async fn manifest_bytes(&self, store: &Store) -> Result<Vec<u8>> {
+        let key = format!("{}/{MANIFEST}", self.folder());
+        let bytes = store.get(&key, MANIFEST_BYTES_MAX).await?.unwrap_or_default();
+        if Digest::plain(&bytes) != self.digest {
+            return Err(Damage::of_manifest(store.name(&key), "was changed while it was read").into());
+        }
+        Ok(bytes)
     }
 
     /// Its folder in the store.

@@ -7,7 +7,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    str::FromStr,
 };
 
 use anyhow::Result;
@@ -15,6 +14,7 @@ use writ_common::{
     act::LabelAct,
     approval::ApprovalRequest,
     codec::decode,
+    hold::Held,
     ids::{ApprovalId, DomainId, TaskId, UserId},
     record::{Record, RecordBody, Who},
     signed::Signed,
@@ -57,45 +57,6 @@ impl Retention {
     #[must_use]
     pub fn rule(&self, class: Class) -> String {
         format!("{class} {}", span::text(self.of(class)))
-    }
-}
-
-/// What must not be deleted, whatever its age.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Held {
-    /// All of it.
-    Everything,
-    /// What a task did and was.
-    Task(TaskId),
-    /// What was done on a user's authority.
-    User(UserId),
-}
-
-impl FromStr for Held {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let form = || "write `everything`, `task:<id>` or `user:<issuer>/<subject>`".to_owned();
-        match text.split_once(':') {
-            None if text == "everything" => Ok(Self::Everything),
-            Some(("task", task)) => TaskId::parse(task).map(Self::Task).map_err(|error| error.to_string()),
-            Some(("user", user)) => {
-                // Issuers are addresses and have slashes.
-                let (issuer, subject) = user.rsplit_once('/').ok_or_else(form)?;
-                UserId::parse(issuer, subject).map(Self::User).map_err(|error| error.to_string())
-            }
-            _ => Err(form()),
-        }
-    }
-}
-
-impl fmt::Display for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Everything => f.write_str("everything"),
-            Self::Task(task) => write!(f, "task {task}"),
-            Self::User(user) => write!(f, "user {user}"),
-        }
     }
 }
 

@@ -41,6 +41,13 @@ impl From<StoredMessage> for Message {
     }
 }
 
+impl From<Message> for StoredMessage {
+    fn from(message: Message) -> Self {
+        let Message { sequence, at, subject, payload } = message;
+        Self { subject, sequence, at, payload: payload.into(), pending: 0 }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {

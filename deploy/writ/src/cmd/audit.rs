@@ -3,7 +3,9 @@
 mod archive;
 mod asked;
 mod export;
+mod hold;
 mod prove;
+mod put_away;
 mod questions;
 mod report;
 mod verify;
@@ -37,6 +39,14 @@ pub enum Audit {
     Export(export::Export),
     /// Check an export, anywhere, without broker, bus or profile
     Verify(verify::Verify),
+    /// Begin the next part of the audit stream, before the broker does it by itself
+    Rotate,
+    /// Put parts of the audit stream away in which nothing lives any more, verified, and delete their streams; takes the
+    /// profile of an operator whose connection may
+    Archive(put_away::PutAway),
+    /// Keep something from being removed by retention
+    #[command(subcommand)]
+    Hold(hold::Hold),
     /// The newest checkpoint of every log, for keeping elsewhere
     Heads(verify::ShowHeads),
     /// Prove that one record is in its log (C2SP tlog-proof@v1)
@@ -113,6 +123,9 @@ impl Audit {
             Self::Report(report) => report.run(common).await,
             Self::Archived(archived) => archived.run(common).await,
             Self::Retain(retain) => retain.run(common).await,
+            Self::Rotate => put_away::rotate(common).await,
+            Self::Archive(put_away) => put_away.run(common).await,
+            Self::Hold(hold) => hold.run(common).await,
         }
     }
 }

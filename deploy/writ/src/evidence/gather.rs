@@ -1,8 +1,8 @@
 //! Reading the streams for evidence: heads first, then records until the heads cover what is asked for.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use writ_bus::StoredMessage;
 use writ_common::{
     codec::decode,
@@ -12,7 +12,14 @@ use writ_common::{
     tlog::{Head, LogId, SignedCheckpoint, Tree, leaf_hash},
 };
 
-use crate::operator::{Operator, Recorded};
+use crate::{
+    archive::{
+        manifest::Class,
+        read::{Archived, Item, open},
+        store::Store,
+    },
+    operator::{Operator, Recorded},
+};
 
 /// How often, and how many times, the heads are read again for records that were just made.
 const LOOK_AGAIN: Duration = Duration::from_millis(400);
@@ -25,7 +32,11 @@ pub struct Leaves(BTreeMap<u64, Vec<Digest>>);
 impl Leaves {
     /// Takes a record's envelope.
     pub fn take(&mut self, position: u64, envelope: &[u8]) {
-        let leaf = leaf_hash(envelope);
+        self.put(position, leaf_hash(envelope));
+    }
+
+    /// Takes a leaf's hash.
+    pub fn put(&mut self, position: u64, leaf: Digest) {
         let at = self.0.entry(position).or_default();
         if !at.contains(&leaf) {
             at.push(leaf);
@@ -62,47 +73,105 @@ pub async fn heads(operator: &Operator) -> Result<BTreeMap<LogId, SignedCheckpoi
     Ok(heads)
 }
 
-/// Every record, and heads that cover those that matter, if they come to do so in time.
+/// What was read for evidence, beside the records.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    /// The newest checkpoint of every log.
+    pub heads: BTreeMap<LogId, SignedCheckpoint>,
+    /// The leaves of every log.
+    pub leaves: BTreeMap<LogId, Leaves>,
+    /// The manifests of the parts that were put away, as they stand in the archive.
+    pub manifests: BTreeMap<PartId, Vec<u8>>,
+    /// How many messages retention has removed.
+    pub removed: u64,
+}
+
+/// Every record of every part, those in the archive first, and heads that cover those that matter, if they come to do so in
+/// time.
 ///
 /// # Errors
-/// If a stream cannot be read, or what `take` says: it is handed every message once and returns whether the record
-/// is one that matters.
+/// If a stream or the archive cannot be read, parts were put away and no archive is given, or what `take` says: it is
+/// handed every message once and returns whether the record is one that matters.
 pub async fn records(
     operator: &Operator,
+    archive: Option<&Store>,
     mut take: impl FnMut(&StoredMessage, &Recorded) -> Result<bool>,
-) -> Result<(BTreeMap<LogId, SignedCheckpoint>, BTreeMap<LogId, Leaves>)> {
+) -> Result<Gathered> {
     let control = operator.control().await?;
-    let mut leaves: BTreeMap<LogId, Leaves> = BTreeMap::new();
-    let mut matter: BTreeMap<LogId, u64> = BTreeMap::new();
+    let mut gathered = Gathered::default();
+    let matter: RefCell<BTreeMap<LogId, u64>> = RefCell::default();
+    let mut each = |message: &StoredMessage, leaves: &mut BTreeMap<LogId, Leaves>| {
+        let recorded = Recorded::open(message.sequence, &message.payload, &control);
+        let matters = take(message, &recorded)?;
+        // What is not its recorder's word is no leaf of its log.
+        if let (Some(record), None) = (&recorded.record, &recorded.fault) {
+            let log = LogId::of(operator.tenant(), &record.id);
+            leaves.entry(log.clone()).or_default().take(record.id.seq, &message.payload);
+            if matters {
+                let mut matter = matter.borrow_mut();
+                let end = matter.entry(log).or_default();
+                *end = (*end).max(record.id.seq + 1);
+            }
+        }
+        anyhow::Ok(())
+    };
+    let away: Vec<&PartId> = control.parts().archived().keys().collect();
+    match archive {
+        None if !away.is_empty() => bail!(
+            "{} of the audit stream {} put away; say where with `--archive <folder or s3://bucket/prefix>`",
+            away.iter().map(|part| part.as_str()).collect::<Vec<_>>().join(", "),
+            if away.len() == 1 { "was" } else { "were" }
+        ),
+        None => {}
+        Some(store) => {
+            for (part, archived) in control.parts().archived() {
+                let part = open(store, operator.tenant(), part, Some(&archived.manifest)).await?;
+                read_archived(store, &part, &mut gathered, &mut each).await?;
+            }
+        }
+    }
     let mut read: BTreeMap<PartId, u64> = BTreeMap::new();
     for look in 0.. {
-        let heads = heads(operator).await?;
+        gathered.heads = heads(operator).await?;
         for part in control.parts().live() {
             let next = read.entry(part.clone()).or_insert(1);
             let tail = operator.audit_tail(part, None, *next).await?;
             tail.try_drain::<anyhow::Error>(|message| {
                 *next = message.sequence + 1;
-                let recorded = Recorded::open(message.sequence, &message.payload, &control);
-                let matters = take(&message, &recorded)?;
-                // What is not its recorder's word is no leaf of its log.
-                if let (Some(record), None) = (&recorded.record, &recorded.fault) {
-                    let log = LogId::of(operator.tenant(), &record.id);
-                    leaves.entry(log.clone()).or_default().take(record.id.seq, &message.payload);
-                    if matters {
-                        let end = matter.entry(log).or_default();
-                        *end = (*end).max(record.id.seq + 1);
-                    }
-                }
-                Ok(())
+                each(&message, &mut gathered.leaves)
             })
             .await?;
         }
-        let covered = |log: &LogId| heads.get(log).map_or(0, |head| head.checkpoint().size);
-        let is_covered = matter.iter().all(|(log, end)| covered(log) >= *end);
+        let covered = |log: &LogId| gathered.heads.get(log).map_or(0, |head| head.checkpoint().size);
+        let is_covered = matter.borrow().iter().all(|(log, end)| covered(log) >= *end);
         if is_covered || look == LOOKS_MAX {
-            return Ok((heads, leaves));
+            break;
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    Ok((BTreeMap::new(), leaves))
+    Ok(gathered)
+}
+
+/// The records of a part that was put away, and the hashes of those that retention has removed.
+async fn read_archived(
+    store: &Store,
+    part: &Archived,
+    gathered: &mut Gathered,
+    each: &mut impl FnMut(&StoredMessage, &mut BTreeMap<LogId, Leaves>) -> Result<()>,
+) -> Result<()> {
+    let mut messages = part.messages(store, &[Class::Records], None);
+    while let Some(item) = messages.next().await? {
+        match item {
+            Item::Message(message) => each(&message.into(), &mut gathered.leaves)?,
+            Item::Deleted(range) => gathered.removed += range.segment.messages.get(),
+        }
+    }
+    for run in &part.manifest.runs {
+        let leaves = gathered.leaves.entry(run.log.clone()).or_default();
+        for (position, hash) in part.leaves(store, run).await? {
+            leaves.put(position, hash);
+        }
+    }
+    gathered.manifests.insert(part.manifest.part.clone(), part.manifest_bytes(store).await?);
+    Ok(())
 }

@@ -15,10 +15,10 @@ use writ_common::{
 };
 
 use super::{
-    folder::{CHECKPOINT, CONTROL, FORMAT, FolderWriter, LOGS, Manifest, ManifestScope, RECORDS},
-    gather::{Leaves, records},
+    folder::{ARCHIVE, CHECKPOINT, CONTROL, FORMAT, FolderWriter, LOGS, Manifest, ManifestScope, RECORDS},
+    gather::{Gathered, Leaves, records},
 };
-use crate::{operator::Operator, view::records::to_json};
+use crate::{archive::store::Store, operator::Operator, view::records::to_json};
 
 /// What is kept, for whoever finds the folder.
 const READ_ME: &str = "Evidence of what AI agents did, and on whose authority, as `writ audit export` found it.\n\n\
@@ -29,6 +29,7 @@ const READ_ME: &str = "Evidence of what AI agents did, and on whose authority, a
     logs/           of each run of a node or broker its newest checkpoint, signed by it and cosigned by a broker,\n                \
     and the hashes of all its records (C2SP tlog-tiles)\n\
     report.html     the same for reading and printing, of one task\n\
+    archive/        the manifests of the parts of the audit stream that were put away, if there are any\n\
     policies/       the files of the policies by which the verdicts were given, by revision\n\
     export.json     what was exported, and the SHA-256 of every file\n\n\
     Check it, on any machine: `writ audit verify <this folder> --root <the offline root's public key>`. The key has\n\
@@ -44,6 +45,8 @@ pub struct Written {
     pub unproved: Vec<LogId>,
     /// Records nothing covers yet.
     pub uncovered: u64,
+    /// Messages of parts that were put away which retention has removed since.
+    pub removed: u64,
 }
 
 /// Writes everything, or everything of one task, into a new folder.
@@ -54,11 +57,12 @@ pub async fn export(
     operator: &Operator,
     root: PublicKey,
     task: Option<&TaskId>,
+    archive: Option<&Store>,
     out: &Path,
 ) -> Result<Written> {
     let (_, policies) = operator.policies().await?;
     let mut folder = FolderWriter::create(out)?;
-    let written = write(operator, root, task, &policies, &mut folder).await;
+    let written = write(operator, root, task, archive, &policies, &mut folder).await;
     // A folder that holds half of it must not look like evidence.
     match written {
         Ok(found) => finish(operator, root, task, found, folder).await,
@@ -76,6 +80,7 @@ struct Found {
     unproved: Vec<LogId>,
     uncovered: u64,
     events: u64,
+    removed: u64,
 }
 
 type Policies = [(writ_common::control::Activation, writ_common::policy::PolicyBundle)];
@@ -84,6 +89,7 @@ async fn write(
     operator: &Operator,
     root: PublicKey,
     task: Option<&TaskId>,
+    archive: Option<&Store>,
     policies: &Policies,
     folder: &mut FolderWriter,
 ) -> Result<Found> {
@@ -91,7 +97,7 @@ async fn write(
     let mut faults = 0;
     let mut revisions = BTreeMap::new();
     let mut logs: BTreeMap<LogId, u64> = BTreeMap::new();
-    let (heads, leaves) = records(operator, |message, recorded| {
+    let gathered = records(operator, archive, |message, recorded| {
         let is_in = task.is_none() || subject_task(&message.subject) == task.cloned();
         if is_in {
             faults += u64::from(recorded.fault.is_some());
@@ -108,7 +114,11 @@ async fn write(
         Ok(is_in)
     })
     .await?;
+    let Gathered { heads, leaves, manifests, removed } = gathered;
     let records = folder.end(lines)?;
+    for (part, manifest) in &manifests {
+        folder.write(&format!("{ARCHIVE}/{part}.json"), manifest)?;
+    }
     ensure!(
         records > 0,
         "the audit stream has no record{}",
@@ -131,7 +141,7 @@ async fn write(
     }
     folder.write("README", READ_ME.as_bytes())?;
     let revisions = revisions.keys().map(|revision: &PolicyRevision| revision.0.to_string()).collect();
-    Ok(Found { records, faults, revisions, unproved, uncovered, events })
+    Ok(Found { records, faults, revisions, unproved, uncovered, events, removed })
 }
 
 async fn finish(
@@ -152,8 +162,8 @@ async fn finish(
         policies: found.revisions,
         files: BTreeMap::new(),
     })?;
-    let Found { unproved, uncovered, events, .. } = found;
-    Ok(Written { manifest, events, unproved, uncovered })
+    let Found { unproved, uncovered, events, removed, .. } = found;
+    Ok(Written { manifest, events, unproved, uncovered, removed })
 }
 
 /// Writes a checkpoint and its tiles; false if the records here do not lead to it.

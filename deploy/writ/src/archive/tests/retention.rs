@@ -5,6 +5,7 @@ use std::fs;
 use writ_common::{
     codec::encode,
     digest::Digest,
+    hold::Held,
     ids::{ApprovalId, FlowDomain, TaskId, UserId},
     keys::PrivateKey,
     record::{
@@ -19,7 +20,7 @@ use crate::archive::{
     Damage,
     manifest::{Class, DELETED, Deletions},
     read::{Archived, Item, open},
-    retain::{Held, Keep, Retention, carry_out, look},
+    retain::{Keep, Retention, carry_out, look},
     segment::{Message, SegmentLimits},
 };
 

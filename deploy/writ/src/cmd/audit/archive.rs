@@ -6,6 +6,8 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 use writ_common::{
+    digest::Digest,
+    hold::Held,
     ids::{PartId, TenantId},
     time::Millis,
 };
@@ -16,7 +18,7 @@ use crate::{
         Damage,
         manifest::{ArchivedRun, Segment},
         read::{Archived, open},
-        retain::{Held, Keep, Plan, Retention, carry_out, look},
+        retain::{Keep, Plan, Retention, carry_out, look},
         store::Store,
     },
     cmd::{Common, Output},
@@ -145,7 +147,12 @@ impl ShowArchived {
 
 impl Retain {
     pub(super) async fn run(self, common: &Common) -> Result<Exit> {
-        let tenant = common.profile()?.tenant;
+        // What is held, and which parts are in archives, stands in the control stream: without it nothing is deleted.
+        let operator = common.operator().await?;
+        let control = operator.control().await?;
+        let mut held: Vec<Held> = control.holds().values().map(|hold| hold.on.clone()).collect();
+        held.extend(self.hold.iter().cloned());
+        let tenant = operator.tenant().clone();
         let store = Store::open(&self.archive)?;
         let retention = Retention { content: self.content, records: self.records, state: self.state };
         let (parts, _) = parts(&store, Some(&tenant), self.part.as_ref()).await?;
@@ -153,7 +160,13 @@ impl Retain {
         let (mut shown, mut deleted, mut bytes) = (Vec::new(), 0, 0);
         let mut notes = Vec::new();
         for (tenant, part) in &parts {
-            let plan = match self.retain(&store, tenant, part, &retention).await {
+            let Some(known) = control.parts().archived().get(part) else {
+                notes.push(format!(
+                    "{tenant}/{part}: the control stream does not say that it was put away; left alone"
+                ));
+                continue;
+            };
+            let plan = match self.retain(&store, (tenant, part), &known.manifest, &retention, &held).await {
                 Ok(plan) => plan,
                 // One part that cannot be read keeps the others from nothing, and all of itself.
                 Err(error) => {
@@ -196,13 +209,14 @@ impl Retain {
     async fn retain(
         &self,
         store: &Store,
-        tenant: &TenantId,
-        part: &PartId,
+        (tenant, part): (&TenantId, &PartId),
+        manifest: &Digest,
         retention: &Retention,
+        held: &[Held],
     ) -> Result<Plan> {
-        let archived = open(store, tenant, part, None).await?;
+        let archived = open(store, tenant, part, Some(manifest)).await?;
         let now = now();
-        let plan = look(store, &archived, retention, &self.hold, now).await?;
+        let plan = look(store, &archived, retention, held, now).await?;
         if !self.dry_run {
             carry_out(store, &archived, &plan, retention, now).await?;
         }

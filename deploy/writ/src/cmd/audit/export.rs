@@ -11,6 +11,7 @@ use super::{
     task_of,
 };
 use crate::{
+    archive::store::Store,
     cmd::Common,
     evidence::{
         folder::REPORT,
@@ -26,6 +27,9 @@ pub struct Export {
     /// A task's id, or `last`; everything of the tenant if absent
     #[arg(long)]
     task: Option<String>,
+    /// Where parts of the audit stream were put away: a folder, or `s3://bucket/prefix`
+    #[arg(long, value_name = "WHERE")]
+    archive: Option<String>,
     /// New folder to write to; `evidence-<task>` or `evidence-<tenant>` if absent
     #[arg(long)]
     out: Option<PathBuf>,
@@ -41,8 +45,9 @@ impl Export {
         };
         let of = task.as_ref().map_or_else(|| operator.tenant().to_string(), ToString::to_string);
         let out = self.out.unwrap_or_else(|| PathBuf::from(format!("evidence-{of}")));
-        let Written { mut manifest, events, unproved, uncovered } =
-            export(&operator, root, task.as_ref(), &out).await?;
+        let archive = self.archive.as_deref().map(Store::open).transpose()?;
+        let Written { mut manifest, events, unproved, uncovered, removed } =
+            export(&operator, root, task.as_ref(), archive.as_ref(), &out).await?;
         if let Some(task) = &task {
             // The report says what a verification of this very folder finds.
             let (_, report) = verify(&out, &Against { root: Some(root), ..Against::default() })?;
@@ -66,6 +71,9 @@ impl Export {
                 manifest.faults
             );
         }
+        if removed > 0 {
+            text += &format!("{removed} records were removed by retention; their hashes are here\n");
+        }
         for log in &unproved {
             text += &format!(
                 "the records of log {log} do not lead to its checkpoint; `writ audit verify` says more\n"
@@ -84,7 +92,7 @@ impl Export {
         let unproved: Vec<String> = unproved.iter().map(ToString::to_string).collect();
         common.say(
             text,
-            &json!({"folder": out, "export": manifest, "unproved": unproved, "uncovered": uncovered}),
+            &json!({"folder": out, "export": manifest, "unproved": unproved, "uncovered": uncovered, "removed": removed}),
         )?;
         Ok(Exit::Ok)
     }

@@ -19,8 +19,13 @@ use writ_common::{
 
 use super::verify::root_key;
 use crate::{
+    archive::store::Store,
     cmd::Common,
-    evidence::{folder::CONTROL, gather, read::control_of},
+    evidence::{
+        folder::CONTROL,
+        gather::{self, Gathered},
+        read::control_of,
+    },
     exit::Exit,
     operator::Recorded,
     view::records,
@@ -30,6 +35,9 @@ use crate::{
 pub struct Prove {
     /// The record: `<node or broker>/<run>/<position>`, as receipts and `writ audit tail -o json` name it
     decision: String,
+    /// Where parts of the audit stream were put away: a folder, or `s3://bucket/prefix`
+    #[arg(long, value_name = "WHERE")]
+    archive: Option<String>,
     /// File to write to; `<name>-<run>-<position>.tlog-proof` if absent
     #[arg(long)]
     out: Option<PathBuf>,
@@ -61,7 +69,8 @@ impl Prove {
         let name = Name::parse(&self.decision)?;
         let operator = common.operator().await?;
         let mut found: Option<(LogId, Vec<u8>)> = None;
-        let (heads, leaves) = gather::records(&operator, |message, recorded| {
+        let archive = self.archive.as_deref().map(Store::open).transpose()?;
+        let gathered = gather::records(&operator, archive.as_ref(), |message, recorded| {
             let id = recorded.record.as_ref().map(|record| &record.id);
             let is_it = recorded.fault.is_none() && id.is_some_and(|id| name.is(id));
             if let (true, Some(id)) = (is_it, id) {
@@ -71,6 +80,7 @@ impl Prove {
         })
         .await?;
         let Some((log, envelope)) = found else { bail!("the audit stream has no record {}", self.decision) };
+        let Gathered { heads, leaves, .. } = gathered;
         let head = heads.get(&log).with_context(|| format!("log {log} has no checkpoint yet"))?;
         let said = head.checkpoint();
         let tree = leaves

@@ -4,17 +4,33 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value as Json;
-use writ_bus::Store;
+use writ::{
+    archive::{
+        manifest::Verified,
+        segment::SegmentLimits,
+        store::Store as ArchiveStore,
+        write::{Leaf, Sealed, Written, waiting, write_part},
+    },
+    dev::{connect_as, nats_conf::CoreUser},
+    evidence::gather,
+    operator::Operator,
+};
+use writ_bus::{Store, SystemClock, keyfile};
 use writ_common::{
     approval::ApprovalDecision,
     codec::encode,
+    control::{ControlDocument, ControlEvent},
+    ids::{BrokerId, PartId},
     keys::PrivateKey,
+    part::{self, PartStage},
     record::{Record, RecordBody, RecordKind},
     signed::Signed,
+    subjects::{Subject, part_stream},
     time::Millis,
+    wire::{AdminReply, AdminWanted},
 };
 use writ_sdk::{Error, Held, Task};
-use writ_tests::{Seen, World, letter, only, read, run};
+use writ_tests::{Seen, World, eventually, letter, only, read, run};
 
 use crate::{
     approvals::answer_for,
@@ -58,6 +74,13 @@ async fn json(world: &World, arguments: &[&str]) -> Result<Json> {
 
 fn sequences(answer: &Json) -> Vec<u64> {
     answer["rows"].as_array().unwrap().iter().map(|row| row["sequence"].as_u64().unwrap()).collect()
+}
+
+/// Where the rows of an answer stand, and whose they are.
+fn places(answer: &Json) -> Vec<(String, u64, String)> {
+    let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
+    let rows = answer["rows"].as_array().unwrap().iter();
+    rows.map(|row| (text(&row["part"]), row["sequence"].as_u64().unwrap(), text(&row["task"]))).collect()
 }
 
 /// The sequences of what the stream itself says, read in full.
@@ -345,8 +368,167 @@ fn another_stream_and_a_damaged_index_are_told_and_built_again() -> Result<()> {
         let other = World::new().await?;
         let folder = folder.display().to_string();
         let said = ask(&other, &["--index", &folder]).await?;
-        assert!(said.code == 1 && said.err.contains("was made from stream"), "{}", said.err);
+        assert!(
+            said.code == 1 && said.err.contains("was made from the audit stream of `acme`"),
+            "{}",
+            said.err
+        );
         other.close().await;
+        world.close().await;
+        Ok(())
+    })
+}
+
+/// Begins the next part, and waits until what outlives a task has moved there.
+async fn rotate(world: &World, operator: &Operator) -> Result<()> {
+    let current = operator.control().await?.parts().current().clone();
+    assert!(matches!(operator.ask(AdminWanted::RotatePart).await?, AdminReply::Done { .. }));
+    eventually("the next part is in use for everything", async || {
+        let control = operator.control().await?;
+        Ok(*control.parts().current() != current && control.parts().shared() == control.parts().current())
+    })
+    .await?;
+    // Nodes hear of it a moment later than operators.
+    let planner = world.agent("planner").await?;
+    eventually("a task is in it", async || {
+        let task = world.task_of(&planner, "alice").await?;
+        Ok(task.capability().await?.grant().domain.part != current)
+    })
+    .await
+}
+
+/// Writes the records of the first part into an archive, as its stream has them now.
+async fn archive(operator: &Operator, store: &ArchiveStore) -> Result<Written> {
+    let (tenant, part) = (operator.tenant().clone(), PartId::first());
+    let name = part_stream(&tenant, &part);
+    let facts = operator.bus().stream_facts(&name).await?.context("the stream")?;
+    let (heads, control) = (gather::heads(operator).await?, operator.control().await?);
+    let messages = waiting(operator.audit_tail(&part, None, 1).await?);
+    let sealed = Sealed {
+        tenant,
+        part,
+        created: facts.created(),
+        last: facts.last_sequence,
+        sealed_at: SystemClock::new().now().wall,
+        checkpoints: heads.iter().map(|(log, head)| (log.clone(), head.note().to_owned())).collect(),
+        verified: Verified::default(),
+    };
+    let limits = SegmentLimits { messages: 4, ..SegmentLimits::default() };
+    write_part(store, &sealed, &limits, messages, |message| Leaf::of(message, &control)).await
+}
+
+/// Says of a part that it is put away, in the broker's name, without waiting until its tasks have ended.
+async fn say_archived(world: &World, operator: &Operator, archived: part::Archived) -> Result<()> {
+    let key = keyfile::read_key(&world.state().join("keys/broker.key"))?;
+    let broker = CoreUser::Broker(BrokerId::parse("broker-1")?);
+    let bus = connect_as(&world.layout, &broker, "keys/broker.nkey", &world.nats.url()).await?;
+    for stage in [PartStage::Sealed, PartStage::Archived(archived)] {
+        let document = ControlDocument {
+            tenant: operator.tenant().clone(),
+            at: SystemClock::new().now().wall,
+            by: "test".to_owned(),
+            follows: operator.control().await?.epoch(),
+            event: ControlEvent::Part { part: PartId::first(), stage },
+        };
+        let store = Store {
+            subject: Subject::Control.of(operator.tenant()),
+            payload: encode(&Signed::new(&document, &key)),
+            message_id: None,
+            fence: writ_bus::Fence::None,
+            ttl_secs: None,
+        };
+        bus.store(&store, Duration::from_secs(5)).await?;
+    }
+    let control = operator.control().await?;
+    assert_eq!(control.parts().archived().len(), 1, "{:?}", control.parts());
+    Ok(())
+}
+
+#[test]
+fn answers_are_over_all_parts_also_those_that_were_put_away() -> Result<()> {
+    run(async {
+        let mut world = World::new().await?;
+        let operator = world.operator().await?;
+        let (_planner, before) = world.task().await?;
+        read(&before, "SELECT 1").await?;
+        let first = json(&world, &["user", "alice"]).await?;
+        assert!(places(&first).iter().all(|(part, ..)| part == "p0"));
+
+        rotate(&world, &operator).await?;
+        let (_planner, after) = world.task().await?;
+        read(&after, "SELECT 2").await?;
+        // The old task goes on where it began.
+        read(&before, "SELECT 3").await?;
+        read(&after, "DELETE FROM customers").await.unwrap_err();
+        let all = json(&world, &["user", "alice"]).await?;
+        let found = places(&all);
+        assert_eq!(
+            found.get(..places(&first).len()),
+            Some(places(&first).as_slice()),
+            "what was there stays"
+        );
+        let of = |task: &Task, part: &str| {
+            found.iter().filter(|(of, _, id)| of == part && id == task.id().as_str()).count()
+        };
+        assert_eq!((of(&before, "p0"), of(&before, "p1")), (3, 0), "{found:?}");
+        assert_eq!((of(&after, "p0"), of(&after, "p1")), (0, 3), "{found:?}");
+        let at = |part: &str| found.iter().rposition(|(of, ..)| of == part).unwrap();
+        assert!(at("p0") > found.iter().position(|(of, ..)| of == "p1").unwrap(), "in one order of time");
+        let times: Vec<&str> =
+            all["rows"].as_array().unwrap().iter().map(|row| row["at"].as_str().unwrap()).collect();
+        assert!(times.is_sorted(), "{times:?}");
+        let table = ask(&world, &[]).await?;
+        assert!(table.out.contains("p0#") && table.out.contains("p1#"), "{}", table.out);
+        let again = json(&world, &["user", "alice", "--rebuild"]).await?;
+        assert_eq!(again["rows"], all["rows"], "built at once or bit by bit");
+        assert_eq!(
+            (&all["index"]["not_read"], &all["index"]["missing"]),
+            (&Json::Array(vec![]), &Json::Array(vec![]))
+        );
+
+        // The first part is put away.
+        world.stop_broker().await;
+        let archive_folder = world.folder().join("archive").display().to_string();
+        let store = ArchiveStore::open(&archive_folder)?;
+        let written = archive(&operator, &store).await?;
+        let last = written.manifest.stream.last;
+        say_archived(&world, &operator, part::Archived { manifest: written.digest, last }).await?;
+        let kept = json(&world, &["user", "alice"]).await?;
+        assert_eq!((&kept["rows"], &kept["index"]["not_read"]), (&all["rows"], &Json::Array(vec![])));
+        // An index that has not read it says so, until it is shown the archive.
+        let elsewhere = ["user", "alice", "--index", "elsewhere"];
+        let without = json(&world, &elsewhere).await?;
+        assert!(places(&without).iter().all(|(part, ..)| part == "p1") && !places(&without).is_empty());
+        assert_eq!(without["index"]["not_read"][0]["part"], "p0", "{:#}", without["index"]);
+        let said = ask(&world, &["--index", "elsewhere"]).await?;
+        assert!(said.err.contains("not all of part p0") && said.err.contains("--archive"), "{}", said.err);
+        let with = json(&world, &[&elsewhere[..], &["--archive", &archive_folder]].concat()).await?;
+        assert_eq!((&with["rows"], &with["index"]["not_read"]), (&all["rows"], &Json::Array(vec![])));
+        let then = json(&world, &elsewhere).await?;
+        assert_eq!(then["rows"], all["rows"], "read once is enough");
+
+        // What retention deleted is not missing, and is said.
+        let said =
+            writ(&world, &["audit", "retain", "--archive", &archive_folder, "--records", "0s"]).await?;
+        assert_eq!(said.code, 0, "{}", said.err);
+        let third = ["--index", "third", "--archive", &archive_folder];
+        let left = json(&world, &[&["user", "alice"], &third[..]].concat()).await?;
+        assert!(places(&left).iter().all(|(part, ..)| part == "p1"));
+        let deleted = &left["index"]["parts"][0]["deleted"][0];
+        assert_eq!(
+            (&left["index"]["parts"][0]["part"], &deleted["class"]),
+            (&"p0".into(), &"records".into())
+        );
+        assert!(deleted["messages"].as_u64().unwrap() >= 5, "{deleted:#}");
+        assert_eq!(left["index"]["missing"], Json::Array(vec![]), "{:#}", left["index"]);
+        let said = ask(&world, &third).await?;
+        assert!(said.err.contains("retention deleted them"), "{}", said.err);
+        // A manifest that is not the one on record is no archive of it.
+        let manifest = world.folder().join("archive/acme/p0/manifest.json");
+        fs::write(&manifest, fs::read_to_string(&manifest)?.replace("\"faults\": 0", "\"faults\":  0"))?;
+        let said = ask(&world, &["--index", "fourth", "--archive", &archive_folder]).await?;
+        assert!(said.code == 1 && said.err.contains("the control stream says"), "{}{}", said.out, said.err);
+        operator.close().await;
         world.close().await;
         Ok(())
     })

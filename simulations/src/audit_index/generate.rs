@@ -98,6 +98,8 @@ struct Tool {
 
 /// A task that goes on.
 struct Going {
+    /// Where it began, and where its records are.
+    part: PartId,
     who: Who,
     rights: Vec<Right>,
     key: KeyId,
@@ -127,12 +129,13 @@ pub struct Stream {
     pub agents: Vec<AgentId>,
     tools: Vec<Tool>,
     tasks: Vec<Going>,
-    outcomes: VecDeque<Outcome>,
-    answers: VecDeque<(ApprovalId, Digest)>,
+    outcomes: VecDeque<(PartId, Outcome)>,
+    answers: VecDeque<(PartId, ApprovalId, Digest)>,
     policy: PolicyRevision,
     at: Timestamp,
     step: Millis,
-    sequence: u64,
+    /// The last sequence of each part; tasks begin in the last one.
+    parts: Vec<(PartId, u64)>,
     tenant: TenantId,
 }
 
@@ -216,9 +219,19 @@ impl Stream {
             policy: PolicyRevision(Digest::plain(b"policy")),
             at: BEGIN,
             step: Millis((DAYS * 86_400_000 / records.max(1)).max(1)),
-            sequence: 0,
+            parts: vec![(PartId::first(), 0)],
             tenant,
         })
+    }
+
+    /// Begins the next part: what begins from now on is in it, and what goes on stays where it is.
+    pub fn rotate(&mut self) {
+        self.parts.push((PartId::numbered(self.parts.len()), 0));
+    }
+
+    /// Whether there is more than one part.
+    pub fn has_rotated(&self) -> bool {
+        self.parts.len() > 1
     }
 
     /// The next messages.
@@ -230,19 +243,17 @@ impl Stream {
     }
 
     fn next(&mut self) -> Result<Raw> {
-        // Labels and claims stand between records.
-        self.sequence += 1 + self.dice.below(2);
         self.at = self.at.after(Millis(self.step.0 / 2 + self.dice.below(self.step.0 + 1)));
         let die = self.dice.below(1_000);
         if die < 10
-            && let Some((approval, request)) = self.answers.pop_front()
+            && let Some((part, approval, request)) = self.answers.pop_front()
         {
-            return Ok(self.answer(approval, request));
+            return Ok(self.answer(part, approval, request));
         }
         if die < 450
-            && let Some(outcome) = self.outcomes.pop_front()
+            && let Some((part, outcome)) = self.outcomes.pop_front()
         {
-            return self.by_node(RecordBody::Outcome(Box::new(outcome)), die == 449);
+            return self.by_node(&part, RecordBody::Outcome(Box::new(outcome)), die == 449);
         }
         if self.tasks.len() as u64 <= self.dice.below(TASKS_AT_ONCE) {
             return self.start();
@@ -250,26 +261,42 @@ impl Stream {
         self.act()
     }
 
-    fn raw(&self, prepared: Prepared) -> Raw {
-        Raw { sequence: self.sequence, subject: prepared.subject, payload: prepared.bytes }
+    fn current(&self) -> PartId {
+        self.parts.last().map_or_else(PartId::first, |(part, _)| part.clone())
     }
 
-    fn by_node(&mut self, body: RecordBody, is_forged: bool) -> Result<Raw> {
+    fn raw(&mut self, part: &PartId, subject: String, payload: Vec<u8>) -> Raw {
+        // Labels and claims stand between records.
+        let more = 1 + self.dice.below(2);
+        let known = self.parts.iter_mut().find(|(known, _)| known == part);
+        let sequence = known.map_or(more, |(_, sequence)| {
+            *sequence += more;
+            *sequence
+        });
+        Raw { part: part.clone(), sequence, at: self.at, subject, payload }
+    }
+
+    fn by_broker(&mut self, part: &PartId, body: RecordBody) -> Raw {
+        let Prepared { subject, bytes, .. } = self.broker.prepare(part.clone(), body, self.at);
+        self.raw(part, subject, bytes)
+    }
+
+    fn by_node(&mut self, part: &PartId, body: RecordBody, is_forged: bool) -> Result<Raw> {
         let at = usize::try_from(self.dice.below(self.nodes.len() as u64))?;
         let node = self.nodes.get_mut(at).context("a node")?;
         let (origin, boot) = (node.origin().clone(), node.boot().clone());
         let stamp = self.at;
         let prepared = if is_forged {
             let mut stranger = Recorder::new(self.tenant.clone(), origin, boot, self.stranger.clone());
-            stranger.prepare(PartId::first(), body, stamp)
+            stranger.prepare(part.clone(), body, stamp)
         } else {
-            node.prepare(PartId::first(), body, stamp)
+            node.prepare(part.clone(), body, stamp)
         };
-        Ok(self.raw(prepared))
+        Ok(self.raw(part, prepared.subject, prepared.bytes))
     }
 
     fn start(&mut self) -> Result<Raw> {
-        let task = TaskId::generate(self.at, self.dice.random());
+        let (part, task) = (self.current(), TaskId::generate(self.at, self.dice.random()));
         let agent = self.dice.pick(&self.agents)?;
         let key = self.dice.key().public();
         let mut rights = Vec::new();
@@ -279,7 +306,7 @@ impl Stream {
         rights.sort();
         rights.dedup();
         let who = Who {
-            domain: Some(FlowDomain::parse(&format!("p0.{task}"))?),
+            domain: Some(FlowDomain::parse(&format!("{part}.{task}"))?),
             task: Some(task),
             user: Some(self.dice.pick(&self.users)?),
             agent: Some(agent.clone()),
@@ -290,11 +317,18 @@ impl Stream {
             ..Who::default()
         };
         let left = 4 + self.dice.below(12);
-        let going = Going { who, rights, key: key.id(), label: Label::bottom(), left, approved: None };
+        let going = Going {
+            part: part.clone(),
+            who,
+            rights,
+            key: key.id(),
+            label: Label::bottom(),
+            left,
+            approved: None,
+        };
         let body = self.grant(&going)?;
         self.tasks.push(going);
-        let prepared = self.broker.prepare(PartId::first(), body, self.at);
-        Ok(self.raw(prepared))
+        Ok(self.by_broker(&part, body))
     }
 
     fn grant(&self, going: &Going) -> Result<RecordBody> {
@@ -332,7 +366,7 @@ impl Stream {
                 policy: Some(self.policy),
                 rules: vec!["rules.datalog:12".to_owned()],
                 label: Some(going.label.clone()),
-                label_revision: Some(self.sequence),
+                label_revision: Some(1),
                 ..Basis::default()
             },
             trace: None,
@@ -356,9 +390,9 @@ impl Stream {
         if die < 6 {
             going.who.serial = going.who.serial.map(|serial| serial + 1);
             let body = self.grant(&going)?;
+            let part = going.part.clone();
             self.tasks.push(going);
-            let prepared = self.broker.prepare(PartId::first(), body, self.at);
-            return Ok(self.raw(prepared));
+            return Ok(self.by_broker(&part, body));
         }
         if die < 14 && going.who.hops.len() < 3 {
             let from = going.who.caller.clone().context("a caller")?;
@@ -400,7 +434,8 @@ impl Stream {
         if (86..95).contains(&die) {
             let mut verdicted = self.verdict(RecordedDecision::Deny, going, what);
             verdicted.reasons = denied(code);
-            return self.by_node(RecordBody::Verdict(Box::new(verdicted)), false);
+            // What is not let through belongs to no part.
+            return self.by_node(&self.current(), RecordBody::Verdict(Box::new(verdicted)), false);
         }
         if die >= 97 {
             let id = ApprovalId::of_call(&call_id);
@@ -409,23 +444,23 @@ impl Stream {
             let approval = RecordedApproval { id: id.clone(), request, needs, by: Vec::new(), waited: None };
             let mut verdicted = self.verdict(RecordedDecision::Hold, going, what);
             verdicted.approval = Some(Box::new(approval.clone()));
-            self.answers.push_back((id, request));
+            self.answers.push_back((going.part.clone(), id, request));
             let by = vec![self.approver.0.clone()];
             going.approved = Some(RecordedApproval { by, waited: Some(Millis(60_000)), ..approval });
-            return self.by_node(RecordBody::Verdict(Box::new(verdicted)), false);
+            return self.by_node(&self.current(), RecordBody::Verdict(Box::new(verdicted)), false);
         }
         let mut verdicted = self.verdict(RecordedDecision::Allow, going, what);
         verdicted.approval = going.approved.take().map(Box::new);
         if die == 96 {
             verdicted.would_deny = denied(code);
         }
-        let raw = self.by_node(RecordBody::Verdict(Box::new(verdicted)), false)?;
+        let raw = self.by_node(&going.part, RecordBody::Verdict(Box::new(verdicted)), false)?;
         // Some never say how they ended.
         if self.dice.below(500) > 0 {
             going.label = going.label.join(&tool.gives);
             let intent = self.last_of(&raw)?;
             let elapsed = Some(Millis(self.dice.below(900)));
-            self.outcomes.push_back(Outcome {
+            let outcome = Outcome {
                 intent,
                 call_id,
                 task: going.who.task.clone(),
@@ -437,7 +472,8 @@ impl Stream {
                 found: Vec::new(),
                 elapsed,
                 manifest: Vec::new(),
-            });
+            };
+            self.outcomes.push_back((going.part.clone(), outcome));
         }
         Ok(raw)
     }
@@ -451,8 +487,8 @@ impl Stream {
         Ok(DecisionId { seq: next.seq.saturating_sub(1), ..next })
     }
 
-    fn answer(&mut self, approval: ApprovalId, request: Digest) -> Raw {
-        let (approver, key) = &self.approver;
+    fn answer(&mut self, part: PartId, approval: ApprovalId, request: Digest) -> Raw {
+        let (approver, key) = self.approver.clone();
         let granted = self.dice.below(3) > 0;
         let answer = ApprovalAnswer {
             tenant: self.tenant.clone(),
@@ -464,12 +500,9 @@ impl Stream {
             decision: if granted { ApprovalDecision::Granted } else { ApprovalDecision::Refused },
             comment: "as discussed".to_owned(),
         };
-        let subject = Subject::ApprovalAnswer { part: PartId::first(), approval, approver: approver.clone() };
-        Raw {
-            sequence: self.sequence,
-            subject: subject.of(&self.tenant),
-            payload: encode(&Signed::new(&answer, key)),
-        }
+        let subject = Subject::ApprovalAnswer { part: part.clone(), approval, approver };
+        let (subject, payload) = (subject.of(&self.tenant), encode(&Signed::new(&answer, &key)));
+        self.raw(&part, subject, payload)
     }
 }
 

@@ -1,5 +1,7 @@
 //! How fast the auditors' index is built and answers, against reading everything, in the same run.
 
+#[cfg(test)]
+mod archived_tests;
 pub mod generate;
 #[cfg(test)]
 mod tests;
@@ -20,7 +22,7 @@ use writ::index::{
 };
 use writ_common::{
     capability::Right,
-    ids::AgentId,
+    ids::{AgentId, TenantId},
     time::{Millis, Timestamp},
 };
 
@@ -85,10 +87,14 @@ impl Report {
 pub fn run(records: u64) -> Result<Report> {
     let folder = tempfile::Builder::new().prefix("writ-audit-index-").tempdir()?;
     let mut stream = Stream::new(1, records)?;
-    let source = Source::Stream { name: "WRIT_acme_p0".to_owned(), created: "1".to_owned() };
+    let source = Source::Streams { tenant: TenantId::parse("acme")?, root: stream.root };
     let mut filler = Filler::new(Index::open(folder.path(), &source)?)?;
     let (mut building, mut left) = (Duration::ZERO, records);
     while left > 0 {
+        // A new part, beside which the old one goes on, as it is where a stream becomes full.
+        if left <= records / 2 && !stream.has_rotated() {
+            stream.rotate();
+        }
         let raws = stream.take(usize::try_from(left.min(BATCH))?)?;
         left = left.saturating_sub(BATCH);
         let began = Instant::now();
@@ -171,8 +177,8 @@ fn ask(index: &Index, stream: &Stream, scan_ms: f64) -> Result<Vec<Asked>> {
 /// A right somewhere in the middle, and a moment at which somebody held it.
 fn some_grant(index: &Index) -> Result<(Right, Timestamp)> {
     let granted = |row: &Row| row.granted.as_ref().and_then(|granted| granted.rights.first().cloned());
-    for sequence in index.position().next / 2..index.position().next {
-        if let Some(row) = index.row(sequence)?
+    for ordinal in index.position().next / 2..index.position().next {
+        if let Some(row) = index.row(ordinal)?
             && let Some(right) = granted(&row)
         {
             return Ok((right, row.at));

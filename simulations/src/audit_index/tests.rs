@@ -17,17 +17,35 @@ use writ::index::{
 use writ_common::{
     approval::{ApprovalAnswer, ApprovalDecision},
     ids::{OperatorId, TaskId},
+    keys::PrivateKey,
     record::{Record, RecordBody, RecordKind, RecordedDecision, Verdicted, Who},
     time::Timestamp,
 };
 
 use super::*;
 
-fn source() -> Source {
-    Source::Stream { name: "WRIT_acme_p0".to_owned(), created: "1".to_owned() }
+pub(super) fn source() -> Source {
+    under(7)
 }
 
-fn build(folder: &Path, raws: &[Raw], stream: &Stream, stops: &[usize]) -> Index {
+fn under(root: u8) -> Source {
+    let root = PrivateKey::from_seed(&[root; 32]).public();
+    Source::Streams { tenant: TenantId::parse("acme").unwrap(), root }
+}
+
+/// Messages of several parts, in the order in which they were stored: a new part is begun after each of these.
+pub(super) fn in_parts(stream: &mut Stream, counts: &[usize]) -> Vec<Raw> {
+    let mut raws = Vec::new();
+    for (number, count) in counts.iter().enumerate() {
+        if number > 0 {
+            stream.rotate();
+        }
+        raws.extend(stream.take(*count).unwrap());
+    }
+    raws
+}
+
+pub(super) fn build(folder: &Path, raws: &[Raw], stream: &Stream, stops: &[usize]) -> Index {
     let mut from = 0;
     for stop in stops.iter().copied().chain([raws.len()]) {
         let mut filler = Filler::new(Index::open(folder, &source()).unwrap()).unwrap();
@@ -38,20 +56,20 @@ fn build(folder: &Path, raws: &[Raw], stream: &Stream, stops: &[usize]) -> Index
     Index::open(folder, &source()).unwrap()
 }
 
-/// A stream read as a whole, without lists.
-struct Read {
-    records: Vec<(u64, Record)>,
-    answers: Vec<(u64, ApprovalAnswer)>,
+/// A stream read as a whole, without lists. Messages are numbered as they come.
+pub(super) struct Read {
+    pub(super) records: Vec<(u64, Record)>,
+    pub(super) answers: Vec<(u64, ApprovalAnswer)>,
     faults: u64,
 }
 
-fn read(raws: &[Raw], stream: &Stream) -> Read {
+pub(super) fn read(raws: &[Raw], stream: &Stream) -> Read {
     let mut read = Read { records: Vec::new(), answers: Vec::new(), faults: 0 };
-    for Message { sequence, content, .. } in open_all(raws, &stream.history).unwrap() {
+    for (ordinal, Message { content, .. }) in (1..).zip(open_all(raws, &stream.history).unwrap()) {
         match content {
-            Content::Answer(answer) => read.answers.push((sequence, *answer)),
+            Content::Answer(answer) => read.answers.push((ordinal, *answer)),
             Content::Fault(_) => read.faults += 1,
-            Content::Record(record) => read.records.push((sequence, *record)),
+            Content::Record(record) => read.records.push((ordinal, *record)),
         }
     }
     read
@@ -86,7 +104,7 @@ fn paged(limit: usize, mut page: impl FnMut(Paging) -> Result<Page, IndexError>)
     loop {
         let page = page(Paging { after, limit }).unwrap();
         assert!(page.rows.len() <= limit);
-        all.extend(page.rows.iter().map(|row| row.sequence));
+        all.extend(page.rows.iter().map(|row| row.ordinal));
         match page.next {
             Some(next) => after = Some(next),
             None => return all,
@@ -99,7 +117,14 @@ fn window(days: (u64, u64)) -> Window {
     Window { from: Some(day(days.0)), to: Some(day(days.0 + days.1)), alive_at: None }
 }
 
-fn check(index: &Index, read: &Read, stream: &Stream, pick: usize, days: (u64, u64), limit: usize) {
+pub(super) fn check(
+    index: &Index,
+    read: &Read,
+    stream: &Stream,
+    pick: usize,
+    days: (u64, u64),
+    limit: usize,
+) {
     let user = &stream.users[pick % stream.users.len()];
     let agent = &stream.agents[pick % stream.agents.len()];
     for window in [Window::default(), window(days)] {
@@ -208,7 +233,7 @@ fn who_can(index: &Index, read: &Read, stream: &Stream, at: Timestamp) {
         let found = answer
             .holdings
             .iter()
-            .map(|one| (one.grant.capability.as_ref().unwrap().to_string(), one.grant.sequence));
+            .map(|one| (one.grant.capability.as_ref().unwrap().to_string(), one.grant.ordinal));
         assert_eq!(found.collect::<BTreeMap<_, _>>(), wanted, "{right} at {at}");
         let holders = answer.holdings.iter().flat_map(|one| {
             one.holders
@@ -229,13 +254,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
     #[test]
     fn every_question_finds_what_reading_everything_finds(
-        seed: u64, count in 50usize..1_500, pick: usize, days in (0u64..90, 0u64..40), limit in 1usize..40,
+        seed: u64, counts in (20usize..600, 20usize..600, 0usize..300), pick: usize, days in (0u64..90, 0u64..40),
+        limit in 1usize..40,
     ) {
+        let count = counts.0 + counts.1 + counts.2;
         let folder = tempfile::tempdir().unwrap();
         let mut stream = Stream::new(seed, count as u64).unwrap();
         // Few users, so that each has something.
         stream.users.truncate(8);
-        let raws = stream.take(count).unwrap();
+        let raws = in_parts(&mut stream, &[counts.0, counts.1, counts.2]);
         let index = build(folder.path(), &raws, &stream, &[count / 3, count / 2]);
         let read = read(&raws, &stream);
         prop_assert_eq!(index.position().taken.faults, read.faults);
@@ -251,7 +278,9 @@ fn known(position: &Position) -> Position {
 #[test]
 fn growing_bit_by_bit_makes_the_pages_that_building_again_makes() {
     let mut stream = Stream::new(7, 5_000).unwrap();
-    let raws = stream.take(5_000).unwrap();
+    let raws = in_parts(&mut stream, &[1_500, 2_000, 1_500]);
+    let both = raws.windows(2).filter(|pair| pair[0].part > pair[1].part).count();
+    assert!(both > 50, "an old part goes on beside the next: {both}");
     let (whole, bits) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let whole = build(whole.path(), &raws, &stream, &[]);
     let bits = build(bits.path(), &raws, &stream, &[1, 2, 63, 64, 65, 700, 701, 1_000, 2_500, 4_999]);
@@ -263,12 +292,12 @@ fn growing_bit_by_bit_makes_the_pages_that_building_again_makes() {
 #[test]
 fn a_missing_record_shows_and_a_second_copy_counts_once() {
     let mut stream = Stream::new(3, 400).unwrap();
-    let mut raws = stream.take(400).unwrap();
+    let mut raws = in_parts(&mut stream, &[200, 200]);
     let read = read(&raws, &stream);
     let (gone, record) = &read.records[100];
     let copy = raws[50].clone();
-    raws.retain(|raw| raw.sequence != *gone);
-    let last = raws.last().unwrap().sequence;
+    drop(raws.remove(usize::try_from(gone - 1).unwrap()));
+    let last = raws.iter().filter(|raw| raw.part == copy.part).map(|raw| raw.sequence).max().unwrap();
     raws.push(Raw { sequence: last + 1, ..copy });
     let folder = tempfile::tempdir().unwrap();
     let index = build(folder.path(), &raws, &stream, &[]);
@@ -286,7 +315,7 @@ fn a_record_that_was_put_back_is_a_row_and_one_on_anothers_subject_is_none() {
     let mut stream = Stream::new(3, 400).unwrap();
     let mut raws = stream.take(400).unwrap();
     let read = read(&raws, &stream);
-    let at = |sequence: u64| raws.iter().position(|raw| raw.sequence == sequence).unwrap();
+    let at = |ordinal: u64| usize::try_from(ordinal - 1).unwrap();
     let allowed = read.records.iter().rfind(|(_, record)| record.kind() == RecordKind::Allow).unwrap();
     let (back, elsewhere) = (at(read.records[100].0), at(allowed.0));
     assert_ne!(back, elsewhere);
@@ -301,8 +330,8 @@ fn a_record_that_was_put_back_is_a_row_and_one_on_anothers_subject_is_none() {
     let folder = tempfile::tempdir().unwrap();
     let index = build(folder.path(), &raws, &stream, &[]);
     assert_eq!(index.position().taken.faults, read.faults + 1);
-    assert!(index.row(raws[back].sequence).unwrap().is_some());
-    assert!(index.row(raws[elsewhere].sequence).unwrap().is_none());
+    assert!(index.row(back as u64 + 1).unwrap().is_some());
+    assert!(index.row(elsewhere as u64 + 1).unwrap().is_none());
     assert!(index.faults().iter().any(|(_, why)| why.contains("not its own")));
 }
 
@@ -463,8 +492,7 @@ fn another_source_an_older_state_and_a_lost_anchor_are_refused_until_it_is_built
         Ok(_) => "opened".to_owned(),
         Err(error) => error.to_string(),
     };
-    let other = Source::Stream { name: "WRIT_acme_p0".to_owned(), created: "2".to_owned() };
-    assert!(told(folder.path(), &other).contains("--rebuild"));
+    assert!(told(folder.path(), &under(8)).contains("--rebuild"));
     // What sled silently rolls back to.
     fs::remove_dir_all(folder.path().join("pages")).unwrap();
     copy_to(kept.path(), &folder.path().join("pages"));

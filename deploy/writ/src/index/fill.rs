@@ -1,18 +1,19 @@
 //! Taking messages in. The same messages make the same pages, however often it was stopped in between.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use writ_common::{
     approval::ApprovalAnswer,
     digest::Digest,
-    ids::BootId,
+    ids::{BootId, PartId},
     record::{DecisionId, Origin, Record, RecordBody},
+    time::Timestamp,
 };
 
 use super::{
-    Day, FAULTS_KEPT_MAX, Index, IndexError, PAGES_PER_DIRECTORY, ROWS_PER_PAGE, Refusal, Refusals, Run,
-    bucket_key, day_key, directory_key, posting_key,
-    row::{Row, RowKind},
+    Day, Deleted, FAULTS_KEPT_MAX, Index, IndexError, PAGES_PER_DIRECTORY, PartRead, ROWS_PER_PAGE, Refusal,
+    Refusals, Run, bucket_key, day_key, directory_key, posting_key,
+    row::{Place, Row, RowKind},
     rows_key,
     store::Packed,
     term::{self, Head, POSTINGS_PER_PAGE, PageInfo, Span, from_distances, to_distances},
@@ -24,8 +25,8 @@ pub const ROWS_PER_COMMIT: usize = 32_768;
 /// A message as the index takes it, signatures checked.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// Stream sequence.
-    pub sequence: u64,
+    /// Where it stands.
+    pub place: Place,
     /// Plain SHA-256 of its bytes.
     pub digest: Digest,
     /// What it holds.
@@ -43,7 +44,7 @@ pub enum Content {
     Record(Box<Record>),
 }
 
-/// A list that is written: the head, its tail as sequences.
+/// A list that is written: the head, its tail as ordinals.
 type Written = (Head, Vec<u64>);
 
 /// An index that grows. What was not committed is gone when it is dropped.
@@ -57,10 +58,10 @@ pub struct Filler {
     /// Full pages of lists.
     postings: Vec<(Vec<u8>, Packed)>,
     days: BTreeMap<Day, Refusals>,
-    /// Allowed calls without outcome: sequence, and the page if it is not committed.
+    /// Allowed calls without outcome: ordinal, and the page if it is not committed.
     open: BTreeMap<DecisionId, (u64, Option<usize>)>,
     runs: BTreeMap<(Origin, BootId), Run>,
-    /// Messages since the last commit.
+    /// Messages and other news since the last commit.
     waiting: usize,
 }
 
@@ -70,7 +71,7 @@ impl Filler {
     /// # Errors
     /// [`IndexError::Damaged`].
     pub fn new(index: Index) -> Result<Self, IndexError> {
-        let open = index.open_calls()?.into_iter().map(|(id, sequence)| (id, (sequence, None))).collect();
+        let open = index.open_calls()?.into_iter().map(|(id, ordinal)| (id, (ordinal, None))).collect();
         let runs = index.runs()?.into_iter().collect();
         let page = match index.top.directories.len().checked_sub(1) {
             None => 0,
@@ -94,35 +95,79 @@ impl Filler {
         })
     }
 
-    /// The sequence it goes on with.
+    /// What was committed.
     #[must_use]
-    pub fn next(&self) -> u64 {
-        self.index.position.next
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// How far a part was read.
+    #[must_use]
+    pub fn part(&self, part: &PartId) -> PartRead {
+        self.index.position.parts.get(part).cloned().unwrap_or_default()
+    }
+
+    /// Says of a part which stream it was read from, what of it was deleted before, and that everything before `next`
+    /// was looked at.
+    pub fn say(&mut self, part: &PartId, created: Option<Timestamp>, deleted: Vec<Deleted>, next: u64) {
+        let known = self.index.position.parts.get(part);
+        let before = known.cloned().unwrap_or_default();
+        let after = PartRead {
+            created: before.created.or(created),
+            next: before.next.max(next),
+            deleted: if deleted.is_empty() { before.deleted.clone() } else { deleted },
+            ..before.clone()
+        };
+        if known.is_none() || after != before {
+            self.index.position.parts.insert(part.clone(), after);
+            self.waiting += 1;
+        }
+    }
+
+    /// Says which records of a run stood in an archived part of which some are deleted, as ranges with both ends.
+    pub fn say_deleted(&mut self, origin: &Origin, boot: &BootId, positions: &[(u64, u64)]) {
+        let run = self.runs.entry((origin.clone(), boot.clone())).or_default();
+        for (first, last) in positions {
+            run.deleted.insert_all(*first, *last);
+        }
+        self.waiting += 1;
+    }
+
+    /// Says which parts are not to be had now, although there is more in them.
+    pub fn leave_out(&mut self, parts: BTreeSet<PartId>) {
+        if self.index.position.left_out != parts {
+            self.index.position.left_out = parts;
+            self.waiting += 1;
+        }
     }
 
     /// Takes a message in.
     ///
     /// # Errors
-    /// [`IndexError`]; also if it comes before one that was taken.
+    /// [`IndexError`]; also if it comes before one of its part that was taken.
     pub fn take(&mut self, message: Message) -> Result<(), IndexError> {
+        let Message { place, digest, content } = message;
         let position = &mut self.index.position;
-        if message.sequence < position.next {
+        let part = position.parts.entry(place.part.clone()).or_default();
+        if place.sequence < part.next {
             let why =
-                format!("holds messages up to #{}, and #{} came now", position.next - 1, message.sequence);
+                format!("holds messages of {} up to #{}, and {place} came now", place.part, part.next - 1);
             return Err(self.index.other_source(why));
         }
-        position.next = message.sequence + 1;
-        position.last = Some((message.sequence, message.digest));
+        part.next = place.sequence + 1;
+        part.last = Some((place.sequence, digest));
+        let ordinal = position.next;
+        position.next += 1;
         position.taken.messages += 1;
-        match message.content {
-            Content::Answer(answer) => self.push(Row::of_answer(message.sequence, &answer))?,
+        match content {
+            Content::Answer(answer) => self.push(Row::of_answer(ordinal, place, &answer))?,
             Content::Fault(why) => {
                 position.taken.faults += 1;
                 if self.index.top.faults.len() < FAULTS_KEPT_MAX {
-                    self.index.top.faults.push((message.sequence, why));
+                    self.index.top.faults.push((place, why));
                 }
             }
-            Content::Record(record) => self.take_record(message.sequence, &record)?,
+            Content::Record(record) => self.take_record(ordinal, place, &record)?,
         }
         self.waiting += 1;
         if self.waiting >= ROWS_PER_COMMIT {
@@ -131,7 +176,7 @@ impl Filler {
         Ok(())
     }
 
-    fn take_record(&mut self, sequence: u64, record: &Record) -> Result<(), IndexError> {
+    fn take_record(&mut self, ordinal: u64, place: Place, record: &Record) -> Result<(), IndexError> {
         let run = self.runs.entry((record.id.origin.clone(), record.id.boot.clone())).or_default();
         let is_void = matches!(record.body, RecordBody::Void(_));
         let seen = if is_void { &mut run.voids } else { &mut run.records };
@@ -139,7 +184,7 @@ impl Filler {
             self.index.position.taken.copies += 1;
             return Ok(());
         }
-        let mut row = Row::of_record(sequence, record);
+        let mut row = Row::of_record(ordinal, place, record);
         let ends = match &record.body {
             RecordBody::Outcome(outcome) => Some(&outcome.intent),
             RecordBody::Void(_) => Some(&record.id),
@@ -155,7 +200,7 @@ impl Filler {
             }
         }
         if row.is_open() {
-            self.open.insert(record.id.clone(), (sequence, Some(self.page)));
+            self.open.insert(record.id.clone(), (ordinal, Some(self.page)));
         }
         if row.kind.is_refusal() {
             self.count_refusal(&row)?;
@@ -164,19 +209,19 @@ impl Filler {
     }
 
     /// A row that was written before, to be changed.
-    fn row_mut(&mut self, sequence: u64, page: Option<usize>) -> Result<&mut Row, IndexError> {
+    fn row_mut(&mut self, ordinal: u64, page: Option<usize>) -> Result<&mut Row, IndexError> {
         let page = match page {
             Some(page) => Some(page),
-            None => self.index.page_of(sequence)?,
+            None => self.index.page_of(ordinal)?,
         };
         let missing =
-            || self.index.pages.damaged(format!("row #{sequence} waits for its outcome and is not there"));
+            || self.index.pages.damaged(format!("row {ordinal} waits for its outcome and is not there"));
         let page = page.ok_or_else(missing)?;
         if !self.rows.contains_key(&page) {
             self.rows.insert(page, self.index.row_page(page)?.to_vec());
         }
         let rows = self.rows.get_mut(&page).into_iter().flatten();
-        rows.into_iter().find(|row| row.sequence == sequence).ok_or_else(missing)
+        rows.into_iter().find(|row| row.ordinal == ordinal).ok_or_else(missing)
     }
 
     fn count_refusal(&mut self, row: &Row) -> Result<(), IndexError> {
@@ -198,7 +243,7 @@ impl Filler {
     fn push(&mut self, row: Row) -> Result<(), IndexError> {
         let span = Span::of(&row);
         for key in term::keys_of(&row) {
-            self.list(&key, row.sequence, span)?;
+            self.list(&key, row.ordinal, span)?;
         }
         if !self.rows.contains_key(&self.page) {
             let begun =
@@ -217,7 +262,7 @@ impl Filler {
         Ok(())
     }
 
-    fn list(&mut self, key: &[u8], sequence: u64, span: Span) -> Result<(), IndexError> {
+    fn list(&mut self, key: &[u8], ordinal: u64, span: Span) -> Result<(), IndexError> {
         let number = term::bucket_of(key);
         if !self.buckets.contains_key(&number) {
             let heads = self.index.bucket(number)?.into_iter();
@@ -228,7 +273,7 @@ impl Filler {
             self.buckets.insert(number, written.collect());
         }
         let (head, tail) = self.buckets.entry(number).or_default().entry(key.to_vec()).or_default();
-        tail.push(sequence);
+        tail.push(ordinal);
         let span = head.span.map_or(span, |known| known.join(span));
         head.span = Some(span);
         if tail.len() >= POSTINGS_PER_PAGE {
@@ -236,7 +281,7 @@ impl Filler {
             let packed = self.index.pages.pack(&page_key, &to_distances(tail))?;
             head.pages.push(PageInfo {
                 first: tail.first().copied().unwrap_or_default(),
-                last: sequence,
+                last: ordinal,
                 count: tail.len() as u64,
                 span,
                 digest: packed.digest,
@@ -268,7 +313,7 @@ impl Filler {
             pages.push((day_key(day), packed));
         }
         let open: Vec<(&DecisionId, u64)> =
-            self.open.iter().map(|(id, (sequence, _))| (id, *sequence)).collect();
+            self.open.iter().map(|(id, (ordinal, _))| (id, *ordinal)).collect();
         let packed = store.pack(b"O", &open)?;
         top.open = Some(packed.digest);
         pages.push((b"O".to_vec(), packed));
@@ -295,8 +340,8 @@ impl Filler {
             let (Some(first), Some(last)) = (rows.first(), rows.last()) else { continue };
             let packed = self.index.pages.pack(&rows_key(number), &rows)?;
             let info = PageInfo {
-                first: first.sequence,
-                last: last.sequence,
+                first: first.ordinal,
+                last: last.ordinal,
                 count: rows.len() as u64,
                 span: rows.iter().map(Span::of).fold(Span::of(first), Span::join),
                 digest: packed.digest,

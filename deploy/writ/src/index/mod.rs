@@ -8,18 +8,30 @@
 //! Pages form a tree: rows in pages of [`ROWS_PER_PAGE`], those in directories; lists of rows by [`Term`]; refusals by
 //! day. Each parent holds its children's digests up to the [`Position`], so that an answer either rests on exactly
 //! what was written or is an error that names the page. `fill.rs` takes messages in, `scan.rs` walks lists,
-//! `questions.rs` asks, `history.rs` knows the control stream, `source.rs` reads streams and exports.
+//! `questions.rs` asks, `history.rs` knows the control stream.
+//!
+//! A tenant's audit stream comes in parts, whose sequences repeat: a message gets an ordinal as it is taken in, and that
+//! is what rows, lists and pages of answers are numbered by. `lanes.rs` brings several parts into one order, `streams.rs`
+//! has those of a running Writ and its archive, `export.rs` those of an export, `source.rs` checks signatures.
 
+pub mod export;
 pub mod fill;
 pub mod history;
+pub mod lanes;
 pub mod questions;
 pub mod row;
 mod scan;
 pub mod source;
 pub mod store;
+pub mod streams;
 mod term;
 
-use std::{cell::RefCell, collections::BTreeMap, path::Path, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    rc::Rc,
+};
 
 use serde::{Deserialize, Serialize};
 use writ_common::{
@@ -29,10 +41,10 @@ use writ_common::{
 };
 
 pub use scan::{Page, Window};
-pub use store::{IndexError, Position, Source, Taken, remove};
+pub use store::{Deleted, IndexError, PartRead, Position, Source, Taken, remove};
 pub use term::Term;
 
-use row::Row;
+use row::{Place, Row};
 use store::{FORMAT, Pages};
 use term::{BUCKETS, Head, PageInfo};
 
@@ -48,7 +60,7 @@ type Day = u64;
 /// The page everything hangs below.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Top {
-    /// Directories of rows: the first sequence and the digest of each.
+    /// Directories of rows: the first ordinal and the digest of each.
     directories: Vec<(u64, Digest)>,
     /// Buckets of heads; none if nothing is in it.
     buckets: Vec<Option<Digest>>,
@@ -58,8 +70,8 @@ struct Top {
     open: Option<Digest>,
     /// Which records of which run were seen.
     runs: Option<Digest>,
-    /// Messages that are not to be believed, the first ones: sequence and why.
-    faults: Vec<(u64, String)>,
+    /// Messages that are not to be believed, the first ones: where and why.
+    faults: Vec<(Place, String)>,
 }
 
 /// What refusals are counted by.
@@ -102,6 +114,24 @@ impl Ranges {
         true
     }
 
+    /// Adds every number from `first` to `last`.
+    fn insert_all(&mut self, first: u64, last: u64) {
+        let begin = self.0.partition_point(|(_, to)| to.saturating_add(1) < first);
+        let end = self.0.partition_point(|(from, _)| *from <= last.saturating_add(1));
+        let touched = self.0.get(begin..end).unwrap_or_default();
+        let from = touched.first().map_or(first, |(from, _)| first.min(*from));
+        let to = touched.last().map_or(last, |(_, to)| last.max(*to));
+        self.0.splice(begin..end.max(begin), [(from, to)]);
+    }
+
+    /// How many numbers from `first` to `last` are not in it.
+    fn lacks(&self, first: u64, last: u64) -> u64 {
+        let begin = self.0.partition_point(|(_, to)| *to < first);
+        let within = self.0.iter().skip(begin).take_while(|(from, _)| *from <= last);
+        let has: u64 = within.map(|(from, to)| (*to).min(last) - (*from).max(first) + 1).sum();
+        (last - first + 1).saturating_sub(has)
+    }
+
     /// What is missing from 0 up to the highest number.
     fn holes(&self) -> impl Iterator<Item = (u64, u64)> {
         let mut expected = 0;
@@ -118,6 +148,8 @@ impl Ranges {
 struct Run {
     records: Ranges,
     voids: Ranges,
+    /// Records of archived parts of which retention deleted some: those that were not seen are deleted, not missing.
+    deleted: Ranges,
 }
 
 type Runs = Vec<((Origin, BootId), Run)>;
@@ -163,7 +195,8 @@ impl Index {
                 source: source.clone(),
                 writes: 0,
                 next: 1,
-                last: None,
+                parts: BTreeMap::new(),
+                left_out: BTreeSet::new(),
                 taken: Taken::default(),
                 top: None,
             },
@@ -182,9 +215,9 @@ impl Index {
         &self.position
     }
 
-    /// The first messages that are not to be believed, each with its sequence and why.
+    /// The first messages that are not to be believed, each with its place and why.
     #[must_use]
-    pub fn faults(&self) -> &[(u64, String)] {
+    pub fn faults(&self) -> &[(Place, String)] {
         &self.top.faults
     }
 
@@ -203,10 +236,8 @@ impl Index {
         for ((origin, boot), run) in self.runs()? {
             // A void stands at the position of the record it replaces.
             let mut seen = run.records;
-            for (from, to) in &run.voids.0 {
-                (*from..=*to).for_each(|number| {
-                    seen.insert(number);
-                });
+            for (from, to) in run.voids.0.iter().chain(&run.deleted.0) {
+                seen.insert_all(*from, *to);
             }
             holes.extend(seen.holes().map(|(from, to)| Hole {
                 origin: origin.to_string(),
@@ -218,6 +249,20 @@ impl Index {
         Ok(holes)
     }
 
+    /// How many of these positions of a run no record or void was seen at.
+    ///
+    /// # Errors
+    /// [`IndexError::Damaged`].
+    pub fn lacks(&self, origin: &Origin, boot: &BootId, positions: &[(u64, u64)]) -> Result<u64, IndexError> {
+        let runs = self.runs()?;
+        let run = runs.into_iter().find(|((of, run), _)| of == origin && run == boot).map(|(_, run)| run);
+        let mut seen = run.unwrap_or_default();
+        for (from, to) in std::mem::take(&mut seen.voids.0) {
+            seen.records.insert_all(from, to);
+        }
+        Ok(positions.iter().map(|(first, last)| seen.records.lacks(*first, *last)).sum())
+    }
+
     fn runs(&self) -> Result<Runs, IndexError> {
         match &self.top.runs {
             Some(digest) => self.pages.read(b"R", digest, || "the page of runs".to_owned()),
@@ -225,7 +270,7 @@ impl Index {
         }
     }
 
-    /// Allowed calls without outcome: the record, and the sequence of its row.
+    /// Allowed calls without outcome: the record, and the ordinal of its row.
     ///
     /// # Errors
     /// [`IndexError::Damaged`].
@@ -307,31 +352,31 @@ impl Index {
     }
 
     /// The page a row would stand in.
-    fn page_of(&self, sequence: u64) -> Result<Option<usize>, IndexError> {
-        let directory = self.top.directories.partition_point(|(first, _)| *first <= sequence);
+    fn page_of(&self, ordinal: u64) -> Result<Option<usize>, IndexError> {
+        let directory = self.top.directories.partition_point(|(first, _)| *first <= ordinal);
         let Some(directory) = directory.checked_sub(1) else { return Ok(None) };
-        let within = self.directory(directory)?.partition_point(|info| info.first <= sequence);
+        let within = self.directory(directory)?.partition_point(|info| info.first <= ordinal);
         Ok(within.checked_sub(1).map(|within| directory * PAGES_PER_DIRECTORY + within))
     }
 
     /// What is known of the page a row would stand in.
-    fn page_info(&self, sequence: u64) -> Result<Option<PageInfo>, IndexError> {
-        let Some(page) = self.page_of(sequence)? else { return Ok(None) };
+    fn page_info(&self, ordinal: u64) -> Result<Option<PageInfo>, IndexError> {
+        let Some(page) = self.page_of(ordinal)? else { return Ok(None) };
         Ok(self.directory(page / PAGES_PER_DIRECTORY)?.get(page % PAGES_PER_DIRECTORY).copied())
     }
 
-    /// The row of a sequence, if there is one.
+    /// The row of an ordinal, if there is one.
     ///
     /// # Errors
     /// [`IndexError::Damaged`].
-    pub fn row(&self, sequence: u64) -> Result<Option<Row>, IndexError> {
-        let Some(page) = self.page_of(sequence)? else { return Ok(None) };
+    pub fn row(&self, ordinal: u64) -> Result<Option<Row>, IndexError> {
+        let Some(page) = self.page_of(ordinal)? else { return Ok(None) };
         let rows = self.row_page(page)?;
-        let at = rows.binary_search_by_key(&sequence, |row| row.sequence);
+        let at = rows.binary_search_by_key(&ordinal, |row| row.ordinal);
         Ok(at.ok().and_then(|at| rows.get(at).cloned()))
     }
 
-    /// Every row, in the order of the stream: for checking, and for comparing with what lists find.
+    /// Every row, in the order in which they were taken: for checking, and for comparing with what lists find.
     ///
     /// # Errors
     /// [`IndexError::Damaged`].

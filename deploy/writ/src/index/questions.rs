@@ -22,7 +22,7 @@ use super::{
 /// Which page of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Paging {
-    /// After this sequence.
+    /// After the row of this ordinal.
     pub after: Option<u64>,
     /// Most rows.
     pub limit: usize,

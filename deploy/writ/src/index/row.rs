@@ -1,13 +1,15 @@
 //! What the index keeps of one record: enough to answer and to name the record, not the record.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use writ_common::{
     approval::{ApprovalAnswer, ApprovalDecision},
     capability::Right,
     digest::Digest,
     ids::{
-        Action, AgentId, ApprovalId, CapabilityId, KeyId, OperatorId, Resource, RoleId, TaskId, TaskKind,
-        UserId,
+        Action, AgentId, ApprovalId, CapabilityId, KeyId, OperatorId, PartId, Resource, RoleId, TaskId,
+        TaskKind, UserId,
     },
     label::Label,
     policy::PolicyRevision,
@@ -162,8 +164,8 @@ pub struct RowAct {
 /// How an allowed call ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
-    /// Sequence of the outcome, or of the void that replaces the record.
-    pub sequence: u64,
+    /// Where the outcome stands, or the void that replaces the record.
+    pub place: Place,
     /// When.
     pub at: Timestamp,
     /// How; none if the record was voided.
@@ -182,11 +184,28 @@ impl Ended {
     }
 }
 
+/// Where a message stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// The part of the audit stream.
+    pub part: PartId,
+    /// The sequence in that part's stream.
+    pub sequence: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.part, self.sequence)
+    }
+}
+
 /// One record, or one answer of an approver.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
-    /// Stream sequence.
-    pub sequence: u64,
+    /// Its number in this index: sequences come again in every part, this does not.
+    pub ordinal: u64,
+    /// Where it stands.
+    pub place: Place,
     /// When it was written, by the writer's clock.
     pub at: Timestamp,
     /// What it is about.
@@ -240,9 +259,10 @@ pub struct Row {
 }
 
 impl Row {
-    fn empty(sequence: u64, at: Timestamp, kind: RowKind) -> Self {
+    fn empty(ordinal: u64, place: Place, at: Timestamp, kind: RowKind) -> Self {
         Self {
-            sequence,
+            ordinal,
+            place,
             at,
             kind,
             id: None,
@@ -273,8 +293,8 @@ impl Row {
 
     /// What is kept of a record.
     #[must_use]
-    pub fn of_record(sequence: u64, record: &Record) -> Self {
-        let mut row = Self::empty(sequence, record.at, record.kind().into());
+    pub fn of_record(ordinal: u64, place: Place, record: &Record) -> Self {
+        let mut row = Self::empty(ordinal, place, record.at, record.kind().into());
         row.id = Some(record.id.clone());
         match &record.body {
             RecordBody::Outcome(outcome) => row.take_outcome(outcome),
@@ -290,12 +310,12 @@ impl Row {
 
     /// What is kept of an approver's answer.
     #[must_use]
-    pub fn of_answer(sequence: u64, answer: &ApprovalAnswer) -> Self {
+    pub fn of_answer(ordinal: u64, place: Place, answer: &ApprovalAnswer) -> Self {
         let kind = match answer.decision {
             ApprovalDecision::Granted => RowKind::Granted,
             ApprovalDecision::Refused => RowKind::Refused,
         };
-        let mut row = Self::empty(sequence, answer.at, kind);
+        let mut row = Self::empty(ordinal, place, answer.at, kind);
         row.approval = Some(RowApproval {
             id: answer.approval.clone(),
             request: answer.request,
@@ -391,7 +411,7 @@ impl Row {
     /// What an outcome or void says of the record it ends.
     pub(super) fn as_end(&self) -> Ended {
         Ended {
-            sequence: self.sequence,
+            place: self.place.clone(),
             at: self.at,
             status: self.outcome.as_ref().map(|(_, status)| *status),
             code: self.causes.first().map(|cause| cause.code),

@@ -36,9 +36,9 @@ impl Window {
 /// One page of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// The rows, in the order of the stream.
+    /// The rows, in the order in which the bus stored them.
     pub rows: Vec<Row>,
-    /// The sequence after which the next page begins; none if this is the last.
+    /// The ordinal after which the next page begins; none if this is the last.
     pub next: Option<u64>,
 }
 
@@ -62,12 +62,12 @@ impl<'i> Walk<'i> {
         Ok(Self { index, key, head, tail, window, number: 0, loaded: None })
     }
 
-    /// The first sequence of the list that is not below `from`, leaving out pages that lie outside the window.
+    /// The first ordinal of the list that is not below `from`, leaving out pages that lie outside the window.
     fn seek(&mut self, from: u64) -> Result<Option<u64>, IndexError> {
         loop {
             let Some(info) = self.head.pages.get(self.number) else {
                 let in_window = self.head.span.is_some_and(|span| self.window.touches(&span));
-                let at = self.tail.partition_point(|sequence| *sequence < from);
+                let at = self.tail.partition_point(|ordinal| *ordinal < from);
                 return Ok(self.tail.get(at).copied().filter(|_| in_window));
             };
             if info.last >= from && self.window.touches(&info.span) {
@@ -75,7 +75,7 @@ impl<'i> Walk<'i> {
                     self.loaded = Some(self.index.posting_page(&self.key, self.number, info)?);
                 }
                 let loaded = self.loaded.as_deref().unwrap_or_default();
-                let at = loaded.partition_point(|sequence| *sequence < from);
+                let at = loaded.partition_point(|ordinal| *ordinal < from);
                 if let Some(found) = loaded.get(at) {
                     return Ok(Some(*found));
                 }
@@ -87,8 +87,8 @@ impl<'i> Walk<'i> {
 }
 
 impl Index {
-    /// Visits rows that stand in every one of the lists and are within the window, in the order of the stream, after
-    /// the sequence `after`, until `visit` says no.
+    /// Visits rows that stand in every one of the lists and are within the window, in the order in which the bus stored
+    /// them, after the ordinal `after`, until `visit` says no.
     ///
     /// # Errors
     /// [`IndexError::Damaged`].
@@ -119,20 +119,20 @@ impl Index {
                     }
                 }
             }
-            let Some(sequence) = agreed else { return Ok(()) };
+            let Some(ordinal) = agreed else { return Ok(()) };
             // A page of rows that lies outside the window is not read.
-            let page = self.page_info(sequence)?;
+            let page = self.page_info(ordinal)?;
             if let Some(page) = page.filter(|page| !window.touches(&page.span)) {
-                from = page.last.max(sequence) + 1;
+                from = page.last.max(ordinal) + 1;
                 continue 'rows;
             }
-            let row = self.row(sequence)?;
+            let row = self.row(ordinal)?;
             let row =
-                row.ok_or_else(|| self.pages.damaged(format!("row #{sequence} is listed and not there")))?;
+                row.ok_or_else(|| self.pages.damaged(format!("row {ordinal} is listed and not there")))?;
             if window.holds(&row) && !visit(&row) {
                 return Ok(());
             }
-            from = sequence + 1;
+            from = ordinal + 1;
         }
     }
 
@@ -154,7 +154,7 @@ impl Index {
                 return true;
             }
             if page.rows.len() == limit {
-                page.next = page.rows.last().map(|row| row.sequence);
+                page.next = page.rows.last().map(|row| row.ordinal);
                 return false;
             }
             page.rows.push(row.clone());

@@ -6,6 +6,7 @@
 //! and once more in a small anchor file beside it. A page that is not reached by a question is not read for it.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt,
     fs::{self, DirBuilder, File},
     io::{Read as _, Write as _},
@@ -16,7 +17,14 @@ use std::{
 
 use flate2::{Compression, read::DeflateDecoder, write::DeflateEncoder};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use writ_common::{digest::Digest, time::Timestamp};
+use writ_common::{
+    digest::Digest,
+    ids::{PartId, TenantId},
+    keys::PublicKey,
+    time::Timestamp,
+};
+
+use crate::archive::manifest::Class;
 
 /// Why the index gives no answer.
 #[derive(Debug, thiserror::Error)]
@@ -50,12 +58,13 @@ pub enum IndexError {
 /// What an index was made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
-    /// The stream of a part.
-    Stream {
-        /// Its name.
-        name: String,
-        /// When it was created, in nanoseconds since the epoch.
-        created: String,
+    /// The audit stream of a tenant, in as many parts as it has. When the stream of each was created stands with the
+    /// part, since parts come and go.
+    Streams {
+        /// The tenant.
+        tenant: TenantId,
+        /// The offline root its keys rest on.
+        root: PublicKey,
     },
     /// The records of an export.
     Export {
@@ -67,9 +76,8 @@ pub enum Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Stream { name, created } => {
-                let millis = created.parse::<u64>().unwrap_or(0) / 1_000_000;
-                write!(f, "stream `{name}` of {}", Timestamp::from_millis(millis))
+            Self::Streams { tenant, root } => {
+                write!(f, "the audit stream of `{tenant}` under the root {root}")
             }
             Self::Export { records } => write!(f, "an export with records {}", records.short()),
         }
@@ -89,6 +97,38 @@ pub struct Taken {
     pub copies: u64,
 }
 
+/// How far a part was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRead {
+    /// When its stream was created; unknown for an export.
+    pub created: Option<Timestamp>,
+    /// Sequence of the first message that was not looked at.
+    pub next: u64,
+    /// The last message that was taken, by sequence and plain SHA-256.
+    pub last: Option<(u64, Digest)>,
+    /// What retention had deleted when the part was read from an archive.
+    pub deleted: Vec<Deleted>,
+}
+
+impl Default for PartRead {
+    fn default() -> Self {
+        Self { created: None, next: 1, last: None, deleted: Vec::new() }
+    }
+}
+
+/// Messages of one class that retention had deleted before they were read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deleted {
+    /// What they were.
+    pub class: Class,
+    /// How many.
+    pub messages: u64,
+    /// When the earliest was stored.
+    pub from: Timestamp,
+    /// When the latest was stored.
+    pub to: Timestamp,
+}
+
 /// How far the index has got: the root of its pages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
@@ -98,10 +138,12 @@ pub struct Position {
     pub source: Source,
     /// How often it was written: what orders it against its anchor.
     pub writes: u64,
-    /// Sequence of the first message that was not taken.
+    /// Ordinal of the first message that was not taken.
     pub next: u64,
-    /// The last message that was taken, by sequence and plain SHA-256.
-    pub last: Option<(u64, Digest)>,
+    /// How far each part was read.
+    pub parts: BTreeMap<PartId, PartRead>,
+    /// Parts that were put away before they were read to their end, and were not to be had when others were read.
+    pub left_out: BTreeSet<PartId>,
     /// What was taken in.
     pub taken: Taken,
     /// Digest of the page everything else hangs below.
@@ -109,7 +151,7 @@ pub struct Position {
 }
 
 /// The layout of this build; others are built again.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 const POSITION_KEY: &[u8] = b"\0position";
 /// Largest page, unpacked: what a damaged length must not exceed.
 const PAGE_BYTES_MAX: u64 = 256 * 1024 * 1024;

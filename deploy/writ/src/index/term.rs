@@ -1,6 +1,6 @@
 //! What rows are found by, and the lists of rows kept for it.
 //!
-//! A term has one list: the sequences of its rows, rising. Full stretches of it are pages of their own; the rest
+//! A term has one list: the ordinals of its rows, rising. Full stretches of it are pages of their own; the rest
 //! stands in the head, and heads stand in buckets. So a term that is not there is as provable as one that is.
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use writ_common::{
 
 use super::row::{Row, RowKind};
 
-/// Sequences per page of a list.
+/// Ordinals per page of a list.
 pub(super) const POSTINGS_PER_PAGE: usize = 256;
 /// How many buckets heads are spread over.
 pub(super) const BUCKETS: usize = 1_024;
@@ -128,7 +128,7 @@ pub(super) fn is_about_approval(row: &Row) -> bool {
 /// What is known of a page of rows or of a list without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PageInfo {
-    /// The lowest sequence in it.
+    /// The lowest ordinal in it.
     pub first: u64,
     /// The highest.
     pub last: u64,
@@ -182,12 +182,9 @@ impl Head {
 }
 
 /// Rising numbers as distances: small numbers are short in `MessagePack`.
-pub(super) fn to_distances(sequences: &[u64]) -> Vec<u64> {
+pub(super) fn to_distances(ordinals: &[u64]) -> Vec<u64> {
     let mut before = 0;
-    sequences
-        .iter()
-        .map(|sequence| sequence.wrapping_sub(std::mem::replace(&mut before, *sequence)))
-        .collect()
+    ordinals.iter().map(|ordinal| ordinal.wrapping_sub(std::mem::replace(&mut before, *ordinal))).collect()
 }
 
 /// The inverse of [`to_distances`].

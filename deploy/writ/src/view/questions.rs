@@ -52,7 +52,7 @@ pub fn done(rows: &[Row]) -> Table {
     for row in rows {
         table.push([
             row.at.to_string(),
-            row.sequence.to_string(),
+            row.place.to_string(),
             count(row),
             path(row),
             row.target(),
@@ -77,7 +77,7 @@ pub fn touched(rows: &[Row]) -> Table {
         let status = row.outcome.as_ref().map(|(_, status)| OutcomeStatus::as_str(*status).to_owned());
         table.push([
             row.at.to_string(),
-            row.sequence.to_string(),
+            row.place.to_string(),
             part_in_flow(row).to_owned(),
             row.target(),
             path(row),
@@ -108,7 +108,7 @@ pub fn observed(rows: &[Row]) -> Table {
     for row in rows {
         table.push([
             row.at.to_string(),
-            row.sequence.to_string(),
+            row.place.to_string(),
             count(row),
             path(row),
             row.target(),
@@ -208,7 +208,7 @@ pub fn answered(lines: &[Answered<'_>]) -> Table {
         };
         table.push([
             row.at.to_string(),
-            row.sequence.to_string(),
+            row.place.to_string(),
             line.what().to_owned(),
             line.by(),
             call.target(),
@@ -400,13 +400,14 @@ pub fn denials_json(last: u64, days: u64, rises: &[Rise], all: usize) -> Value {
 pub fn row_json(row: &Row) -> Value {
     let ended = |ended: &Ended| {
         json!({
-            "sequence": ended.sequence, "at": ended.at.to_string(), "status": ended.word(), "code": ended.code,
+            "part": ended.place.part, "sequence": ended.place.sequence, "at": ended.at.to_string(), "status": ended.word(), "code": ended.code,
             "label": ended.label,
         })
     };
     let hops = row.hops.iter().map(|hop| json!({"to": hop.to, "key": hop.key, "kept_back": hop.kept_back}));
     json!({
-        "sequence": row.sequence,
+        "part": row.place.part,
+        "sequence": row.place.sequence,
         "at": row.at.to_string(),
         "kind": row.kind,
         "record": row.id.as_ref().map(ToString::to_string),

@@ -18,8 +18,18 @@ use writ_common::{
 };
 
 use crate::{
+    archive::store::Store,
     cmd::{Common, Output},
-    index::{Index, Source, Window, history::ControlHistory, questions::Paging, remove, source},
+    index::{
+        Deleted, Index, Source, Window,
+        export::{self, Export},
+        history::ControlHistory,
+        questions::Paging,
+        remove,
+        row::Place,
+        source,
+        streams::{NotRead, Streams},
+    },
     operator::{Operator, OperatorProfile},
     span,
     view::table::Table,
@@ -42,6 +52,9 @@ pub struct Where {
     /// Build the index again from the first record
     #[arg(long)]
     rebuild: bool,
+    /// Where parts of the stream were put away: a folder, or `s3://bucket/prefix`. Needed until the index has read them
+    #[arg(long, value_name = "WHERE", conflicts_with = "export")]
+    archive: Option<String>,
     /// Ask an export (a folder of `writ audit export`) instead of the stream; no bus is needed
     #[arg(long, value_name = "FOLDER")]
     export: Option<PathBuf>,
@@ -157,6 +170,8 @@ pub struct Opened {
     pub history: ControlHistory,
     /// The connection; none for an export.
     pub operator: Option<Operator>,
+    /// The parts of which it lacks something.
+    pub not_read: Vec<NotRead>,
 }
 
 impl Where {
@@ -166,7 +181,7 @@ impl Where {
     /// If the index is damaged or of another source, or the source cannot be read.
     pub async fn open(&self, common: &Common) -> Result<Opened> {
         match &self.export {
-            Some(export) => self.open_export(export, common),
+            Some(export) => self.open_export(export, common).await,
             None => self.open_stream(common).await,
         }
     }
@@ -177,25 +192,44 @@ impl Where {
         let folder = self.index.clone().unwrap_or_else(beside);
         let operator = Operator::connect(&profile).await?;
         let history = source::history(&operator, profile.root).await?;
-        let (source, last) = source::stream_source(&operator).await?;
-        let index = self.open_index(&folder, &source)?;
-        let index = source::fill_from_stream(index, &operator, &history, last).await?;
-        Ok(Opened { index, history, operator: Some(operator) })
+        let store = self.archive.as_deref().map(Store::open).transpose()?;
+        let source = Source::Streams { tenant: operator.tenant().clone(), root: profile.root };
+        if self.rebuild {
+            remove(&folder)?;
+        }
+        let mut index = open_index(&folder, &source)?;
+        let mut streams = Streams::look(&operator, &history, store.as_ref(), &index).await?;
+        if let Some(part) = streams.came_back(&index).await? {
+            let told = "which it could not read before what came after it";
+            writeln!(std::io::stderr().lock(), "note: the index is built again, with part {part}, {told}")?;
+            // Closed before it is removed.
+            drop(index);
+            remove(&folder)?;
+            index = open_index(&folder, &source)?;
+            streams = Streams::look(&operator, &history, store.as_ref(), &index).await?;
+        }
+        let index = streams.fill(index, &history).await?;
+        let not_read = streams.not_read(&index);
+        Ok(Opened { index, history, operator: Some(operator), not_read })
     }
 
-    fn open_export(&self, export: &Path, common: &Common) -> Result<Opened> {
+    async fn open_export(&self, folder_of: &Path, common: &Common) -> Result<Opened> {
         let (tenant, root) = self.trusted(common)?;
         let beside = || {
-            let name = export.file_name().map_or_else(|| "export".into(), std::ffi::OsStr::to_os_string);
-            let mut name = name;
+            let name = folder_of.file_name();
+            let mut name = name.map_or_else(|| "export".into(), std::ffi::OsStr::to_os_string);
             name.push(".index");
-            export.with_file_name(name)
+            folder_of.with_file_name(name)
         };
         let folder = self.index.clone().unwrap_or_else(beside);
-        let history = source::export_history(export, tenant, root)?;
-        let index = self.open_index(&folder, &source::export_source(export)?)?;
-        let index = source::fill_from_export(index, export, &history)?;
-        Ok(Opened { index, history, operator: None })
+        let history = export::history(folder_of, tenant, root)?;
+        let export = Export::open(folder_of)?;
+        if self.rebuild {
+            remove(&folder)?;
+        }
+        let index = export.fill(open_index(&folder, &export.source())?, &history).await?;
+        let not_read = export.not_read(&index, &history)?;
+        Ok(Opened { index, history, operator: None, not_read })
     }
 
     /// Whom to believe. Never the export itself: it could bring a root of its own.
@@ -209,20 +243,17 @@ impl Where {
         )?;
         Ok((self.tenant.clone().unwrap_or(profile.tenant), root.unwrap_or(profile.root)))
     }
+}
 
-    fn open_index(&self, folder: &Path, source: &Source) -> Result<Index> {
-        let name = folder.display().to_string();
-        // sled may panic over bytes it cannot place, and with `panic = "abort"` nobody else gets to say what to do.
-        std::panic::set_hook(Box::new(move |info| {
-            let told =
-                format!("error: the index in {name} is damaged ({info}); build it again with `--rebuild`\n");
-            drop(std::io::stderr().write_all(told.as_bytes()));
-        }));
-        if self.rebuild {
-            remove(folder)?;
-        }
-        Ok(Index::open(folder, source)?)
-    }
+fn open_index(folder: &Path, source: &Source) -> Result<Index> {
+    let name = folder.display().to_string();
+    // sled may panic over bytes it cannot place, and with `panic = "abort"` nobody else gets to say what to do.
+    std::panic::set_hook(Box::new(move |info| {
+        let told =
+            format!("error: the index in {name} is damaged ({info}); build it again with `--rebuild`\n");
+        drop(std::io::stderr().write_all(told.as_bytes()));
+    }));
+    Ok(Index::open(folder, source)?)
 }
 
 impl Opened {
@@ -237,7 +268,7 @@ impl Opened {
             let told: Vec<String> = faults
                 .iter()
                 .take(TOLD_MAX)
-                .map(|(sequence, why)| format!("#{sequence} {}", visible(why)))
+                .map(|(place, why)| format!("{place} {}", visible(why)))
                 .collect();
             let (verb, noun) = if position.taken.faults == 1 { ("is", "record") } else { ("are", "records") };
             let told = told.join("; ");
@@ -248,28 +279,62 @@ impl Opened {
         }
         // An export of one task has holes of its own making: what is missing from it, `verify` finds.
         let holes = match position.source {
-            Source::Stream { .. } => self.index.holes()?,
+            Source::Streams { .. } => self.index.holes()?,
             Source::Export { .. } => Vec::new(),
+        };
+        // What is missing may stand where nobody looked.
+        let unless = match self.not_read.as_slice() {
+            [] => "",
+            _ => ", unless they are in a part that is not in this answer",
         };
         for hole in holes.iter().take(TOLD_MAX) {
             notes.push(format!(
-                "records {} to {} of {}/{} are missing",
+                "records {} to {} of {}/{} are missing{unless}",
                 hole.from, hole.to, hole.origin, hole.boot
             ));
         }
         if holes.len() > TOLD_MAX {
             notes.push(format!("and {} more stretches of records are missing", holes.len() - TOLD_MAX));
         }
+        let parts = position.parts.iter().map(|(part, read)| {
+            let deleted = read.deleted.iter().map(|Deleted { class, messages, from, to }| {
+                json!({
+                    "class": class, "messages": messages, "from": from.to_string(), "to": to.to_string(),
+                })
+            });
+            let deleted: Vec<Value> = deleted.collect();
+            json!({"part": part, "up_to": read.next.saturating_sub(1), "deleted": deleted})
+        });
+        let fault = |(place, why): &(Place, String)| json!({"part": place.part, "sequence": place.sequence, "why": why});
+        let not_read = |one: &NotRead| json!({"part": one.part, "messages": one.messages, "why": one.why});
         let told = json!({
             "source": position.source.to_string(),
-            "up_to": position.next.saturating_sub(1),
+            "parts": parts.collect::<Vec<_>>(),
             "rows": position.taken.rows,
             "not_believed": position.taken.faults,
-            "faults": faults.iter().map(|(sequence, why)| json!({"sequence": sequence, "why": why})).collect::<Vec<_>>(),
+            "faults": faults.iter().map(fault).collect::<Vec<_>>(),
+            "not_read": self.not_read.iter().map(not_read).collect::<Vec<_>>(),
             "second_copies": position.taken.copies,
             "missing": holes,
         });
         Ok((notes, told))
+    }
+
+    /// What no answer holds because it was not there to be read.
+    fn lacks(&self) -> Vec<String> {
+        let not_read = self.not_read.iter().map(|NotRead { part, messages, why }| match messages {
+            Some(count) => format!("{count} records of part {part} are in no answer: {why}"),
+            None => format!("not all of part {part} is in this answer: {why}"),
+        });
+        let parts = self.index.position().parts.iter();
+        let deleted = parts.flat_map(|(part, read)| read.deleted.iter().map(move |one| (part, one)));
+        let deleted = deleted.map(|(part, Deleted { class, messages, from, to })| {
+            format!(
+                "{messages} messages ({class}) of part {part}, stored from {from} to {to}, are in no answer: retention \
+                 deleted them"
+            )
+        });
+        not_read.chain(deleted).collect()
     }
 
     /// Writes an answer in the form that was asked for.
@@ -278,6 +343,9 @@ impl Opened {
     /// If the index is damaged, or nobody takes the answer.
     pub fn say(&self, common: &Common, table: &Table, more: Vec<String>, mut json: Value) -> Result<()> {
         let (notes, about) = self.notes()?;
+        // Whatever the form of the answer, and not among what a program reads of it.
+        let mut err = std::io::stderr().lock();
+        self.lacks().iter().try_for_each(|note| writeln!(err, "note: {note}"))?;
         let notes: Vec<String> = more.into_iter().chain(notes).collect();
         if let Some(json) = json.as_object_mut() {
             json.insert("index".to_owned(), about);
@@ -292,7 +360,6 @@ impl Opened {
             Output::Csv => {
                 std::io::stdout().lock().write_all(table.to_csv().as_bytes())?;
                 // Not among the rows: whoever reads those by program would take it for one.
-                let mut err = std::io::stderr().lock();
                 notes.iter().try_for_each(|note| writeln!(err, "{note}"))?;
                 Ok(())
             }

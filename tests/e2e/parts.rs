@@ -134,7 +134,7 @@ fn a_part_that_fills_is_followed_by_the_next_and_is_put_away() -> Result<()> {
         let said = writ(&world, &["audit", "hold", "lift", "matter-42"]).await?;
         assert_eq!(said.code, 0, "{}", said.err);
         let said = writ(&world, &[&["audit", "retain"], all.as_slice()].concat()).await?;
-        assert!(said.code == 0 && said.out.contains("deleted by records 0s"), "{}{}", said.out, said.err);
+        assert!(said.code == 0 && said.out.contains("deleted by records 0d"), "{}{}", said.out, said.err);
         let said = writ(&world, &["audit", "export", "--out", "rest", "--archive", "archive"]).await?;
         assert!(said.code == 0 && said.out.contains("removed by retention"), "{}{}", said.out, said.err);
         let (code, findings) = verified(&world, "rest").await?;

@@ -280,7 +280,7 @@ impl fmt::Display for Subject {
 
 /// Wildcard subjects to subscribe to or to give permission for.
 pub mod filter {
-    use crate::ids::{PartId, Resource, TenantId};
+    use crate::ids::{PartId, Resource, TaskId, TenantId};
 
     /// Every call on a resource, whichever agent and task.
     #[must_use]
@@ -322,6 +322,12 @@ pub mod filter {
     #[must_use]
     pub fn audit(tenant: &TenantId, part: &PartId) -> String {
         format!("writ.v1.{tenant}.audit.{part}.>")
+    }
+
+    /// Every record of a part that is of a task.
+    #[must_use]
+    pub fn records_of_task(tenant: &TenantId, part: &PartId, task: &TaskId) -> String {
+        format!("writ.v1.{tenant}.audit.{part}.*.{task}.*")
     }
 
     /// Every record of a part that a node or broker of this name has published, those put back included.

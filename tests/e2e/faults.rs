@@ -44,7 +44,7 @@ async fn until_served(task: &Task) -> Result<()> {
     eventually("a node serves", async || Ok(read(task, "SELECT 1").await.is_ok())).await
 }
 
-async fn until_broker_answers(world: &World) -> Result<()> {
+pub(crate) async fn until_broker_answers(world: &World) -> Result<()> {
     eventually("the broker answers", async || match world.operator().await {
         Ok(operator) => Ok(operator.ask(AdminWanted::Agents).await.is_ok()),
         Err(_) => Ok(false),

@@ -23,7 +23,7 @@ use writ_tests::{Seen, World, WorldOptions, eventually, only, read, run};
 
 use crate::{
     cli::writ,
-    faults::{broker, node},
+    faults::{broker, node, until_broker_answers},
 };
 
 async fn until_current(world: &World, part: &PartId) -> Result<()> {
@@ -54,6 +54,7 @@ fn a_part_that_fills_is_followed_by_the_next_and_is_put_away() -> Result<()> {
         let mut world = World::with(WorldOptions { start_core: false, ..Default::default() }).await?;
         World::edit(&world.layout.broker_config(), "[stream]\n", "[stream]\nmebibytes_max = 1\n")?;
         let serving = broker(&world)?;
+        until_broker_answers(&world).await?;
         let enforcing = node(&world, "node-1")?;
         world.enroll_missing().await?;
         let (planner, first) = world.task().await?;

@@ -478,7 +478,7 @@ impl Operator {
     /// If the stream cannot be read.
     pub async fn audit_tail(&self, part: &PartId, task: Option<&TaskId>, from: u64) -> Result<Tail> {
         let subject = match task {
-            Some(task) => format!("writ.v1.{}.audit.{part}.*.{task}.*", self.tenant),
+            Some(task) => filter::records_of_task(&self.tenant, part, task),
             None => filter::audit(&self.tenant, part),
         };
         Ok(self.bus.tail(&part_stream(&self.tenant, part), &subject, from).await?)

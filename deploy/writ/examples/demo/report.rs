@@ -49,7 +49,7 @@ impl Report {
         let operator = stack.operator().await?;
         let recorded = operator.records(None).await?;
         let root = OperatorProfile::load(&stack.layout.operator())?.root;
-        export(&operator, root, Some(task), evidence).await?;
+        export(&operator, root, Some(task), None, evidence).await?;
         operator.close().await;
         let (_, verified) = verify(evidence, &Against { root: Some(root), ..Against::default() })?;
         let records =

@@ -88,6 +88,7 @@ impl CoreUser {
             streams.push(subjects::heads_stream(tenant));
             planes.push("head");
         }
+        let is_operator = matches!(self, Self::Archiver(_) | Self::Operator(_));
         streams.extend(parts.iter().cloned());
         let reading = || {
             let mut rights = vec!["$JS.FC.>".to_owned()];
@@ -95,6 +96,8 @@ impl CoreUser {
                 rights.push(format!("$JS.API.CONSUMER.CREATE.*.*.{}", own(&format!("{plane}.>"))));
                 rights.push(format!("$JS.API.DIRECT.GET.*.{}", own(&format!("{plane}.>"))));
             }
+            // A part is read whole to be put away.
+            rights.extend(is_operator.then(|| format!("$JS.API.CONSUMER.CREATE.*.*.{}", own(">"))));
             for stream in &streams {
                 rights.extend([
                     format!("$JS.API.CONSUMER.DELETE.{stream}.>"),

@@ -7,7 +7,7 @@ use writ_bus::StoredMessage;
 use writ_common::{
     codec::decode,
     digest::Digest,
-    ids::PartId,
+    ids::{PartId, TenantId},
     subjects::{filter, heads_stream},
     tlog::{Head, LogId, SignedCheckpoint, Tree, leaf_hash},
 };
@@ -16,6 +16,7 @@ use crate::{
     archive::{
         manifest::Class,
         read::{Archived, Item, open},
+        segment::Message,
         store::Store,
     },
     operator::{Operator, Recorded},
@@ -150,6 +151,31 @@ pub async fn records(
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     Ok(gathered)
+}
+
+/// Reads what a filter names of a class in every part that was put away; nothing without an archive.
+///
+/// # Errors
+/// If the archive cannot be read, or holds something else than the control stream says.
+pub async fn away(
+    operator: &Operator,
+    archive: Option<&Store>,
+    class: Class,
+    filter: impl Fn(&TenantId, &PartId) -> String,
+    mut take: impl FnMut(&PartId, Message),
+) -> Result<()> {
+    let Some(store) = archive else { return Ok(()) };
+    for (part, archived) in operator.control().await?.parts().archived() {
+        let filter = filter(operator.tenant(), part);
+        let archived = open(store, operator.tenant(), part, Some(&archived.manifest)).await?;
+        let mut messages = archived.messages(store, &[class], Some(&filter));
+        while let Some(item) = messages.next().await? {
+            if let Item::Message(message) = item {
+                take(part, message);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The records of a part that was put away, and the hashes of those that retention has removed.

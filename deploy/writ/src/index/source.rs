@@ -10,7 +10,7 @@ use writ_common::{
     ids::PartId,
     keys::PublicKey,
     signed::Signed,
-    subjects::{Subject, control_stream},
+    subjects::{Subject, control_stream, filter},
     time::Timestamp,
 };
 
@@ -20,7 +20,9 @@ use super::{
     row::Place,
 };
 use crate::{
+    archive::{manifest::Class, store::Store},
     cores::on_every_core,
+    evidence::gather::away,
     operator::{Operator, Recorded},
 };
 
@@ -112,15 +114,28 @@ pub async fn history(operator: &Operator, root: PublicKey) -> Result<ControlHist
 ///
 /// # Errors
 /// If a stream cannot be read.
-pub async fn answers(operator: &Operator, history: &ControlHistory) -> Result<Vec<ApprovalAnswer>> {
+pub async fn answers(
+    operator: &Operator,
+    archive: Option<&Store>,
+    history: &ControlHistory,
+) -> Result<Vec<ApprovalAnswer>> {
     let mut answers = Vec::new();
+    let is_answer =
+        |subject: &str| matches!(Subject::parse(subject), Ok((_, Subject::ApprovalAnswer { .. })));
+    away(operator, archive, Class::Content, filter::approvals, |part, message| {
+        if is_answer(&message.subject)
+            && let Content::Answer(answer) = open_answer(&Raw::of(part.clone(), message.into()), history)
+        {
+            answers.push(*answer);
+        }
+    })
+    .await?;
     for part in history.state.parts().live() {
         let tail = operator.approval_tail(part, 1).await?;
         tail.drain(|message| {
-            if !matches!(Subject::parse(&message.subject), Ok((_, Subject::ApprovalAnswer { .. }))) {
-                return;
-            }
-            if let Content::Answer(answer) = open_answer(&Raw::of(part.clone(), message), history) {
+            if is_answer(&message.subject)
+                && let Content::Answer(answer) = open_answer(&Raw::of(part.clone(), message), history)
+            {
                 answers.push(*answer);
             }
         })

@@ -52,7 +52,8 @@ impl Export {
             // The report says what a verification of this very folder finds.
             let (_, report) = verify(&out, &Against { root: Some(root), ..Against::default() })?;
             let findings = Finding::of_report(&report);
-            let page = Page::of(&operator, root, task, &findings, &checks(task, &root)).await?;
+            let page =
+                Page::of(&operator, root, archive.as_ref(), task, &findings, &checks(task, &root)).await?;
             manifest.add(&out, REPORT, page.html.as_bytes())?;
         }
         let policies = match manifest.policies.len() {

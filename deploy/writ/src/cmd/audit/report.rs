@@ -6,19 +6,21 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde_json::json;
 use writ_common::{
-    approval::ApprovalRequest,
-    ids::TaskId,
+    approval::{ApprovalRequest, Approvals},
+    ids::{PartId, TaskId, TenantId},
     keys::PublicKey,
     record::{Origin, RecordBody},
-    subjects::{Subject, part_stream},
+    subjects::{Subject, filter, part_stream},
 };
 
 use super::{asked::now, task_of};
 use crate::{
+    archive::{manifest::Class, store::Store},
     cmd::Common,
+    evidence::gather::away,
     exit::Exit,
     index::source,
-    operator::Operator,
+    operator::{Operator, Recorded},
     view::report::{Finding, ReportInput, render},
 };
 
@@ -26,6 +28,9 @@ use crate::{
 pub struct Report {
     /// The task's id, or `last`
     task: String,
+    /// Where parts of the audit stream were put away: a folder, or `s3://bucket/prefix`
+    #[arg(long, value_name = "WHERE")]
+    archive: Option<String>,
     /// New file to write to; `report-<task>.html` if absent
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -43,24 +48,44 @@ impl Page {
     pub(super) async fn of(
         operator: &Operator,
         root: PublicKey,
+        archive: Option<&Store>,
         task: &TaskId,
         findings: &[Finding],
         checks: &[(String, String)],
     ) -> Result<Self> {
-        let recorded = operator.records(Some(task)).await?;
-        ensure!(!recorded.is_empty(), "the audit stream has no record of task {task}");
         let history = source::history(operator, root).await?;
+        let mut recorded = Vec::new();
+        let of_task = |tenant: &TenantId, part: &PartId| filter::records_of_task(tenant, part, task);
+        away(operator, archive, Class::Records, of_task, |_, message| {
+            recorded.push(Recorded::open(message.sequence, &message.payload, &history.state));
+        })
+        .await?;
+        recorded.extend(operator.records(Some(task)).await?);
+        let hint = match archive {
+            None if !history.state.parts().archived().is_empty() => {
+                "; if it was put away, say where with `--archive`"
+            }
+            _ => "",
+        };
+        ensure!(!recorded.is_empty(), "the audit stream has no record of task {task}{hint}");
         let instruction = instruction(operator, task).await?;
+        let mut before = Approvals::default();
+        away(operator, archive, Class::Content, filter::approvals, |_, message| {
+            // What is not readable is no approval.
+            drop(before.take(message.sequence, &message.subject, &message.payload, message.at));
+        })
+        .await?;
         let approvals = operator.approvals().await?;
-        let requests: Vec<ApprovalRequest> = approvals
+        let requests: Vec<ApprovalRequest> = before
             .iter()
+            .chain(approvals.iter())
             .map(|(_, approval)| approval)
             .filter(|approval| {
                 approval.request().task == *task && approval.check_request(&history.state).is_ok()
             })
             .map(|approval| approval.request().clone())
             .collect();
-        let answers = source::answers(operator, &history).await?;
+        let answers = source::answers(operator, archive, &history).await?;
         let named: Vec<&Origin> =
             recorded.iter().filter_map(|one| Some(&one.record.as_ref()?.id.origin)).collect();
         let enrolled = history.record_keys.iter().filter(|change| named.contains(&&change.what.0));
@@ -94,8 +119,9 @@ impl Report {
         let root = common.profile()?.root;
         let operator = common.operator().await?;
         let task = task_of(self.task, &operator).await?;
+        let archive = self.archive.as_deref().map(Store::open).transpose()?;
         let Page { html, verdicts, faults } =
-            Page::of(&operator, root, &task, &[], &checks(&task, &root)).await?;
+            Page::of(&operator, root, archive.as_ref(), &task, &[], &checks(&task, &root)).await?;
         let out = self.out.unwrap_or_else(|| PathBuf::from(format!("report-{task}.html")));
         // It names people and what they did: for its owner's eyes, and never in the place of another file.
         let opened = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&out);

@@ -1,31 +1,19 @@
 //! What auditors ask, asked of a running Writ and of an export, and held against the stream itself.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value as Json;
-use writ::{
-    archive::{
-        manifest::Verified,
-        segment::SegmentLimits,
-        store::Store as ArchiveStore,
-        write::{Leaf, Sealed, Written, waiting, write_part},
-    },
-    dev::{connect_as, nats_conf::CoreUser},
-    evidence::gather,
-    operator::Operator,
-};
-use writ_bus::{Store, SystemClock, keyfile};
+use writ::operator::Operator;
+use writ_bus::Store;
 use writ_common::{
     approval::ApprovalDecision,
     codec::encode,
-    control::{ControlDocument, ControlEvent},
-    ids::{BrokerId, PartId},
+    control::RevocationTarget,
+    ids::TaskId,
     keys::PrivateKey,
-    part::{self, PartStage},
     record::{Record, RecordBody, RecordKind},
     signed::Signed,
-    subjects::{Subject, part_stream},
     time::Millis,
     wire::{AdminReply, AdminWanted},
 };
@@ -76,8 +64,11 @@ fn sequences(answer: &Json) -> Vec<u64> {
     answer["rows"].as_array().unwrap().iter().map(|row| row["sequence"].as_u64().unwrap()).collect()
 }
 
+/// Part, sequence and task of a row.
+type Found = (String, u64, String);
+
 /// Where the rows of an answer stand, and whose they are.
-fn places(answer: &Json) -> Vec<(String, u64, String)> {
+fn places(answer: &Json) -> Vec<Found> {
     let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
     let rows = answer["rows"].as_array().unwrap().iter();
     rows.map(|row| (text(&row["part"]), row["sequence"].as_u64().unwrap(), text(&row["task"]))).collect()
@@ -397,57 +388,24 @@ async fn rotate(world: &World, operator: &Operator) -> Result<()> {
     .await
 }
 
-/// Writes the records of the first part into an archive, as its stream has them now.
-async fn archive(operator: &Operator, store: &ArchiveStore) -> Result<Written> {
-    let (tenant, part) = (operator.tenant().clone(), PartId::first());
-    let name = part_stream(&tenant, &part);
-    let facts = operator.bus().stream_facts(&name).await?.context("the stream")?;
-    let (heads, control) = (gather::heads(operator).await?, operator.control().await?);
-    let messages = waiting(operator.audit_tail(&part, None, 1).await?);
-    let sealed = Sealed {
-        tenant,
-        part,
-        created: facts.created(),
-        last: facts.last_sequence,
-        sealed_at: SystemClock::new().now().wall,
-        checkpoints: heads.iter().map(|(log, head)| (log.clone(), head.note().to_owned())).collect(),
-        verified: Verified::default(),
-    };
-    let limits = SegmentLimits { messages: 4, ..SegmentLimits::default() };
-    write_part(store, &sealed, &limits, messages, |message| Leaf::of(message, &control)).await
-}
-
-/// Says of a part that it is put away, in the broker's name, without waiting until its tasks have ended.
-async fn say_archived(world: &World, operator: &Operator, archived: part::Archived) -> Result<()> {
-    let key = keyfile::read_key(&world.state().join("keys/broker.key"))?;
-    let broker = CoreUser::Broker(BrokerId::parse("broker-1")?);
-    let bus = connect_as(&world.layout, &broker, "keys/broker.nkey", &world.nats.url()).await?;
-    for stage in [PartStage::Sealed, PartStage::Archived(archived)] {
-        let document = ControlDocument {
-            tenant: operator.tenant().clone(),
-            at: SystemClock::new().now().wall,
-            by: "test".to_owned(),
-            follows: operator.control().await?.epoch(),
-            event: ControlEvent::Part { part: PartId::first(), stage },
-        };
-        let store = Store {
-            subject: Subject::Control.of(operator.tenant()),
-            payload: encode(&Signed::new(&document, &key)),
-            message_id: None,
-            fence: writ_bus::Fence::None,
-            ttl_secs: None,
-        };
-        bus.store(&store, Duration::from_secs(5)).await?;
+/// Puts the first part away, as an operator does: what lives in it ends, and the broker says that it may go.
+async fn put_away(world: &World, operator: &Operator, found: &[Found], archive: &str) -> Result<()> {
+    let tasks: BTreeSet<&String> =
+        found.iter().filter(|(part, ..)| part == "p0").map(|(.., task)| task).collect();
+    for task in tasks {
+        operator.revoke(RevocationTarget::Task(TaskId::parse(task.as_str())?), true).await?;
     }
-    let control = operator.control().await?;
-    assert_eq!(control.parts().archived().len(), 1, "{:?}", control.parts());
+    let archiver = world.layout.archiver().display().to_string();
+    let asked = ["--profile", &archiver, "audit", "archive", "--archive", archive, "--part", "p0"];
+    let said = writ(world, &asked).await?;
+    assert!(said.code == 0 && said.out.contains("its stream is deleted"), "{}{}", said.out, said.err);
     Ok(())
 }
 
 #[test]
 fn answers_are_over_all_parts_also_those_that_were_put_away() -> Result<()> {
     run(async {
-        let mut world = World::new().await?;
+        let world = World::new().await?;
         let operator = world.operator().await?;
         let (_planner, before) = world.task().await?;
         read(&before, "SELECT 1").await?;
@@ -486,13 +444,8 @@ fn answers_are_over_all_parts_also_those_that_were_put_away() -> Result<()> {
             (&Json::Array(vec![]), &Json::Array(vec![]))
         );
 
-        // The first part is put away.
-        world.stop_broker().await;
-        let archive_folder = world.folder().join("archive").display().to_string();
-        let store = ArchiveStore::open(&archive_folder)?;
-        let written = archive(&operator, &store).await?;
-        let last = written.manifest.stream.last;
-        say_archived(&world, &operator, part::Archived { manifest: written.digest, last }).await?;
+        let archive = world.folder().join("archive").display().to_string();
+        put_away(&world, &operator, &found, &archive).await?;
         let kept = json(&world, &["user", "alice"]).await?;
         assert_eq!((&kept["rows"], &kept["index"]["not_read"]), (&all["rows"], &Json::Array(vec![])));
         // An index that has not read it says so, until it is shown the archive.
@@ -502,16 +455,15 @@ fn answers_are_over_all_parts_also_those_that_were_put_away() -> Result<()> {
         assert_eq!(without["index"]["not_read"][0]["part"], "p0", "{:#}", without["index"]);
         let said = ask(&world, &["--index", "elsewhere"]).await?;
         assert!(said.err.contains("not all of part p0") && said.err.contains("--archive"), "{}", said.err);
-        let with = json(&world, &[&elsewhere[..], &["--archive", &archive_folder]].concat()).await?;
+        let with = json(&world, &[&elsewhere[..], &["--archive", &archive]].concat()).await?;
         assert_eq!((&with["rows"], &with["index"]["not_read"]), (&all["rows"], &Json::Array(vec![])));
         let then = json(&world, &elsewhere).await?;
         assert_eq!(then["rows"], all["rows"], "read once is enough");
 
         // What retention deleted is not missing, and is said.
-        let said =
-            writ(&world, &["audit", "retain", "--archive", &archive_folder, "--records", "0s"]).await?;
+        let said = writ(&world, &["audit", "retain", "--archive", &archive, "--records", "0s"]).await?;
         assert_eq!(said.code, 0, "{}", said.err);
-        let third = ["--index", "third", "--archive", &archive_folder];
+        let third = ["--index", "third", "--archive", &archive];
         let left = json(&world, &[&["user", "alice"], &third[..]].concat()).await?;
         assert!(places(&left).iter().all(|(part, ..)| part == "p1"));
         let deleted = &left["index"]["parts"][0]["deleted"][0];
@@ -526,7 +478,7 @@ fn answers_are_over_all_parts_also_those_that_were_put_away() -> Result<()> {
         // A manifest that is not the one on record is no archive of it.
         let manifest = world.folder().join("archive/acme/p0/manifest.json");
         fs::write(&manifest, fs::read_to_string(&manifest)?.replace("\"faults\": 0", "\"faults\":  0"))?;
-        let said = ask(&world, &["--index", "fourth", "--archive", &archive_folder]).await?;
+        let said = ask(&world, &["--index", "fourth", "--archive", &archive]).await?;
         assert!(said.code == 1 && said.err.contains("the control stream says"), "{}{}", said.out, said.err);
         operator.close().await;
         world.close().await;

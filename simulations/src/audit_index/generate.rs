@@ -248,7 +248,7 @@ impl Stream {
         if die < 10
             && let Some((part, approval, request)) = self.answers.pop_front()
         {
-            return Ok(self.answer(part, approval, request));
+            return Ok(self.answer(&part, approval, request));
         }
         if die < 450
             && let Some((part, outcome)) = self.outcomes.pop_front()
@@ -487,7 +487,7 @@ impl Stream {
         Ok(DecisionId { seq: next.seq.saturating_sub(1), ..next })
     }
 
-    fn answer(&mut self, part: PartId, approval: ApprovalId, request: Digest) -> Raw {
+    fn answer(&mut self, part: &PartId, approval: ApprovalId, request: Digest) -> Raw {
         let (approver, key) = self.approver.clone();
         let granted = self.dice.below(3) > 0;
         let answer = ApprovalAnswer {
@@ -502,7 +502,7 @@ impl Stream {
         };
         let subject = Subject::ApprovalAnswer { part: part.clone(), approval, approver };
         let (subject, payload) = (subject.of(&self.tenant), encode(&Signed::new(&answer, &key)));
-        self.raw(&part, subject, payload)
+        self.raw(part, subject, payload)
     }
 }
 

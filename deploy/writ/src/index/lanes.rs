@@ -161,7 +161,7 @@ fn is_wanted(subject: &str) -> bool {
     }
 }
 
-/// The messages of a part in an archive. None are read twice at once: one segment of each class is in memory.
+/// The messages of a part in an archive; one segment of each class is in memory.
 struct ArchiveLane<'a> {
     store: &'a Store,
     archived: &'a Archived,

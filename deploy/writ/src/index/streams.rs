@@ -227,7 +227,7 @@ pub fn say_archived(filler: &mut Filler, archived: &Archived) {
                 known.to = known.to.max(segment.to);
             }
             None => {
-                deleted.push(Deleted { class: segment.class, messages, from: segment.from, to: segment.to })
+                deleted.push(Deleted { class: segment.class, messages, from: segment.from, to: segment.to });
             }
         }
     }

@@ -14,7 +14,7 @@ use writ_common::{
     reason::{Reason, ReasonCode},
     record::Origin,
     time::{Millis, Now, Timestamp},
-    tlog::LogId,
+    tlog::{LogId, SignedCheckpoint},
     wire::AdminWanted,
 };
 
@@ -260,7 +260,7 @@ impl Broker {
                 boot == Some(&log.boot) && self.freshness.is_live(node, now)
             }
         };
-        let open = self.logs.heads().map(|head| head.checkpoint()).filter(|head| !head.is_closed);
+        let open = self.logs.heads().map(SignedCheckpoint::checkpoint).filter(|head| !head.is_closed);
         open.map(|head| &head.log).filter(move |log| !is_written(log))
     }
 

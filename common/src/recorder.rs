@@ -9,6 +9,7 @@ use crate::{
     digest::Digest,
     ids::{BootId, PartId, TenantId},
     keys::PrivateKey,
+    part::Parts,
     record::{DecisionId, Origin, Receipt, Record, RecordBody, RecordKind, RecordedReason, Void, What, Who},
     signed::{OpenError, Signed},
     subjects::Subject,
@@ -46,6 +47,24 @@ pub struct Prepared {
     pub bytes: Vec<u8>,
     /// What it says, so that nobody has to decode it again.
     pub record: Arc<Record>,
+}
+
+impl Prepared {
+    /// Where it stands instead, and under which message id, if its part takes nothing any more: in the one in use, as put
+    /// back.
+    #[must_use]
+    pub fn elsewhere(&self, parts: &Parts) -> Option<(String, String)> {
+        let Record { tenant, part, .. } = self.record.as_ref();
+        if parts.takes(part) {
+            return None;
+        }
+        let subject = Subject::Restored {
+            part: parts.current().clone(),
+            task: self.record.task().cloned(),
+            origin: self.id.origin.name().to_owned(),
+        };
+        Some((subject.of(tenant), self.id.restored_id().to_string()))
+    }
 }
 
 impl Recorder {

@@ -591,7 +591,10 @@ impl Broker {
             }
             Ok(stored) => self.acknowledged(&prepared, stored.sequence),
             Err(_) => {
-                let ticket = self.fresh_ticket();
+                let (ticket, mut store) = (self.fresh_ticket(), store);
+                if let Some((subject, id)) = prepared.elsewhere(self.control.parts()) {
+                    (store.subject, store.message_id) = (subject, Some(id));
+                }
                 self.push(Effect::Publish { ticket, store: store.clone(), delay: REPUBLISH_AFTER });
                 self.unacknowledged.insert(ticket, (prepared, store));
             }

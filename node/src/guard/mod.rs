@@ -583,7 +583,10 @@ impl Guard {
                 }
                 let ticket = self.fresh_ticket();
                 let mut unacknowledged = unacknowledged;
-                self.readdress(&mut unacknowledged);
+                if let Some((subject, id)) = unacknowledged.prepared.elsewhere(self.control.parts()) {
+                    unacknowledged.store.subject = subject;
+                    unacknowledged.store.message_id = Some(id);
+                }
                 let store = unacknowledged.store.clone();
                 self.push(Effect::Publish { ticket, store, delay: REPUBLISH_AFTER });
                 self.unacknowledged.insert(ticket, unacknowledged);
@@ -598,21 +601,6 @@ impl Guard {
         {
             self.streams.acknowledged(part, sequence);
         }
-    }
-
-    /// A record of a part that takes nothing any more stands in the one in use instead, as put back.
-    fn readdress(&self, unacknowledged: &mut Unacknowledged) {
-        let (record, parts) = (&unacknowledged.prepared.record, self.control.parts());
-        if parts.takes(&record.part) {
-            return;
-        }
-        let subject = Subject::Restored {
-            part: parts.for_record(&record.part),
-            task: record.task().cloned(),
-            origin: record.id.origin.name().to_owned(),
-        };
-        unacknowledged.store.subject = subject.of(&self.config.tenant);
-        unacknowledged.store.message_id = Some(record.id.restored_id().to_string());
     }
 
     /// The part in which the records of a call stand: that of its flow domain, once it is known.

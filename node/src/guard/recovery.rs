@@ -114,6 +114,14 @@ impl Guard {
             // Another node's intent: ours is not on record.
             Ok(None) if intent.contested => self.void_apart(*intent, now),
             Ok(None) => self.void_old(*intent, now),
+            Err(_) if self.control.parts().archived().contains_key(&intent.prepared.record.part) => {
+                // Its journal stays, for somebody to look at.
+                let (id, part) = (&intent.prepared.id, &intent.prepared.record.part);
+                self.alarm(format!(
+                    "nobody knows here whether {id} was let through: part {part} was put away; the archive of it has the \
+                     record, or it never counted (`writ audit export --archive`)"
+                ));
+            }
             Err(why) => {
                 self.alarm(format!("record {} cannot be looked for: {why}", intent.prepared.id));
                 self.search_for(sought, *intent);

@@ -444,6 +444,12 @@ fn answers_are_over_all_parts_also_those_that_were_put_away() -> Result<()> {
             (&Json::Array(vec![]), &Json::Array(vec![]))
         );
 
+        // An export holds part after part; its answers are in one order all the same.
+        let exported = writ(&world, &["audit", "export", "--out", "both"]).await?;
+        assert_eq!(exported.code, 0, "{}", exported.err);
+        let kept = json(&world, &["user", "alice", "--export", "both"]).await?;
+        assert_eq!((&kept["rows"], &kept["index"]["not_read"]), (&all["rows"], &Json::Array(vec![])));
+
         let archive = world.folder().join("archive").display().to_string();
         put_away(&world, &operator, &found, &archive).await?;
         let kept = json(&world, &["user", "alice"]).await?;
@@ -475,6 +481,11 @@ fn answers_are_over_all_parts_also_those_that_were_put_away() -> Result<()> {
         assert_eq!(left["index"]["missing"], Json::Array(vec![]), "{:#}", left["index"]);
         let said = ask(&world, &third).await?;
         assert!(said.err.contains("retention deleted them"), "{}", said.err);
+        let exported = writ(&world, &["audit", "export", "--out", "rest", "--archive", &archive]).await?;
+        assert_eq!(exported.code, 0, "{}", exported.err);
+        let kept = json(&world, &["user", "alice", "--export", "rest"]).await?;
+        assert_eq!((places(&kept), &kept["index"]["not_read"][0]["part"]), (places(&left), &"p0".into()));
+        assert!(kept["index"]["not_read"][0]["messages"].as_u64().unwrap() >= 5, "{:#}", kept["index"]);
         // A manifest that is not the one on record is no archive of it.
         let manifest = world.folder().join("archive/acme/p0/manifest.json");
         fs::write(&manifest, fs::read_to_string(&manifest)?.replace("\"faults\": 0", "\"faults\":  0"))?;

@@ -410,3 +410,39 @@ fn rows_key(number: usize) -> Vec<u8> {
 fn posting_key(key: &[u8], number: usize) -> Vec<u8> {
     [b"p".as_slice(), key, b"\0", &(number as u64).to_be_bytes()].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn ranges_are_the_numbers_that_were_added(
+            added in proptest::collection::vec((0_u64..60, 0_u64..8), 0..20), asked in (0_u64..60, 0_u64..20),
+        ) {
+            let (mut ranges, mut numbers) = (Ranges::default(), BTreeSet::new());
+            for (first, more) in added {
+                match more {
+                    0 => prop_assert_eq!(ranges.insert(first), numbers.insert(first)),
+                    more => {
+                        ranges.insert_all(first, first + more);
+                        numbers.extend(first..=first + more);
+                    }
+                }
+            }
+            prop_assert!(ranges.0.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0), "{:?}", ranges);
+            let all: BTreeSet<u64> = ranges.0.iter().flat_map(|(from, to)| *from..=*to).collect();
+            prop_assert_eq!(&all, &numbers);
+            let (first, last) = (asked.0, asked.0 + asked.1);
+            let lacking = (first..=last).filter(|number| !numbers.contains(number)).count() as u64;
+            prop_assert_eq!(ranges.lacks(first, last), lacking);
+            let missing: u64 = ranges.holes().map(|(from, to)| to - from + 1).sum();
+            let end = numbers.last().map_or(0, |last| last + 1);
+            prop_assert_eq!(missing, end - numbers.len() as u64);
+        }
+    }
+}

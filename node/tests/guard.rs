@@ -498,10 +498,14 @@ fn f11_part_a_label_that_moved_is_raised_where_it_went() {
     // That it is top here covers nothing: where the domain lives now, nobody knows of this result yet.
     assert!(!bench.replies.contains_key(&call));
     bench.label_is(3, &Label::bottom());
-    let (ticket, fence, raised) = bench.raise();
     let there = FlowDomain { part: next, domain: domain.domain };
     let subject = format!("writ.v1.acme.label.{there}");
-    assert_eq!((fence, raised.domain), (Fence::LastOn { subject, sequence: 3 }, there));
+    let is_there =
+        |effect: &Effect| matches!(effect, Effect::Publish { store, .. } if store.subject == subject);
+    let Effect::Publish { ticket, store, .. } = bench.take(is_there) else { unreachable!() };
+    assert_eq!(store.fence, Fence::LastOn { subject, sequence: 3 });
+    let raised = decode::<Signed<DomainLabel>>(&store.payload).unwrap().open(|_| true).unwrap();
+    assert_eq!(raised.domain, there);
     assert_eq!(raised.label.to_string(), "{crm} trusted");
     bench.published(ticket, stored(4));
     assert!(matches!(bench.replies[&call], Answer::Done { .. }));

@@ -1,18 +1,19 @@
 //! The parts of the audit stream: one that fills is followed by the next, what is remembered moves along, and what nobody
 //! lives in any more is put away and still proves what happened.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 use serde_json::Value;
 use writ::{dev::Layout, operator::OperatorProfile};
+use writ_bus::{Store, keyfile};
 use writ_common::{
-    codec::decode,
+    codec::{decode, encode},
     control::RevocationTarget,
     hold::{Held, LegalHold},
     ids::{AgentId, DomainId, FlowDomain, HoldId, PartId},
-    label::{DomainLabel, Label},
+    label::{Confidentiality, DomainLabel, Label, Tag},
     reason::ReasonCode,
     signed::Signed,
     subjects::{Subject, part_stream},
@@ -22,6 +23,7 @@ use writ_sdk::Task;
 use writ_tests::{Seen, World, WorldOptions, eventually, only, read, run};
 
 use crate::{
+    bus::node_bus,
     cli::writ,
     faults::{broker, node, until_broker_answers},
 };
@@ -184,6 +186,62 @@ fn f11_what_an_agent_remembers_moves_to_the_next_part() -> Result<()> {
         assert_eq!((&new.label, &new.origins, new.moved_to), (&before.label, &before.origins, None));
         // The task lives in the first part, and what its agent is told from now on stands in the next.
         eventually("the agent goes on", async || Ok(read(&at_researcher, "SELECT 1").await.is_ok())).await?;
+        operator.close().await;
+        world.close().await;
+        Ok(())
+    })
+}
+
+/// A raise that the stream has taken is in the label wherever it is afterwards.
+#[test]
+fn f11_no_raise_is_lost_while_a_label_moves() -> Result<()> {
+    run(async {
+        let options = WorldOptions { edit: Some(with_a_memory), ..WorldOptions::default() };
+        let world = World::with(options).await?;
+        let operator = world.operator().await?;
+        let (tenant, p0, p1) = (operator.tenant().clone(), PartId::first(), PartId::numbered(1));
+        let domain =
+            FlowDomain { part: p0.clone(), domain: DomainId::of_agent(&AgentId::parse("researcher")?) };
+        let raising = {
+            let (tenant, domain, stream) = (tenant.clone(), domain.clone(), part_stream(&tenant, &p0));
+            let node = node_bus(&world, "node-1").await?;
+            let key = keyfile::read_key(&world.state().join("keys/node-1.key"))?;
+            let subject = Subject::Label(domain).of(&tenant);
+            tokio::spawn(async move {
+                let mut taken = BTreeSet::new();
+                for number in 0..2_000 {
+                    let Some(found) = node.last_on(&stream, &subject).await? else { continue };
+                    let label = decode::<Signed<DomainLabel>>(&found.payload)?.peek()?;
+                    if label.moved_to.is_some() {
+                        return anyhow::Ok(taken);
+                    }
+                    // Few enough tags for a label.
+                    let tag = Tag::parse(format!("t{}", number % 50))?;
+                    let by = Label {
+                        confidentiality: Confidentiality::Tags([tag.clone()].into()),
+                        integrity: label.label.integrity,
+                    };
+                    let raised = DomainLabel { label: label.label.join(&by), ..label };
+                    let payload = encode(&Signed::new(&raised, &key));
+                    let store = Store::fenced(subject.clone(), found.sequence, payload);
+                    if node.store(&store, Duration::from_secs(2)).await.is_ok() {
+                        taken.insert(tag);
+                    }
+                }
+                anyhow::bail!("the label never moved")
+            })
+        };
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        operator.ask(AdminWanted::RotatePart).await?;
+        until_current(&world, &p1).await?;
+        let taken = raising.await??;
+        assert!(!taken.is_empty());
+        let there = FlowDomain { part: p1.clone(), ..domain };
+        let subject = Subject::Label(there).of(&tenant);
+        let found = operator.bus().last_on(&part_stream(&tenant, &p1), &subject).await?.context("a label")?;
+        let label = decode::<Signed<DomainLabel>>(&found.payload)?.peek()?.label;
+        let Confidentiality::Tags(tags) = &label.confidentiality else { panic!("{label}") };
+        assert!(taken.is_subset(tags), "{taken:?} {tags:?}");
         operator.close().await;
         world.close().await;
         Ok(())

@@ -219,7 +219,13 @@ impl Operator {
         }
         let waits = matches!(
             wanted,
-            AdminWanted::Revoke { wait: true, .. } | AdminWanted::RotatePart | AdminWanted::SealPart { .. }
+            // A policy is loaded and judged before it is answered for.
+            AdminWanted::ActivatePolicy { .. }
+                | AdminWanted::Revoke { wait: true, .. }
+                | AdminWanted::RollbackPolicy { .. }
+                | AdminWanted::RotatePart
+                | AdminWanted::SealPart { .. }
+                | AdminWanted::ShadowPolicy { .. }
         );
         let request = AdminRequest {
             tenant: self.tenant.clone(),

@@ -279,6 +279,7 @@ pub async fn start(setup: ServeSetup) -> Result<BrokerHandle, BrokerError> {
         skew: Millis::from_secs(5),
         staleness_max: setup.staleness_max,
         is_recovered: setup.is_recovered,
+        parts: control.parts().clone(),
     };
     let mut broker =
         Broker::new(core, setup.identity, Box::new(entropy), tasks.into_values().collect(), clock.now());
@@ -353,16 +354,12 @@ async fn ensure_control(setup: &ServeSetup) -> Result<StreamFacts, BusError> {
     setup.bus.ensure_stream(&control).await
 }
 
-/// What the streams of all parts are that are not put away; one that takes something is made if there is none.
+/// What the streams of all parts are that are not put away; one that is lost is made anew, and shows by that.
 async fn ensure_parts(setup: &ServeSetup, parts: &Parts) -> Result<BTreeMap<PartId, StreamFacts>, BusError> {
     let part_spec = part_specs(setup);
     let mut found = BTreeMap::new();
     for part in parts.live() {
-        let facts = match parts.takes(part) {
-            true => Some(setup.bus.ensure_stream(&part_spec(part)).await?),
-            false => setup.bus.stream_facts(&part_stream(&setup.tenant, part)).await?,
-        };
-        found.extend(facts.map(|facts| (part.clone(), facts)));
+        found.insert(part.clone(), setup.bus.ensure_stream(&part_spec(part)).await?);
     }
     Ok(found)
 }

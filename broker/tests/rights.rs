@@ -191,6 +191,7 @@ impl Bench {
             skew: Millis::from_secs(5),
             staleness_max: Millis::from_secs(60),
             is_recovered: false,
+            parts: writ_common::part::Parts::default(),
         };
         let now = Now { wall: START, monotonic: Monotonic::from_millis(1_000_000) };
         let broker = Broker::new(setup, Box::new(Nobody), Box::new(Counter(0)), vec![task()], now);

@@ -373,6 +373,13 @@ impl ControlState {
         }
     }
 
+    /// The same, with the parts as a complete read of the stream told them: until it is read again, what is recorded goes
+    /// to the part in use. Their events change nothing when they come round.
+    #[must_use]
+    pub fn with_parts(self, parts: Parts) -> Self {
+        Self { parts, ..self }
+    }
+
     /// Applies the message at `sequence` of the control stream and returns what it said.
     ///
     /// # Errors

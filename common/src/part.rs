@@ -67,7 +67,7 @@ impl Parts {
     pub fn apply(&mut self, part: PartId, stage: PartStage, at: Timestamp) {
         match stage {
             PartStage::Current if part == self.next() => self.begun.push(part),
-            PartStage::Shared if self.takes(&part) && self.shared != part => {
+            PartStage::Shared if self.takes(&part) && self.is_later(&part, &self.shared) => {
                 (self.shared, self.shared_since) = (part, Some(at));
             }
             PartStage::Sealed if self.may_be_sealed(&part) => {
@@ -78,6 +78,12 @@ impl Parts {
             }
             _ => {}
         }
+    }
+
+    /// Whether a part was begun after another.
+    fn is_later(&self, part: &PartId, than: &PartId) -> bool {
+        let at = |part: &PartId| self.begun.iter().position(|begun| begun == part);
+        at(part) > at(than)
     }
 
     /// The part in which what begins now lives.
@@ -111,10 +117,10 @@ impl Parts {
         self.begun.contains(part) && !self.sealed.contains(part)
     }
 
-    /// Where a record goes that belongs to a part: there while it takes any, or else to the one in use.
+    /// Where a record goes that belongs to a part: there, or, once that is sealed, to the one in use.
     #[must_use]
     pub fn for_record(&self, part: &PartId) -> PartId {
-        if self.takes(part) { part.clone() } else { self.current().clone() }
+        if self.is_sealed(part) { self.current().clone() } else { part.clone() }
     }
 
     /// The parts that have a stream, the oldest first.

@@ -55,7 +55,7 @@ impl Prepared {
     #[must_use]
     pub fn elsewhere(&self, parts: &Parts) -> Option<(String, String)> {
         let Record { tenant, part, .. } = self.record.as_ref();
-        if parts.takes(part) {
+        if !parts.is_sealed(part) {
             return None;
         }
         let subject = Subject::Restored {

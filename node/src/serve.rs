@@ -175,6 +175,10 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
         GuardConfig::new(setup.tenant.clone(), setup.node.clone(), boot.clone(), setup.root, setup.key);
     config.fresh = setup.fresh;
     config.pins = pins;
+    // Who answers before it has read the control stream records what it refuses, and not in a part of long ago.
+    if setup.bus.stream_facts(&control_stream(&setup.tenant)).await?.is_some() {
+        config.parts = setup.bus.control_state(&setup.tenant, setup.root).await?.parts().clone();
+    }
     config.inspectors = setup.panel.inspectors();
     let gates = setup.tools.iter().map(|(resource, tool)| {
         let gate: Arc<dyn Gate + Send + std::marker::Sync> = Arc::new(ToolGate(Arc::clone(tool)));

@@ -98,7 +98,7 @@ impl Broker {
                     self.record(body(RecordedDecision::Allow, &verdict), None, now);
                     let operation = Box::new(operation);
                     return match wanted {
-                        AdminWanted::RotatePart => self.rotate_when_made(call, operation),
+                        AdminWanted::RotatePart => self.rotate_when_made(call, operation, now),
                         _ => self.queue_control(ControlWrite::Admin(call, operation), now),
                     };
                 }

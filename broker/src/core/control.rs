@@ -118,7 +118,7 @@ impl Broker {
         match write {
             ControlWrite::Own(event) => Ok(event.as_ref().clone()),
             ControlWrite::Admin(_, operation) => {
-                self.check_turn(operation)?;
+                self.check_turn(operation, now)?;
                 Ok(operation.event.clone())
             }
             ControlWrite::Enroll(_, request) => self.judge_enrollment(request, now),

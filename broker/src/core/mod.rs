@@ -42,6 +42,7 @@ use writ_common::{
     },
     keys::{PrivateKey, PublicKey},
     keyset::KeysetDocument,
+    part::Parts,
     policy::{PolicyBundle, PolicySet},
     reason::{Reason, ReasonCode},
     record::{
@@ -91,6 +92,8 @@ pub struct BrokerSetup {
     pub staleness_max: Millis,
     /// Whether an operator said to go on from the streams as they are.
     pub is_recovered: bool,
+    /// The parts of the audit stream, as the control stream told them before the start.
+    pub parts: Parts,
 }
 
 /// A task as the broker keeps it. All of it stands in the task's records.
@@ -223,6 +226,16 @@ enum Pending {
     ReadBack(Box<Prepared>, u64),
 }
 
+impl Pending {
+    /// Whether a task is being started or renewed by it.
+    fn is_issue(&self) -> bool {
+        matches!(
+            self,
+            Self::LabelPublished(_) | Self::IssueWritten(_) | Self::IssuePublished(_) | Self::IssueIndexed(_)
+        )
+    }
+}
+
 /// Pause before a record is published again.
 const REPUBLISH_AFTER: Millis = Millis(500);
 /// When the stream has certainly forgotten a message id it was given: its duplicate window, and room.
@@ -247,7 +260,7 @@ impl Broker {
         let log = LogId::of(&setup.tenant, &recorder.next_id());
         let mut broker = Self {
             recorder,
-            control: ControlState::new(setup.tenant.clone(), setup.root),
+            control: ControlState::new(setup.tenant.clone(), setup.root).with_parts(setup.parts.clone()),
             policy: None,
             delegations: BTreeSet::new(),
             identity,
@@ -592,7 +605,11 @@ impl Broker {
             Ok(stored) => self.acknowledged(&prepared, stored.sequence),
             Err(_) => {
                 let (ticket, mut store) = (self.fresh_ticket(), store);
-                if let Some((subject, id)) = prepared.elsewhere(self.control.parts()) {
+                let elsewhere = prepared.elsewhere(self.control.parts());
+                // A void under the id of what it voids stays with it.
+                let is_free = store.message_id.as_ref() == Some(&prepared.message_id)
+                    && prepared.kind != RecordKind::Void;
+                if let Some((subject, id)) = elsewhere.filter(|_| is_free) {
                     (store.subject, store.message_id) = (subject, Some(id));
                 }
                 self.push(Effect::Publish { ticket, store: store.clone(), delay: REPUBLISH_AFTER });

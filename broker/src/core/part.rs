@@ -18,7 +18,7 @@ use writ_common::{
     wire::AdminWanted,
 };
 
-use super::{Broker, CallRef, Effect, TaskEntry, admin::Operation, control::ControlWrite};
+use super::{Broker, CallRef, Effect, Pending, TaskEntry, admin::Operation, control::ControlWrite};
 
 /// How full a part is when the next one is begun, in percent: well before 90, where tasks under way are refused too.
 const NEXT_FROM_PERCENT: u64 = 70;
@@ -115,10 +115,11 @@ impl Broker {
                 for (call, _) in asked {
                     self.operation_failed(call, &reason);
                 }
-                self.part_failed(
-                    format!("the next part of the audit stream, {part}, cannot be made: {why}"),
-                    now,
+                let text = format!(
+                    "the next part of the audit stream, {part}, cannot be made: {why}; the server's `max_file_store` may be used \
+                     up, or the accounts file not name the part (deploy/nats/README.md)"
                 );
+                self.part_failed(text, now);
             }
         }
     }
@@ -127,6 +128,11 @@ impl Broker {
     pub(super) fn shared_moved(&mut self, to: PartId, moved: Result<usize, String>, now: Now) {
         self.parts.is_moving = false;
         match moved {
+            // What came to the old part after it was read the first time is there now too.
+            Ok(_) if *self.control.parts().shared() == to => {
+                self.parts.failed = None;
+                self.begin_memories();
+            }
             Ok(_) => {
                 self.parts.failed = None;
                 let event = ControlEvent::Part { part: to, stage: PartStage::Shared };
@@ -137,6 +143,20 @@ impl Broker {
                     format!("the labels of agents that remember cannot be carried over to {to}: {why}");
                 self.part_failed(text, now);
             }
+        }
+    }
+
+    /// What outlives a task lives in another part: whatever was left behind meanwhile is brought along.
+    pub(super) fn shared_is_now(&mut self, to: &PartId) {
+        if !self.control_read {
+            return;
+        }
+        let parts = self.control.parts();
+        let before: Vec<PartId> =
+            parts.live().filter(|part| *part != to && parts.takes(part)).cloned().collect();
+        for from in before {
+            let control = Box::new(self.control.clone());
+            self.push(Effect::MoveShared { from, to: to.clone(), control });
         }
     }
 
@@ -199,7 +219,7 @@ impl Broker {
     }
 
     /// Nothing lives in a part, and nothing will.
-    fn check_unused(&self, part: &PartId, although_open: bool, now: Now) -> Result<(), Reason> {
+    pub(super) fn check_unused(&self, part: &PartId, although_open: bool, now: Now) -> Result<(), Reason> {
         let in_use = |why: std::fmt::Arguments<'_>| {
             Err(Reason::new(ReasonCode::AuditPartInUse).told(format_args!("{part} {why}")))
         };
@@ -220,7 +240,18 @@ impl Broker {
         }
         if let Some(log) = self.open_logs(now).find(|_| !although_open) {
             return in_use(format_args!(
-                "may lack records of {log}, which was never closed: start it once, so that it completes them"
+                "may lack records of {log}, which was never closed: start it once, so that it completes them, or ask with \
+                 `--although-open`"
+            ));
+        }
+        if !self.starting.is_empty() || self.pending.values().any(Pending::is_issue) {
+            return in_use(format_args!("may be where a task is being started; ask again in a moment"));
+        }
+        // Of their tasks nothing is known here.
+        let mut others = self.control.brokers().keys().filter(|broker| **broker != self.setup.broker);
+        if let Some(other) = others.next().filter(|_| !although_open) {
+            return in_use(format_args!(
+                "may hold tasks that {other} has started; ask with `--although-open` once the last of them has ended"
             ));
         }
         let lives = |end: &Timestamp| end.after(SEALED_AFTER) > now.wall;
@@ -265,7 +296,10 @@ impl Broker {
     }
 
     /// An operator wants the next part: its stream comes first.
-    pub(super) fn rotate_when_made(&mut self, call: CallRef, operation: Box<Operation>) {
+    pub(super) fn rotate_when_made(&mut self, call: CallRef, operation: Box<Operation>, now: Now) {
+        if self.is_queued(&self.control.parts().next()) {
+            return self.queue_control(ControlWrite::Admin(call, operation), now);
+        }
         self.parts.asked.push((call, operation));
         self.make_part();
     }

@@ -9,6 +9,7 @@ use writ_common::{
     control::ControlEvent,
     diagnostic::{Diagnostics, Severity},
     ids::{DomainId, FlowDomain},
+    part::PartStage,
     policy::{Memory, PolicyBundle, PolicyRevision, PolicySet},
     reason::{Reason, ReasonCode},
     time::{Millis, Now},
@@ -56,6 +57,9 @@ impl Broker {
 
     /// Takes a policy that came over the control stream.
     pub(super) fn applied(&mut self, event: &ControlEvent) {
+        if let ControlEvent::Part { part, stage: PartStage::Shared } = event {
+            return self.shared_is_now(part);
+        }
         let ControlEvent::Policy(bundle) = event else { return };
         let loaded = PolicySet::load(bundle).map_err(|findings| findings.to_string());
         let loaded = loaded.and_then(|(policy, _)| {
@@ -73,8 +77,12 @@ impl Broker {
     }
 
     /// Gives every agent that remembers from one task to the next its first label; one that has a label keeps it.
-    fn begin_memories(&mut self) {
+    pub(super) fn begin_memories(&mut self) {
         let Some(policy) = self.policy.clone() else { return };
+        // While labels are carried over, one that begins could be left behind.
+        if self.control.parts().shared() != self.control.parts().current() {
+            return;
+        }
         let shared = policy.inventory().agents.iter().filter(|(_, entry)| entry.memory == Memory::Shared);
         for (agent, _) in shared {
             let part = self.control.parts().shared().clone();
@@ -153,11 +161,12 @@ impl Broker {
     }
 
     /// Whether what an operator asked for may still be written when its turn comes.
-    pub(super) fn check_turn(&self, operation: &Operation) -> Result<(), Reason> {
+    pub(super) fn check_turn(&self, operation: &Operation, now: Now) -> Result<(), Reason> {
         match &operation.wanted {
             AdminWanted::ActivatePolicy { expect, .. } | AdminWanted::RollbackPolicy { expect, .. } => {
                 self.check_expected(*expect)
             }
+            AdminWanted::SealPart { part, although_open } => self.check_unused(part, *although_open, now),
             _ => Ok(()),
         }
     }

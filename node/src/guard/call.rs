@@ -352,9 +352,9 @@ impl Guard {
             return self.deny(call, &Verdict::deny(reason, None), basis, now);
         }
         let domain = known.domain.clone();
-        if let Err(reason) =
-            check_part(self.control.parts(), &domain, known.issued_at, self.config.fresh.skew)
-        {
+        let changed = self.control.activations().back().map(|activation| activation.at);
+        let signed = (known.issued_at, self.config.fresh.skew);
+        if let Err(reason) = check_part(self.control.parts(), &domain, known.task_part(), changed, signed) {
             return self.deny(call, &Verdict::deny(reason, None), basis, now);
         }
         let Some((revision, standing)) = self.labels.get(&domain).cloned() else {
@@ -587,17 +587,28 @@ impl Guard {
     }
 }
 
-/// Whether calls of a flow domain may be let through in its part. One that was let through before the domain came there is
-/// not known there by its id, so what is as old as that is refused.
-fn check_part(parts: &Parts, domain: &FlowDomain, issued_at: Timestamp, skew: Millis) -> Result<(), Reason> {
+/// Whether calls of a flow domain may be let through in its part. One that may have been let through in another, before
+/// what the agent remembers came here, or by a policy that had it remember something else, is not known here by its id:
+/// what is as old as that is refused.
+fn check_part(
+    parts: &Parts,
+    domain: &FlowDomain,
+    task: &PartId,
+    changed: Option<Timestamp>,
+    (issued_at, skew): (Timestamp, Millis),
+) -> Result<(), Reason> {
     if !parts.takes(&domain.part) {
-        return Err(Reason::new(ReasonCode::AuditUnavailable)
-            .noted(format_args!("part {} takes nothing", domain.part)));
+        let why = format_args!("part {} takes nothing", domain.part);
+        return Err(Reason::new(ReasonCode::AuditUnavailable).noted(why));
     }
-    match parts.shared_since().filter(|_| domain.domain.is_agents()) {
-        Some(since) if issued_at <= since.after(skew) && !writ_common::red::off("T02-part") => {
-            Err(Reason::new(ReasonCode::RequestStale)
-                .told(format_args!("signed at {issued_at}, and what the agent remembers moved at {since}")))
+    let moved = parts.shared_since().filter(|_| domain.domain.is_agents());
+    let changed = changed.filter(|_| parts.shared() != task);
+    // The caller's, a node's and the broker's clock may each be apart.
+    let is_before = |since: &Timestamp| issued_at <= since.after(skew).after(skew).after(skew);
+    match moved.into_iter().chain(changed).find(is_before) {
+        Some(since) if !writ_common::red::off("T02-part") => {
+            let why = format_args!("signed at {issued_at}, and what the agent remembers moved at {since}");
+            Err(Reason::new(ReasonCode::RequestStale).told(why))
         }
         _ => Ok(()),
     }
@@ -644,16 +655,24 @@ mod tests {
         let agent = AgentId::parse("researcher").unwrap();
         let shared = |part: &PartId| FlowDomain { part: part.clone(), domain: DomainId::of_agent(&agent) };
         let check = |parts: &Parts, domain: &FlowDomain, secs| {
-            check_part(parts, domain, Timestamp::from_secs(secs), skew).map_err(|reason| reason.code())
+            let signed = (Timestamp::from_secs(secs), skew);
+            check_part(parts, domain, &domain.part, None, signed).map_err(|reason| reason.code())
         };
         assert_eq!(check(&parts, &shared(&PartId::first()), 1), Ok(()));
         parts.apply(p1.clone(), PartStage::Current, at);
         parts.apply(p1.clone(), PartStage::Shared, at);
-        assert_eq!(check(&parts, &shared(&p1), 1_005), Err(ReasonCode::RequestStale));
-        assert_eq!(check(&parts, &shared(&p1), 1_006), Ok(()));
+        assert_eq!(check(&parts, &shared(&p1), 1_015), Err(ReasonCode::RequestStale));
+        assert_eq!(check(&parts, &shared(&p1), 1_016), Ok(()));
         // A task does not move.
         let task = FlowDomain::parse("p0.t-1").unwrap();
         assert_eq!(check(&parts, &task, 1), Ok(()));
+        // A policy may have had the agent of a task here remember in the other part.
+        let changed = Some(Timestamp::from_secs(3_000));
+        let check_changed = |secs| {
+            let signed = (Timestamp::from_secs(secs), skew);
+            check_part(&parts, &task, &task.part, changed, signed).map_err(|reason| reason.code())
+        };
+        assert_eq!((check_changed(3_015), check_changed(3_016)), (Err(ReasonCode::RequestStale), Ok(())));
         parts.apply(PartId::first(), PartStage::Sealed, at);
         assert_eq!(check(&parts, &task, 2_000), Err(ReasonCode::AuditUnavailable));
     }

@@ -144,7 +144,7 @@ impl Guard {
         let Some(intent) = known.intent.clone() else { return };
         known.began = Some(now);
         let mut permit = known.permit.take();
-        self.committed(&intent, sequence);
+        self.committed(&intent, &intent.subject, sequence);
         if let Err(failure) = self.last_look(call, now) {
             return self.finished(call, Err(failure), now);
         }
@@ -465,7 +465,7 @@ impl Guard {
         if is_own {
             let message_id = intent.call_id.to_string();
             self.journal(None, &intent.prepared, &message_id, None);
-            self.committed(&intent.prepared, sequence);
+            self.committed(&intent.prepared, &intent.prepared.subject, sequence);
         } else {
             self.resolved(&intent.prepared, sequence);
         }

@@ -57,7 +57,7 @@ use writ_common::{
     inspect::Inspector,
     keys::{PrivateKey, PublicKey},
     label::DomainLabel,
-    part::PartStage,
+    part::{PartStage, Parts},
     policy::{PolicyBundle, PolicySet},
     reason::ReasonCode,
     record::{Origin, RecordKind},
@@ -86,6 +86,8 @@ pub struct GuardConfig {
     pub fresh: FreshBounds,
     /// What earlier runs knew of the streams.
     pub pins: StreamPins,
+    /// The parts of the audit stream, as the control stream told them before the start.
+    pub parts: Parts,
     /// How old a call may be.
     pub call_age_max: Millis,
     /// Longest wait for an agent's answer.
@@ -110,6 +112,7 @@ impl GuardConfig {
             key,
             fresh: FreshBounds::default(),
             pins: StreamPins::default(),
+            parts: Parts::default(),
             call_age_max: Millis::from_secs(30),
             relay_timeout: Millis::from_secs(600),
             inspectors: Vec::new(),
@@ -231,7 +234,7 @@ impl Guard {
         let log = LogId::of(&config.tenant, &recorder.next_id());
         Self {
             recorder,
-            control: ControlState::new(config.tenant.clone(), config.root),
+            control: ControlState::new(config.tenant.clone(), config.root).with_parts(config.parts.clone()),
             policy: None,
             shadow: None,
 
@@ -301,7 +304,7 @@ impl Guard {
             }
             Event::BudgetRead(key, found) => self.budget_read(&key, found, now),
             Event::ApprovalsRead => self.approvals_read = true,
-            Event::Streams { control, parts } => self.streams_seen(&control, &parts),
+            Event::Streams { control, parts } => self.streams_seen(&control, &parts, now),
             Event::JournalRoom(room) => self.streams.journal_has(room),
             Event::Recovered { boot, unsettled } => self.recover(&boot, unsettled, now),
             Event::Fresh(payload) => self.fresh(&payload, now),
@@ -392,8 +395,14 @@ impl Guard {
         }
     }
 
-    fn streams_seen(&mut self, control: &StreamFacts, parts: &BTreeMap<PartId, Option<StreamFacts>>) {
-        let is_current = self.policy.is_some();
+    fn streams_seen(
+        &mut self,
+        control: &StreamFacts,
+        parts: &BTreeMap<PartId, Option<StreamFacts>>,
+        now: Now,
+    ) {
+        let is_fresh = self.freshness.check(self.control.epoch(), true, now.monotonic).is_ok();
+        let is_current = self.policy.is_some() && is_fresh;
         match self.streams.take(control, parts, self.control.parts(), is_current) {
             Ok(None) => {}
             Ok(Some(pins)) => self.push(Effect::Pin(pins)),
@@ -495,9 +504,9 @@ impl Guard {
         }
     }
 
-    fn committed(&mut self, prepared: &Prepared, stream: u64) {
+    fn committed(&mut self, prepared: &Prepared, subject: &str, stream: u64) {
         let seq = prepared.id.seq;
-        self.streams.acknowledged(&prepared.record.part, stream);
+        self.acknowledged_at(subject, stream);
         self.logs.committed(&self.config.boot, seq);
         self.push(Effect::Journal(None, Entry::Committed { seq, stream }));
         self.push(Effect::recorded(prepared));
@@ -584,6 +593,11 @@ impl Guard {
                 let ticket = self.fresh_ticket();
                 let mut unacknowledged = unacknowledged;
                 if let Some((subject, id)) = unacknowledged.prepared.elsewhere(self.control.parts()) {
+                    // What bears the id of an intent must not stand beside it under another: look first.
+                    if let Purpose::VoidUnknown(intent) = &unacknowledged.purpose {
+                        let intent = intent.as_ref().clone();
+                        return self.search(intent);
+                    }
                     unacknowledged.store.subject = subject;
                     unacknowledged.store.message_id = Some(id);
                 }
@@ -620,7 +634,7 @@ impl Guard {
         let Unacknowledged { prepared, store, purpose } = unacknowledged;
         let is_own = prepared.id.boot == self.config.boot;
         match purpose {
-            Purpose::Record => self.committed(&prepared, stored.sequence),
+            Purpose::Record => self.committed(&prepared, &store.subject, stored.sequence),
             // It bears the id of the intent it voids: that may be what is stored.
             Purpose::Settle(_)
                 if stored.duplicate && store.message_id.as_ref() != Some(&prepared.message_id) =>
@@ -637,7 +651,7 @@ impl Guard {
             }
             Purpose::VoidUnknown(intent) => {
                 if is_own {
-                    self.committed(&prepared, stored.sequence);
+                    self.committed(&prepared, &store.subject, stored.sequence);
                 } else {
                     self.resolved(&prepared, stored.sequence);
                 }

@@ -111,15 +111,18 @@ impl Guard {
             Ok(Some(sequence)) if sought == Sought::Void => self.void_stands(&intent, sequence),
             Ok(Some(sequence)) => self.intent_stands(&intent, sequence, now),
             Ok(None) if sought == Sought::Void => self.search_for(Sought::Intent, *intent),
-            // Another node's intent: ours is not on record.
-            Ok(None) if intent.contested => self.void_apart(*intent, now),
+            // Another node's intent: ours is not on record. Nor can it come late to a part that takes nothing more.
+            Ok(None) if intent.contested || self.control.parts().is_sealed(&intent.prepared.record.part) => {
+                self.void_apart(*intent, now);
+            }
             Ok(None) => self.void_old(*intent, now),
             Err(_) if self.control.parts().archived().contains_key(&intent.prepared.record.part) => {
                 // Its journal stays, for somebody to look at.
                 let (id, part) = (&intent.prepared.id, &intent.prepared.record.part);
                 self.alarm(format!(
                     "nobody knows here whether {id} was let through: part {part} was put away; the archive of it has the \
-                     record, or it never counted (`writ audit export --archive`)"
+                     record, or it never counted (`writ audit export --archive`). Its log stays open; later parts are put \
+                     away with `--although-open`"
                 ));
             }
             Err(why) => {
@@ -133,7 +136,7 @@ impl Guard {
     fn void_stands(&mut self, intent: &OldIntent, sequence: u64) {
         let Some(void) = &intent.void else { return };
         if void.id.boot == self.config.boot {
-            self.committed(void, sequence);
+            self.committed(void, &void.subject, sequence);
         } else {
             self.resolved(void, sequence);
         }

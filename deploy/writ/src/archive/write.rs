@@ -147,7 +147,8 @@ pub async fn write_part(
     let archived = Archived::open(store, &sealed.tenant, &sealed.part, None).await?;
     let mut messages = pin!(in_order(sealed, messages));
     if let Some(archived) = archived {
-        compare(store, &archived, messages).await?;
+        let leaves = compare(store, &archived, messages, leaf).await?;
+        check_said(store, sealed, &archived, &leaves)?;
         return Ok(Written { digest: archived.digest, manifest: archived.manifest, was_there: true });
     }
     let mut writer = Writer::new(store, sealed, limits);
@@ -205,16 +206,44 @@ pub fn waiting(tail: Tail) -> impl Stream<Item = Result<Message>> {
     })
 }
 
-/// Holds the messages of a stream to those of an archive.
+/// What a manifest says of a part that is there already is what the stream says: whoever can write to the archive could
+/// have put it there, and its digest is about to be signed.
+fn check_said(store: &Store, sealed: &Sealed, archived: &Archived, leaves: &Leaves) -> Result<()> {
+    let manifest = &archived.manifest;
+    let runs = leaves.0.iter().map(|(log, leaves)| {
+        let bytes: Vec<u8> = leaves.values().flat_map(|kept| *kept.hash.as_bytes()).collect();
+        (log, ranges(leaves.keys().copied()), Digest::plain(&bytes))
+    });
+    let said = manifest.runs.iter().map(|run| (&run.log, run.positions.clone(), run.leaves));
+    let of_stream = (manifest.stream.created, manifest.stream.last);
+    ensure!(
+        runs.eq(said) && of_stream == (sealed.created, sealed.last),
+        "{}: manifest.json says something else of the part's records than its stream; remove the folder, find out who put it \
+         there, and archive again",
+        store.name(&archived.folder())
+    );
+    Ok(())
+}
+
+/// Holds the messages of a stream to those of an archive, and returns their leaves.
 async fn compare(
     store: &Store,
     archived: &Archived,
     mut messages: std::pin::Pin<&mut impl Stream<Item = Result<(Class, Message)>>>,
-) -> Result<()> {
+    leaf: impl Fn(&Message) -> Option<Leaf>,
+) -> Result<Leaves> {
+    let mut leaves = Leaves::default();
     let place = store.name(&archived.folder());
     let mut kept = archived.messages(store, &Class::ALL, None);
     loop {
-        let given = messages.try_next().await?.map(|(_, message)| message);
+        let given = messages.try_next().await?.map(|(class, message)| {
+            if class == Class::Records
+                && let Some(leaf) = leaf(&message)
+            {
+                leaves.take(leaf);
+            }
+            message
+        });
         let there = match kept.next().await? {
             Some(Item::Deleted(range)) => bail!(
                 "{place} holds this part already, and retention deleted {} of it ({}): there is nothing to compare with",
@@ -235,7 +264,7 @@ async fn compare(
             );
         }
         if given.is_none() {
-            return Ok(());
+            return Ok(leaves);
         }
     }
 }

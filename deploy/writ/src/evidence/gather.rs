@@ -8,7 +8,7 @@ use writ_common::{
     codec::decode,
     digest::Digest,
     ids::{PartId, TenantId},
-    subjects::{filter, heads_stream},
+    subjects::{filter, heads_stream, part_stream},
     tlog::{Head, LogId, SignedCheckpoint, Tree, leaf_hash},
 };
 
@@ -132,9 +132,23 @@ pub async fn records(
         }
     }
     let mut read: BTreeMap<PartId, u64> = BTreeMap::new();
+    let mut parts: Vec<PartId> = control.parts().live().cloned().collect();
+    // Nothing comes behind what was put away; if something did, and the stream is still there, it is evidence too.
+    for (part, archived) in control.parts().archived() {
+        let stream = part_stream(operator.tenant(), part);
+        if operator
+            .bus()
+            .stream_facts(&stream)
+            .await?
+            .is_some_and(|facts| facts.last_sequence > archived.last)
+        {
+            read.insert(part.clone(), archived.last + 1);
+            parts.push(part.clone());
+        }
+    }
     for look in 0.. {
         gathered.heads = heads(operator).await?;
-        for part in control.parts().live() {
+        for part in &parts {
             let next = read.entry(part.clone()).or_insert(1);
             let tail = operator.audit_tail(part, None, *next).await?;
             tail.try_drain::<anyhow::Error>(|message| {

@@ -125,7 +125,7 @@ impl PutAway {
         if let Some(known) = control.parts().archived().get(part) {
             // It was put away before, and only its stream may be left.
             let archived = open(store, operator.tenant(), part, Some(&known.manifest)).await?;
-            let is_deleted = self.delete(operator, part, known.last).await?;
+            let is_deleted = self.delete(operator, store, &archived).await?;
             return Ok(is_deleted.then(|| away(&archived, true)));
         }
         // Answered once no node can publish to it any more.
@@ -133,13 +133,13 @@ impl PutAway {
         operator.ask(seal).await?;
         // What was on its way when the last node heard of it has arrived by then.
         tokio::time::sleep(SETTLED_AFTER).await;
+        let control = operator.control().await?;
         let sealed_at = now();
         let verified = self.verify(operator, root, store).await?;
         let archived = write(operator, store, &control, part, sealed_at, verified).await?;
-        let last = archived.manifest.stream.last;
-        let known = part::Archived { manifest: archived.digest, last };
+        let known = part::Archived { manifest: archived.digest, last: archived.manifest.stream.last };
         operator.ask(AdminWanted::PartArchived { part: part.clone(), archived: known }).await?;
-        let is_deleted = self.delete(operator, part, last).await?;
+        let is_deleted = self.delete(operator, store, &archived).await?;
         Ok(Some(away(&archived, is_deleted)))
     }
 
@@ -161,7 +161,8 @@ impl PutAway {
     }
 
     /// Deletes the stream of a part that is in the archive; false if it is left, or gone already.
-    async fn delete(&self, operator: &Operator, part: &PartId, last: u64) -> Result<bool> {
+    async fn delete(&self, operator: &Operator, store: &Store, archived: &Archived) -> Result<bool> {
+        let (part, last) = (&archived.manifest.part, archived.manifest.stream.last);
         let stream = part_stream(operator.tenant(), part);
         if self.keep_stream {
             return Ok(false);
@@ -173,6 +174,10 @@ impl PutAway {
              published to a part that was sealed",
             facts.last_sequence
         );
+        // The stream is the last copy of what the archive has lost meanwhile.
+        if let Some(damage) = archived.check(store).await?.into_iter().next() {
+            bail!("stream `{stream}` is not deleted: {damage}");
+        }
         operator.bus().delete_stream(&stream).await.with_context(|| {
             format!(
                 "it is in the archive, and stream `{stream}` is still there: run this again with the profile of an \

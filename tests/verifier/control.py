@@ -61,9 +61,9 @@ class Parts:
         """Takes in an event."""
         takes = part in self.begun and part not in self.sealed
         match stage:
-            case "current" if part not in self.begun:
+            case "current" if part == f"p{len(self.begun)}":
                 self.begun.append(part)
-            case "shared" if takes:
+            case "shared" if takes and self.begun.index(part) > self.begun.index(self.shared):
                 self.shared = part
             case "sealed" if takes and part not in (self.begun[-1], self.shared):
                 self.sealed.add(part)

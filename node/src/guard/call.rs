@@ -352,7 +352,8 @@ impl Guard {
             return self.deny(call, &Verdict::deny(reason, None), basis, now);
         }
         let domain = known.domain.clone();
-        let changed = self.control.activations().back().map(|activation| activation.at);
+        let caller = known.capability.chain().caller();
+        let changed = self.memory_changed.get(caller).copied();
         let signed = (known.issued_at, self.config.fresh.skew);
         if let Err(reason) = check_part(self.control.parts(), &domain, known.task_part(), changed, signed) {
             return self.deny(call, &Verdict::deny(reason, None), basis, now);

@@ -53,7 +53,7 @@ use writ_common::{
     decide::Gate,
     entropy::{Entropy, draw},
     fresh::{FreshAnswer, FreshBounds, FreshQuestion, Freshness},
-    ids::{BootId, FlowDomain, NodeId, PartId, Resource, TaskId, TenantId, UserId},
+    ids::{AgentId, BootId, FlowDomain, NodeId, PartId, Resource, TaskId, TenantId, UserId},
     inspect::Inspector,
     keys::{PrivateKey, PublicKey},
     label::DomainLabel,
@@ -65,7 +65,7 @@ use writ_common::{
     signed::{Signable, Signed},
     source::ResultSources,
     subjects::Subject,
-    time::{Millis, Now},
+    time::{Millis, Now, Timestamp},
     tlog::LogId,
 };
 use writ_journal::Entry;
@@ -138,6 +138,8 @@ pub struct Guard {
     /// Asked beside it; nothing is done by its answers.
     shadow: Option<Arc<PolicySet>>,
 
+    /// When a policy last had an agent remember something else than before.
+    memory_changed: BTreeMap<AgentId, Timestamp>,
     /// Why a later policy was not taken; the one in force is the last good one.
     policy_fault: Option<ReasonCode>,
     gates: BTreeMap<Resource, Arc<dyn Gate + Send + Sync>>,
@@ -238,6 +240,7 @@ impl Guard {
             policy: None,
             shadow: None,
 
+            memory_changed: BTreeMap::new(),
             policy_fault: None,
             gates,
             entropy,
@@ -423,7 +426,7 @@ impl Guard {
             Err(fault) => return self.alarm(format!("control stream: {fault}")),
         };
         match &document.event {
-            ControlEvent::Policy(bundle) => self.take_policy(sequence, bundle),
+            ControlEvent::Policy(bundle) => self.take_policy(sequence, bundle, document.at),
             ControlEvent::Part { part, stage: PartStage::Archived(_) } => self.streams.put_away(part),
             _ => {}
         }
@@ -434,9 +437,16 @@ impl Guard {
     }
 
     /// Puts a policy in force between two requests; a broken one leaves the last good one there.
-    fn take_policy(&mut self, sequence: u64, bundle: &PolicyBundle) {
+    fn take_policy(&mut self, sequence: u64, bundle: &PolicyBundle, at: Timestamp) {
         match PolicySet::load(bundle) {
             Ok((policy, _)) => {
+                let before = self.policy.as_ref().map(|policy| &policy.inventory().agents);
+                for (agent, entry) in &policy.inventory().agents {
+                    let known = before.and_then(|agents| agents.get(agent));
+                    if known.is_some_and(|known| known.memory != entry.memory) {
+                        self.memory_changed.insert(agent.clone(), at);
+                    }
+                }
                 self.policy = Some(Arc::new(policy));
                 self.policy_fault = None;
             }

@@ -1,8 +1,8 @@
 //! Carrying the labels of what outlives a task over to another part of the audit stream, so that no raise is lost.
 //!
-//! The label is copied first. Then the old one is ended, by compare-and-set, with a label of top that says where it went: a
-//! node that does not know yet is fenced off and finds top, and a raise that came in between shows as a lost race, so
-//! that it is copied too. Stopped anywhere, it can be begun again.
+//! The old label is ended by compare-and-set, with what it held and where it goes: nothing is decided on it any more, a
+//! node that does not know yet is fenced off, and one that has something to raise does so in the other part. Then what it
+//! held is joined into the label there. Stopped anywhere, it can be begun again.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -96,36 +96,45 @@ async fn move_one(
 ) -> Result<(), MoveError> {
     let at = |part: &PartId| FlowDomain { part: part.clone(), domain: domain.clone() };
     let (old, new) = (at(from), at(to));
-    let tenant = control.tenant();
+    // First the old one is ended; what it held stands in its end.
+    let mut held = None;
     for _ in 0..ATTEMPTS_MAX {
-        let Some((old_sequence, label)) = read(bus, control, &old).await? else { return Ok(()) };
-        if label.moved_to.is_some() {
-            return Ok(());
+        let Some((sequence, label)) = read(bus, control, &old).await? else { return Ok(()) };
+        let is_ended = label.moved_to.is_some();
+        let ended = DomainLabel { moved_to: Some(to.clone()), ..label };
+        if is_ended || put(bus, control, key, &ended, sequence).await? {
+            held = Some(ended);
+            break;
         }
-        let there = read(bus, control, &new).await?;
-        let (new_sequence, carried) = match there {
-            None => (0, DomainLabel { domain: new.clone(), ..label.clone() }),
-            Some((sequence, known)) => (sequence, known.joined(&label)),
+    }
+    let held = held.ok_or_else(|| MoveError::Busy(old.clone()))?;
+    let carried = DomainLabel { domain: new.clone(), moved_to: None, ..held };
+    for _ in 0..ATTEMPTS_MAX {
+        let (sequence, next) = match read(bus, control, &new).await? {
+            None => (0, carried.clone()),
+            Some((_, known)) if carried.label.flows_to(&known.label) => return Ok(()),
+            Some((sequence, known)) => (sequence, known.joined(&carried)),
         };
-        let ended = DomainLabel { moved_to: Some(to.clone()), ..top(tenant, &old) };
-        let steps = [(&new, new_sequence, carried), (&old, old_sequence, ended)];
-        let mut is_done = true;
-        for (place, sequence, label) in steps {
-            let payload = encode(&Signed::new(&label, key));
-            let store = Store::fenced(Subject::Label(place.clone()).of(tenant), sequence, payload);
-            match bus.store(&store, ACK_TIMEOUT).await {
-                Ok(_) => {}
-                // Somebody raised it meanwhile, or what was sent is there after all: look again.
-                Err(StoreError::Fenced | StoreError::Busy | StoreError::Unknown(_)) => {
-                    is_done = false;
-                    break;
-                }
-                Err(error) => return Err(MoveError::Store(place.clone(), error)),
-            }
-        }
-        if is_done {
+        if put(bus, control, key, &next, sequence).await? {
             return Ok(());
         }
     }
-    Err(MoveError::Busy(old))
+    Err(MoveError::Busy(new))
+}
+
+/// Puts a label behind the one of this sequence; false if another came there, or nobody knows.
+async fn put(
+    bus: &Bus,
+    control: &ControlState,
+    key: &PrivateKey,
+    label: &DomainLabel,
+    sequence: u64,
+) -> Result<bool, MoveError> {
+    let subject = Subject::Label(label.domain.clone()).of(control.tenant());
+    let store = Store::fenced(subject, sequence, encode(&Signed::new(label, key)));
+    match bus.store(&store, ACK_TIMEOUT).await {
+        Ok(_) => Ok(true),
+        Err(StoreError::Fenced | StoreError::Busy | StoreError::Unknown(_)) => Ok(false),
+        Err(error) => Err(MoveError::Store(label.domain.clone(), error)),
+    }
 }

@@ -262,7 +262,7 @@ pub struct DomainLabel {
     /// Where that came from.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub origins: Origins,
-    /// The part the domain's label went to; what stands here is at its end, and top.
+    /// The part the domain's label went to; nothing is decided on what stands here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved_to: Option<PartId>,
 }

@@ -495,7 +495,7 @@ fn f11_part_a_label_that_moved_is_raised_where_it_went() {
     let ended = DomainLabel { moved_to: Some(next.clone()), ..bench.domain_label(&domain, &Label::top()) };
     let payload = Bytes::from(encode(&Signed::new(&ended, &key(2))));
     bench.happen(Event::LabelRead(domain.clone(), Ok(Some((12, payload)))));
-    // That it is top here covers nothing: where the domain lives now, nobody knows of this result yet.
+    // That what stands here covers it says nothing: where the domain lives now, nobody knows of this result yet.
     assert!(!bench.replies.contains_key(&call));
     bench.label_is(3, &Label::bottom());
     let there = FlowDomain { part: next, domain: domain.domain };

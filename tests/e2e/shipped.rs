@@ -12,7 +12,7 @@ fn accounts(node: &NatsUser, broker: &NatsUser) -> Result<String> {
     let mut accounts = nats_conf::shipped_accounts()?.render();
     accounts = accounts.replace("<nkey of node-1>", node.public());
     accounts = accounts.replace("<nkey of broker-1>", broker.public());
-    for (seed, name) in ["ops", "bob", "bootstrap", "planner", "dlp"].iter().enumerate() {
+    for (seed, name) in ["archiver", "ops", "bob", "bootstrap", "planner", "dlp"].iter().enumerate() {
         let other = NatsUser::from_seed_bytes([u8::try_from(seed)? + 20; 32])?;
         accounts = accounts.replace(&format!("<nkey of {name}>"), other.public());
     }

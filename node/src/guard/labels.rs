@@ -267,7 +267,7 @@ impl Guard {
             }
             return self.read_label(domain);
         };
-        if let Some(to) = label.moved_to.clone().filter(|_| label.label == Label::top())
+        if let Some(to) = label.moved_to.clone()
             && !writ_common::red::off("F11-part")
         {
             return self.raise_there(domain, to, now);
@@ -297,7 +297,7 @@ impl Guard {
     }
 
     /// The label of a domain went to another part while a call was under way: it is raised there. That what stands here
-    /// covers it says nothing about what the domain carries.
+    /// covers it may say nothing about what the domain carries.
     fn raise_there(&mut self, domain: &FlowDomain, to: PartId, now: Now) {
         let Some(raising) = self.labels.raising.remove(domain) else { return };
         let there = FlowDomain { part: to, domain: domain.domain.clone() };

@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use tokio::sync::{mpsc, watch};
 use writ_bus::{
-    Bus, BusConfig, Fence, NatsUser, News, Store, StoredMessage, SystemClock, SystemEntropy, Tail, follow,
-    follow_parts, keyfile,
+    Bus, BusConfig, BusError, Fence, NatsUser, News, Store, StoredMessage, SystemClock, SystemEntropy, Tail,
+    follow, follow_parts, keyfile,
 };
 use writ_common::{
     act::LabelAct,
@@ -175,6 +175,13 @@ pub struct Operator {
 /// How long the broker may take; a revocation that waits takes as long as the longest lease.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often something is asked that can be asked again without harm.
+const ATTEMPTS_MAX: u32 = 4;
+
+/// There was no answer, and it can be asked again.
+#[derive(Debug, thiserror::Error)]
+#[error("the broker did not answer")]
+struct Unanswered;
 /// What the broker's signed event may add to what is in the request.
 const EVENT_BYTES: usize = 1_024;
 
@@ -211,6 +218,29 @@ impl Operator {
     /// # Errors
     /// [`Denied`] with the broker's reasons, or why it was not reached.
     pub async fn ask(&self, wanted: AdminWanted) -> Result<AdminReply> {
+        // An answer on its way while the server takes up other accounts is lost: it forgets who may answer.
+        let is_repeatable = matches!(
+            wanted,
+            AdminWanted::ActivatePolicy { .. }
+                | AdminWanted::Agents
+                | AdminWanted::HaltAll { .. }
+                | AdminWanted::Quarantine { .. }
+                | AdminWanted::Revoke { wait: false, .. }
+                | AdminWanted::RollbackPolicy { .. }
+                | AdminWanted::ShadowPolicy { .. }
+                | AdminWanted::Status
+                | AdminWanted::Task { .. }
+        );
+        for _ in 1..ATTEMPTS_MAX {
+            match self.ask_once(wanted.clone(), is_repeatable).await {
+                Err(error) if error.is::<Unanswered>() => {}
+                answered => return answered,
+            }
+        }
+        self.ask_once(wanted, false).await
+    }
+
+    async fn ask_once(&self, wanted: AdminWanted, may_be_repeated: bool) -> Result<AdminReply> {
         if self.is_approver {
             bail!(
                 "`{}` is an approver's profile; this takes an operator's: name one with `--profile`",
@@ -219,13 +249,7 @@ impl Operator {
         }
         let waits = matches!(
             wanted,
-            // A policy is loaded and judged before it is answered for.
-            AdminWanted::ActivatePolicy { .. }
-                | AdminWanted::Revoke { wait: true, .. }
-                | AdminWanted::RollbackPolicy { .. }
-                | AdminWanted::RotatePart
-                | AdminWanted::SealPart { .. }
-                | AdminWanted::ShadowPolicy { .. }
+            AdminWanted::Revoke { wait: true, .. } | AdminWanted::RotatePart | AdminWanted::SealPart { .. }
         );
         let request = AdminRequest {
             tenant: self.tenant.clone(),
@@ -243,7 +267,11 @@ impl Operator {
         );
         let subject = Subject::Admin.of(&self.tenant);
         let timeout = if waits { WAIT_TIMEOUT } else { REPLY_TIMEOUT };
-        let reply = self.bus.request(subject, payload, None, timeout).await.context("the broker")?;
+        let reply = self.bus.request(subject, payload, None, timeout).await;
+        if may_be_repeated && matches!(reply, Err(BusError::TimedOut(_))) {
+            return Err(Unanswered.into());
+        }
+        let reply = reply.context("the broker")?;
         match decode(&reply.payload).context("the broker's answer is not readable")? {
             AdminReply::Refused { reasons } => {
                 let words: Vec<String> =

@@ -104,8 +104,8 @@ impl Broker {
         is_back: bool,
         now: Now,
     ) -> Result<bool, Vec<Reason>> {
+        self.check_expected(expect).map_err(|reason| vec![reason])?;
         let revision = bundle.revision();
-        self.check_expected_or(revision, expect).map_err(|reason| vec![reason])?;
         if is_back && !self.control.activations().iter().any(|one| one.revision == revision) {
             let reason = Reason::new(ReasonCode::PolicyUnknown);
             return Err(vec![reason.told(format_args!("{revision} was never in force"))]);
@@ -145,16 +145,6 @@ impl Broker {
             .told("under this policy no operator may put another one in force (action `activate`)"))
     }
 
-    /// What is asked for once more, since the answer was lost, is in force already.
-    fn check_expected_or(
-        &self,
-        wanted: PolicyRevision,
-        expect: Option<PolicyRevision>,
-    ) -> Result<(), Reason> {
-        let in_force = self.control.activations().back();
-        if in_force.is_some_and(|one| one.revision == wanted) { Ok(()) } else { self.check_expected(expect) }
-    }
-
     fn check_expected(&self, expect: Option<PolicyRevision>) -> Result<(), Reason> {
         let in_force = self.control.activations().back();
         match (expect, in_force) {
@@ -173,9 +163,8 @@ impl Broker {
     /// Whether what an operator asked for may still be written when its turn comes.
     pub(super) fn check_turn(&self, operation: &Operation, now: Now) -> Result<(), Reason> {
         match &operation.wanted {
-            AdminWanted::ActivatePolicy { bundle, expect }
-            | AdminWanted::RollbackPolicy { bundle, expect } => {
-                self.check_expected_or(bundle.revision(), *expect)
+            AdminWanted::ActivatePolicy { expect, .. } | AdminWanted::RollbackPolicy { expect, .. } => {
+                self.check_expected(*expect)
             }
             AdminWanted::SealPart { part, although_open } => self.check_unused(part, *although_open, now),
             _ => Ok(()),

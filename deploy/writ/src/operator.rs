@@ -236,6 +236,15 @@ impl Operator {
                 Err(error) if error.is::<Unanswered>() => {}
                 answered => return answered,
             }
+            // What was expected to be in force until then is not any more, if it was done.
+            if let AdminWanted::ActivatePolicy { bundle, .. } | AdminWanted::RollbackPolicy { bundle, .. } =
+                &wanted
+            {
+                let control = self.control().await?;
+                if control.activations().back().is_some_and(|one| one.revision == bundle.revision()) {
+                    return Ok(AdminReply::Done { epoch: control.epoch() });
+                }
+            }
         }
         self.ask_once(wanted, false).await
     }

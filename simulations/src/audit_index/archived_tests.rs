@@ -141,7 +141,7 @@ async fn what_retention_deleted_is_counted_and_not_missing() {
     let middle = records.clone().nth(records.clone().count() / 2).unwrap().to;
     let retention = Retention { content: Millis(u64::MAX / 4), records: day, state: day };
     let now = middle.after(day);
-    let plan = look(&store, &archived[0], &retention, &[], now).await.unwrap();
+    let plan = look(&store, &mut archived[0], &retention, &[], now).await.unwrap();
     carry_out(&store, &archived[0], &plan, &retention, now).await.unwrap();
     let deleted: u64 = plan.delete.iter().map(|segment| segment.messages.get()).sum();
     assert!(deleted > 50, "{deleted}");

@@ -1,8 +1,9 @@
 //! What of an archived part may go: segments of which every message is older than its class is kept for, and of which
 //! nothing is held.
 //!
-//! `deleted.json` is written before anything is deleted, so that a run that is killed leaves what was meant to go
-//! listed, and the next one deletes it. In doubt a segment is kept, and said to be.
+//! `deleted.json` is written before anything is deleted, so that nothing is gone that is not listed. What a run that was
+//! killed had listed and not deleted is decided anew by the next one: it may be held by now. In doubt a segment is kept,
+//! and said to be.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -123,23 +124,28 @@ pub(super) fn is_due(segment: &Segment, deletion: &Deletion) -> bool {
         && span::parse(length).is_some_and(|length| segment.to.after(length) < deletion.at)
 }
 
-/// Makes the plan for a part: what is old enough is read where something is held.
+/// Makes the plan for a part: what is old enough is read where something is held. What was listed as deleted and is
+/// still there counts as not deleted from here on.
 ///
 /// # Errors
 /// If the store cannot be read. What is damaged is no error; it is kept.
 pub async fn look(
     store: &Store,
-    archived: &Archived,
+    archived: &mut Archived,
     retention: &Retention,
     holds: &[Held],
     now: Timestamp,
 ) -> Result<Plan> {
+    let folder = archived.folder();
+    let there: BTreeSet<String> = store.list(Some(&folder)).await?.into_iter().map(|file| file.key).collect();
+    archived.deletions.deleted.retain(|one| !there.contains(&format!("{folder}/{}", one.name)));
+    let archived = &*archived;
     let due = plan(archived, retention, now, &BTreeMap::new()).delete;
     let stays = if due.is_empty() { BTreeMap::new() } else { stays(store, archived, &due, holds).await? };
     Ok(plan(archived, retention, now, &stays))
 }
 
-/// Does what a plan says, and what an earlier run left undone.
+/// Does what a plan says.
 ///
 /// # Errors
 /// If the store cannot be written.
@@ -150,24 +156,18 @@ pub async fn carry_out(
     retention: &Retention,
     now: Timestamp,
 ) -> Result<()> {
-    let mut deletions = Deletions::read(store, &archived.manifest).await?;
-    let new: Vec<&Segment> = plan.delete.iter().filter(|segment| deletions.of(segment).is_none()).collect();
-    if !new.is_empty() {
-        deletions.deleted.extend(new.into_iter().map(|segment| Deletion {
-            name: segment.name.clone(),
-            digest: segment.digest,
-            at: now,
-            rule: retention.rule(segment.class),
-        }));
+    let mut deletions = archived.deletions.clone();
+    deletions.deleted.extend(plan.delete.iter().map(|segment| Deletion {
+        name: segment.name.clone(),
+        digest: segment.digest,
+        at: now,
+        rule: retention.rule(segment.class),
+    }));
+    if deletions != Deletions::read(store, &archived.manifest).await? {
         deletions.write(store, &archived.manifest).await?;
     }
-    let folder = archived.folder();
-    let listed: BTreeSet<String> =
-        deletions.deleted.iter().map(|one| format!("{folder}/{}", one.name)).collect();
-    for file in store.list(Some(&folder)).await? {
-        if listed.contains(&file.key) {
-            store.delete(&file.key).await?;
-        }
+    for segment in &plan.delete {
+        store.delete(&format!("{}/{}", archived.folder(), segment.name)).await?;
     }
     Ok(())
 }

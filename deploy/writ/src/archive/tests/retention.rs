@@ -99,7 +99,7 @@ fn retention(days: u64) -> Retention {
 /// The sequences that would go and those that stay, and why.
 async fn looked(place: &Place, days: u64, holds: &[&str], now: Timestamp) -> (Vec<u64>, Vec<(u64, String)>) {
     let holds: Vec<Held> = holds.iter().map(|hold| hold.parse().unwrap()).collect();
-    let plan = look(&place.store, &place.archived().await, &retention(days), &holds, now).await.unwrap();
+    let plan = look(&place.store, &mut place.archived().await, &retention(days), &holds, now).await.unwrap();
     let word = |why: &Keep| match why {
         Keep::Held(what) => format!("held {what}"),
         Keep::InDoubt(_) => "doubt".to_owned(),
@@ -147,9 +147,9 @@ fn a_held_user_keeps_all_where_the_records_are_gone() {
     let place = Place::new();
     run(async {
         write(&place.store, &two_tasks(), &ONE_EACH).await.unwrap();
-        let archived = place.archived().await;
+        let mut archived = place.archived().await;
         let records = Retention { content: Millis(u64::MAX), state: Millis(u64::MAX), ..retention(0) };
-        let plan = look(&place.store, &archived, &records, &[], day(1_000)).await.unwrap();
+        let plan = look(&place.store, &mut archived, &records, &[], day(1_000)).await.unwrap();
         assert_eq!(plan.delete.len(), 2);
         carry_out(&place.store, &archived, &plan, &records, day(1_000)).await.unwrap();
         let (delete, keep) = looked(&place, 0, &["user:https://idp/bob"], day(1_000)).await;
@@ -180,9 +180,9 @@ fn what_retention_deletes_is_told_as_that_and_nothing_else_is() {
     run(async {
         let messages = two_tasks();
         let written = write(&place.store, &messages, &ONE_EACH).await.unwrap();
-        let archived = place.archived().await;
+        let mut archived = place.archived().await;
         let (rule, now) = (retention(400), day(405));
-        let plan = look(&place.store, &archived, &rule, &[], now).await.unwrap();
+        let plan = look(&place.store, &mut archived, &rule, &[], now).await.unwrap();
         carry_out(&place.store, &archived, &plan, &rule, now).await.unwrap();
         let archived = open(&place.store, &tenant(), &part(), Some(&written.digest)).await.unwrap();
         assert_eq!(archived.check(&place.store).await.unwrap(), []);
@@ -231,23 +231,37 @@ fn what_retention_deletes_is_told_as_that_and_nothing_else_is() {
 }
 
 #[test]
-fn retention_that_was_killed_goes_on() {
+fn what_a_killed_run_left_is_decided_anew() {
     let place = Place::new();
     run(async {
         write(&place.store, &two_tasks(), &ONE_EACH).await.unwrap();
-        let kept = fs::read(place.file("records-000000.jsonl.gz")).unwrap();
-        let archived = place.archived().await;
+        let files = ["records-000000.jsonl.gz", "records-000001.jsonl.gz"].map(|name| place.file(name));
+        let kept = files.clone().map(|file| fs::read(file).unwrap());
         let rule = retention(400);
-        let plan = look(&place.store, &archived, &rule, &[], day(405)).await.unwrap();
-        carry_out(&place.store, &archived, &plan, &rule, day(405)).await.unwrap();
-        // As if it had been killed between the list and the deletion.
-        fs::write(place.file("records-000000.jsonl.gz"), kept).unwrap();
-        let archived = place.archived().await;
-        let plan = look(&place.store, &archived, &rule, &[], day(405)).await.unwrap();
-        assert_eq!(plan.delete, []);
-        carry_out(&place.store, &archived, &plan, &rule, day(405)).await.unwrap();
-        assert!(!place.file("records-000000.jsonl.gz").exists());
-        assert_eq!(place.archived().await.deletions.deleted.len(), 4);
+        let retain = async |holds: &[&str]| {
+            let holds: Vec<Held> = holds.iter().map(|hold| hold.parse().unwrap()).collect();
+            let mut archived = place.archived().await;
+            let plan = look(&place.store, &mut archived, &rule, &holds, day(405)).await.unwrap();
+            carry_out(&place.store, &archived, &plan, &rule, day(405)).await.unwrap();
+            plan.delete.iter().map(|segment| segment.first).collect::<Vec<_>>()
+        };
+        let mut first = retain(&[]).await;
+        first.sort_unstable();
+        assert_eq!(first, [1, 2, 3, 4]);
+        // As if it had been killed between the list and the deletion, and alice's task were held since.
+        for (file, bytes) in files.iter().zip(&kept) {
+            fs::write(file, bytes).unwrap();
+        }
+        assert_eq!(retain(&["task:t-1"]).await, [2]);
+        assert!(files[0].exists() && !files[1].exists());
+        assert_eq!(
+            place.archived().await.deletions.deleted.len(),
+            3,
+            "what is kept is not listed as deleted"
+        );
+        assert_eq!(place.archived().await.check(&place.store).await.unwrap(), []);
+        assert_eq!(retain(&[]).await, [1], "the hold was lifted");
+        assert!(!files[0].exists());
     });
 }
 

@@ -6,7 +6,6 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 use writ_common::{
-    digest::Digest,
     hold::Held,
     ids::{PartId, TenantId},
     time::Millis,
@@ -23,6 +22,7 @@ use crate::{
     },
     cmd::{Common, Output},
     exit::Exit,
+    operator::Operator,
     span,
     view::{colour, table::Table},
 };
@@ -147,11 +147,7 @@ impl ShowArchived {
 
 impl Retain {
     pub(super) async fn run(self, common: &Common) -> Result<Exit> {
-        // What is held, and which parts are in archives, stands in the control stream: without it nothing is deleted.
         let operator = common.operator().await?;
-        let control = operator.control().await?;
-        let mut held: Vec<Held> = control.holds().values().map(|hold| hold.on.clone()).collect();
-        held.extend(self.hold.iter().cloned());
         let tenant = operator.tenant().clone();
         let store = Store::open(&self.archive)?;
         let retention = Retention { content: self.content, records: self.records, state: self.state };
@@ -160,14 +156,14 @@ impl Retain {
         let (mut shown, mut deleted, mut bytes) = (Vec::new(), 0, 0);
         let mut notes = Vec::new();
         for (tenant, part) in &parts {
-            let Some(known) = control.parts().archived().get(part) else {
-                notes.push(format!(
-                    "{tenant}/{part}: the control stream does not say that it was put away; left alone"
-                ));
-                continue;
-            };
-            let plan = match self.retain(&store, (tenant, part), &known.manifest, &retention, &held).await {
-                Ok(plan) => plan,
+            let plan = match self.retain(&operator, &store, part, &retention).await {
+                Ok(Some(plan)) => plan,
+                Ok(None) => {
+                    notes.push(format!(
+                        "{tenant}/{part}: the control stream does not say that it was put away; left alone"
+                    ));
+                    continue;
+                }
                 // One part that cannot be read keeps the others from nothing, and all of itself.
                 Err(error) => {
                     let damage = error.downcast::<Damage>()?;
@@ -206,21 +202,27 @@ impl Retain {
         Ok(exit)
     }
 
+    /// What becomes of a part; none if it was not put away.
     async fn retain(
         &self,
+        operator: &Operator,
         store: &Store,
-        (tenant, part): (&TenantId, &PartId),
-        manifest: &Digest,
+        part: &PartId,
         retention: &Retention,
-        held: &[Held],
-    ) -> Result<Plan> {
-        let archived = open(store, tenant, part, Some(manifest)).await?;
+    ) -> Result<Option<Plan>> {
+        // What is held, and which parts are in archives, stands in the control stream: without it nothing is deleted. It
+        // is read for each part, since reading one can take long.
+        let control = operator.control().await?;
+        let Some(known) = control.parts().archived().get(part) else { return Ok(None) };
+        let in_force = control.holds().values().map(|hold| &hold.on);
+        let held: Vec<Held> = in_force.chain(&self.hold).cloned().collect();
+        let mut archived = open(store, operator.tenant(), part, Some(&known.manifest)).await?;
         let now = now();
-        let plan = look(store, &archived, retention, held, now).await?;
+        let plan = look(store, &mut archived, retention, &held, now).await?;
         if !self.dry_run {
             carry_out(store, &archived, &plan, retention, now).await?;
         }
-        Ok(plan)
+        Ok(Some(plan))
     }
 }
 

@@ -81,7 +81,7 @@ pub(crate) async fn open_records(
             match (found, unsettled.leaves.get_mut(&seq)) {
                 (Some(stream), Some((_, is_committed))) => {
                     *is_committed = true;
-                    dir.resolve(&run, &[Entry::Committed { seq, stream }])?;
+                    dir.resolve(&run, &[Entry::Committed { seq, stream, part: None }])?;
                 }
                 _ => records.push(record),
             }
@@ -94,9 +94,8 @@ pub(crate) async fn open_records(
 /// Puts back into the audit stream what it lost of this broker's records.
 pub(crate) async fn put_back(setup: &ServeSetup, parts: &Parts, dir: &JournalDir) -> Result<(), BrokerError> {
     let origin = Origin::Broker(setup.broker.clone());
-    let kept = dir.kept().map(|kept| kept.map(|kept| (kept.boot.to_string(), kept.seq, kept.record)));
     let say = |far| tracing::info!("completing the audit stream: {far}");
-    let done = setup.bus.put_back(&setup.tenant, parts, &origin, kept, say).await?;
+    let done = setup.bus.put_back(&setup.tenant, parts, &origin, dir.kept(), say).await?;
     tracing::warn!("the audit stream is complete: {done}");
     Ok(())
 }

@@ -33,14 +33,14 @@ pub(crate) enum MoveError {
     Busy(FlowDomain),
 }
 
-/// Carries every label over that outlives a task; returns how many there are.
+/// Carries every label over that outlives a task.
 pub(crate) async fn move_shared(
     bus: &Bus,
     control: &ControlState,
     key: &PrivateKey,
     from: &PartId,
     to: &PartId,
-) -> Result<usize, MoveError> {
+) -> Result<(), MoveError> {
     let tenant = control.tenant();
     let mut domains = BTreeSet::new();
     let tail = bus.tail(&part_stream(tenant, from), &filter::labels(tenant, from), 1).await?;
@@ -55,7 +55,7 @@ pub(crate) async fn move_shared(
     for domain in &domains {
         move_one(bus, control, key, domain, from, to).await?;
     }
-    Ok(domains.len())
+    Ok(())
 }
 
 /// A label as it stands on the bus, with its sequence; one that nobody signed who may counts as top.

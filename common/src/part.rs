@@ -140,8 +140,7 @@ impl Parts {
     }
 
     /// Whether nothing in use keeps a part open; who lives in it is for the broker to know.
-    #[must_use]
-    pub fn may_be_sealed(&self, part: &PartId) -> bool {
+    fn may_be_sealed(&self, part: &PartId) -> bool {
         self.takes(part) && part != self.current() && *part != self.shared
     }
 

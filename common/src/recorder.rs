@@ -12,7 +12,7 @@ use crate::{
     part::Parts,
     record::{DecisionId, Origin, Receipt, Record, RecordBody, RecordKind, RecordedReason, Void, What, Who},
     signed::{OpenError, Signed},
-    subjects::Subject,
+    subjects::{Subject, audit_part},
     time::Timestamp,
     wire::Answer,
 };
@@ -49,22 +49,44 @@ pub struct Prepared {
     pub record: Arc<Record>,
 }
 
+/// A record the stream has acknowledged, as whoever wrote it has kept it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its run.
+    pub boot: BootId,
+    /// Its position in the run.
+    pub seq: u64,
+    /// The part in which it stands, if that is not its own.
+    pub part: Option<PartId>,
+    /// The signed envelope.
+    pub record: Vec<u8>,
+}
+
 impl Prepared {
+    /// The part a subject belongs to on which it was published, if that is not the record's own.
+    #[must_use]
+    pub fn part_elsewhere(&self, subject: &str) -> Option<PartId> {
+        let part = if subject == self.subject { None } else { audit_part(subject) };
+        part.filter(|part| *part != self.record.part)
+    }
+
     /// Where it stands instead, and under which message id, if its part takes nothing any more: in the one in use, as put
     /// back.
     #[must_use]
     pub fn elsewhere(&self, parts: &Parts) -> Option<(String, String)> {
-        let Record { tenant, part, .. } = self.record.as_ref();
-        if !parts.is_sealed(part) {
-            return None;
-        }
-        let subject = Subject::Restored {
-            part: parts.current().clone(),
-            task: self.record.task().cloned(),
-            origin: self.id.origin.name().to_owned(),
-        };
-        Some((subject.of(tenant), self.id.restored_id().to_string()))
+        parts.is_sealed(&self.record.part).then(|| put_back(&self.record.tenant, &self.record, parts))
     }
+}
+
+/// Where a record is put back, and under which message id: in its part, or, once that is sealed, in the one in use.
+#[must_use]
+pub fn put_back(tenant: &TenantId, record: &Record, parts: &Parts) -> (String, String) {
+    let subject = Subject::Restored {
+        part: parts.for_record(&record.part),
+        task: record.task().cloned(),
+        origin: record.id.origin.name().to_owned(),
+    };
+    (subject.of(tenant), record.id.restored_id().to_string())
 }
 
 impl Recorder {

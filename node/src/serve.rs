@@ -22,6 +22,7 @@ use writ_bus::{
 };
 use writ_common::{
     decide::Gate,
+    epoch::Epoch,
     fresh::FreshBounds,
     ids::{BootId, FlowDomain, NodeId, PartId, Resource, TaskId, TenantId},
     json::Value,
@@ -251,6 +252,7 @@ pub async fn start(setup: NodeSetup) -> Result<NodeHandle, NodeError> {
         next_refresh: Instant::now(),
         parts,
         live_parts,
+        told_parts: None,
         clock,
     };
     let done = tokio::spawn(async move {
@@ -276,9 +278,8 @@ async fn put_back(setup: &NodeSetup, dir: &JournalDir) -> Result<(), NodeError> 
         tracing::info!("waiting for the broker to make the audit stream");
         tokio::time::sleep(Duration::from_secs(1)).await;
     };
-    let kept = dir.kept().map(|kept| kept.map(|kept| (kept.boot.to_string(), kept.seq, kept.record)));
     let say = |far| tracing::info!("completing the audit stream: {far}");
-    let done = setup.bus.put_back(&setup.tenant, control.parts(), &origin, kept, say).await?;
+    let done = setup.bus.put_back(&setup.tenant, control.parts(), &origin, dir.kept(), say).await?;
     tracing::warn!("the audit stream is complete: {done}");
     Ok(())
 }
@@ -314,6 +315,8 @@ struct Driver {
     parts: watch::Sender<BTreeSet<PartId>>,
     /// Those that have a stream, once that is known.
     live_parts: watch::Sender<Vec<PartId>>,
+    /// At which control state they were told, and whether the node was ready.
+    told_parts: Option<(Epoch, bool)>,
     clock: SystemClock,
 }
 
@@ -378,7 +381,12 @@ impl Driver {
     }
 
     /// Says which parts there are to those who read them.
-    fn tell_parts(&self, guard: &Guard, is_ready: bool) {
+    fn tell_parts(&mut self, guard: &Guard, is_ready: bool) {
+        // They change with control state, and this is asked after every round.
+        let now = (guard.control().epoch(), is_ready);
+        if self.told_parts.replace(now) == Some(now) {
+            return;
+        }
         self.parts.send_if_modified(|known| {
             let now = guard.parts();
             let has_changed = *known != now;

@@ -104,6 +104,8 @@ struct Bench {
     wants: Vec<Effect>,
     /// Every record that was prepared, in order.
     journal: Vec<Record>,
+    /// The last record the journal says is in the stream: its sequence there, and the part if it is not its own.
+    committed: Option<(u64, Option<PartId>)>,
     replies: BTreeMap<CallRef, Answer>,
     capability: UnverifiedCapability,
 }
@@ -147,6 +149,7 @@ impl Bench {
             calls: 0,
             wants: Vec::new(),
             journal: Vec::new(),
+            committed: None,
             replies: BTreeMap::new(),
             capability: grant.issue(&key(2), &[9; 32]).unwrap(),
         };
@@ -252,9 +255,13 @@ impl Bench {
             for effect in self.guard.handle(event, self.now) {
                 match effect {
                     Effect::Journal(ticket, entry) => {
-                        if let Entry::Prepared { record, .. } = entry {
-                            let record = decode::<Signed<Record>>(&record).unwrap();
-                            self.journal.push(record.peek().unwrap());
+                        match entry {
+                            Entry::Prepared { record, .. } => {
+                                let record = decode::<Signed<Record>>(&record).unwrap();
+                                self.journal.push(record.peek().unwrap());
+                            }
+                            Entry::Committed { stream, part, .. } => self.committed = Some((stream, part)),
+                            _ => {}
                         }
                         events.extend(ticket.map(Event::Journalled));
                     }
@@ -533,6 +540,26 @@ fn records_of_a_part_that_takes_nothing_stand_in_the_one_in_use() {
     assert!(store.subject.starts_with("writ.v1.acme.audit.p1.outcome."), "{}", store.subject);
     let call = bench.call(2);
     assert_eq!(bench.refused(call), ReasonCode::AuditUnavailable);
+}
+
+#[test]
+fn b08_part_of_a_record_that_came_too_late_the_journal_knows_where_it_stands() {
+    let mut bench = Bench::new();
+    let p1 = PartId::numbered(1);
+    bench.control(ControlEvent::Part { part: p1.clone(), stage: PartStage::Current });
+    bench.control(ControlEvent::Part { part: p1.clone(), stage: PartStage::Shared });
+    bench.ran(1);
+    let (ticket, ..) = bench.raise();
+    bench.published(ticket, stored(9));
+    let is_publish = |effect: &Effect| matches!(effect, Effect::Publish { .. });
+    let Effect::Publish { ticket, store, .. } = bench.take(is_publish) else { unreachable!() };
+    assert!(store.subject.starts_with("writ.v1.acme.audit.p0.outcome."), "{}", store.subject);
+    bench.control(ControlEvent::Part { part: PartId::first(), stage: PartStage::Sealed });
+    bench.published(ticket, Err(StoreError::Busy));
+    let Effect::Publish { ticket, store, .. } = bench.take(is_publish) else { unreachable!() };
+    assert!(store.subject.starts_with("writ.v1.acme.audit.p1.restored."), "{}", store.subject);
+    bench.published(ticket, stored(3));
+    assert_eq!(bench.committed, Some((3, Some(p1))));
 }
 
 #[test]

@@ -29,9 +29,9 @@ use writ_common::{
     tlog::{LogId, SignedCheckpoint, Tree},
     wire::AdminWanted,
 };
-use writ_tests::{S3Server, World, eventually, read, run};
+use writ_tests::{S3Server, World, read, run};
 
-use crate::{WRIT, cli::Said};
+use crate::{WRIT, cli::Said, parts::until_current};
 
 /// The store a server keeps in its bucket, and its text.
 fn store(server: &S3Server) -> Result<(Store, &'static str)> {
@@ -143,10 +143,7 @@ fn a_stream_in_an_archive_is_all_of_it_and_its_hashes_lead_to_the_signed_roots()
         let place = "s3://archive/of/cli";
         operator.ask(AdminWanted::RotatePart).await?;
         operator.revoke(RevocationTarget::Task(task.id().clone()), true).await?;
-        eventually("what agents remember moved along", async || {
-            Ok(operator.control().await?.parts().shared() != &part)
-        })
-        .await?;
+        until_current(&world, &PartId::numbered(1)).await?;
         let profile = world.layout.archiver().display().to_string();
         let arguments = ["--profile", &profile, "audit", "archive", "--archive", place, "--keep-stream"];
         let said = writ(world.folder(), &variables, &arguments)?;

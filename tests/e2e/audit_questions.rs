@@ -24,6 +24,7 @@ use crate::{
     approvals::answer_for,
     bus::node_bus,
     cli::{Said, writ},
+    parts::until_current,
 };
 
 /// A task of alice's over three agents: a read, a refusal, a mail that bob lets go and one that he does not.
@@ -372,18 +373,14 @@ fn another_stream_and_a_damaged_index_are_told_and_built_again() -> Result<()> {
 
 /// Begins the next part, and waits until what outlives a task has moved there.
 async fn rotate(world: &World, operator: &Operator) -> Result<()> {
-    let current = operator.control().await?.parts().current().clone();
+    let next = operator.control().await?.parts().next();
     assert!(matches!(operator.ask(AdminWanted::RotatePart).await?, AdminReply::Done { .. }));
-    eventually("the next part is in use for everything", async || {
-        let control = operator.control().await?;
-        Ok(*control.parts().current() != current && control.parts().shared() == control.parts().current())
-    })
-    .await?;
+    until_current(world, &next).await?;
     // Nodes hear of it a moment later than operators.
     let planner = world.agent("planner").await?;
     eventually("a task is in it", async || {
         let task = world.task_of(&planner, "alice").await?;
-        Ok(task.capability().await?.grant().domain.part != current)
+        Ok(task.capability().await?.grant().domain.part == next)
     })
     .await
 }

@@ -151,7 +151,7 @@ fn f04_what_one_node_released_binds_the_next_call_on_another() -> Result<()> {
     })
 }
 
-fn with_a_memory(layout: &Layout) -> Result<()> {
+pub(crate) fn with_a_memory(layout: &Layout) -> Result<()> {
     let file = layout.policies().join("agents.toml");
     World::edit(&file, "name = \"researcher\"\n", "name = \"researcher\"\nmemory = \"shared\"\n")
 }

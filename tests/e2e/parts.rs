@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, time::Duration};
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 use serde_json::Value;
-use writ::{dev::Layout, operator::OperatorProfile};
+use writ::operator::OperatorProfile;
 use writ_bus::{Store, keyfile};
 use writ_common::{
     codec::{decode, encode},
@@ -26,9 +26,10 @@ use crate::{
     bus::node_bus,
     cli::writ,
     faults::{broker, node, until_broker_answers},
+    flow::with_a_memory,
 };
 
-async fn until_current(world: &World, part: &PartId) -> Result<()> {
+pub(crate) async fn until_current(world: &World, part: &PartId) -> Result<()> {
     let operator = world.operator().await?;
     eventually("the next part is in use, and what agents remember is there", async || {
         let control = operator.control().await?;
@@ -151,11 +152,6 @@ fn a_part_that_fills_is_followed_by_the_next_and_is_put_away() -> Result<()> {
         world.close().await;
         Ok(())
     })
-}
-
-fn with_a_memory(layout: &Layout) -> Result<()> {
-    let file = layout.policies().join("agents.toml");
-    World::edit(&file, "name = \"researcher\"\n", "name = \"researcher\"\nmemory = \"shared\"\n")
 }
 
 #[test]

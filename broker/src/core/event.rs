@@ -87,8 +87,8 @@ pub enum Event {
     AuditStream(PartId, StreamFacts),
     /// The stream of the next part is there, or cannot be made.
     PartMade(PartId, Result<(), String>),
-    /// The labels of what outlives a task were carried over to this part: how many, or why not.
-    SharedMoved(PartId, Result<usize, String>),
+    /// The labels of what outlives a task were carried over to this part, or why not.
+    SharedMoved(PartId, Result<(), String>),
     /// How much room the journal has now.
     JournalRoom(Room),
     /// A journal write is done.

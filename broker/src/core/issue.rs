@@ -511,7 +511,7 @@ impl Broker {
         match result {
             Ok(stored) => {
                 if let Some(prepared) = &issuing.prepared {
-                    self.committed(prepared, stored.sequence);
+                    self.committed(prepared, &prepared.subject, stored.sequence);
                 }
                 let ticket = self.fresh_ticket();
                 let task = Box::new(issuing.entry.clone());

@@ -326,7 +326,7 @@ impl Broker {
                 if prepared.id.boot == self.setup.boot {
                     let _written = self.journal(&prepared);
                 }
-                self.acknowledged(&prepared, sequence);
+                self.acknowledged(&prepared, &prepared.subject, sequence);
             }
             _ => self.displaced(void, sequence),
         }

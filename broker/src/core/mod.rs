@@ -602,7 +602,7 @@ impl Broker {
             Ok(stored) if stored.duplicate && prepared.kind == RecordKind::Void => {
                 self.read_back(prepared, stored.sequence);
             }
-            Ok(stored) => self.acknowledged(&prepared, stored.sequence),
+            Ok(stored) => self.acknowledged(&prepared, &store.subject, stored.sequence),
             Err(_) => {
                 let (ticket, mut store) = (self.fresh_ticket(), store);
                 let elsewhere = prepared.elsewhere(self.control.parts());
@@ -618,24 +618,28 @@ impl Broker {
         }
     }
 
-    fn acknowledged(&mut self, prepared: &Prepared, stream: u64) {
+    fn acknowledged(&mut self, prepared: &Prepared, subject: &str, stream: u64) {
         self.logs.displaced.remove(&(prepared.id.boot.clone(), prepared.id.seq));
         if prepared.id.boot == self.setup.boot {
-            self.committed(prepared, stream);
+            self.committed(prepared, subject, stream);
         } else {
             self.stands(prepared);
             // In that run's own journal, so that the run is whole there.
-            let entries = vec![Self::entry_of(prepared), Entry::Committed { seq: prepared.id.seq, stream }];
+            let (seq, part) = (prepared.id.seq, prepared.part_elsewhere(subject));
+            let entries = vec![Self::entry_of(prepared), Entry::Committed { seq, stream, part }];
             self.push(Effect::Resolve(prepared.id.boot.clone(), entries));
             self.settled(&prepared.id.boot);
         }
     }
 
     /// The stream has the record of this run that was prepared last at a position.
-    fn committed(&mut self, prepared: &Prepared, stream: u64) {
+    fn committed(&mut self, prepared: &Prepared, subject: &str, stream: u64) {
         let seq = prepared.id.seq;
         self.logs.committed(&self.setup.boot, seq);
-        self.push(Effect::Journal(None, Entry::Committed { seq, stream }));
+        self.push(Effect::Journal(
+            None,
+            Entry::Committed { seq, stream, part: prepared.part_elsewhere(subject) },
+        ));
         self.push(Effect::recorded(prepared));
     }
 

@@ -125,15 +125,15 @@ impl Broker {
     }
 
     /// What outlives a task was carried over, or not.
-    pub(super) fn shared_moved(&mut self, to: PartId, moved: Result<usize, String>, now: Now) {
+    pub(super) fn shared_moved(&mut self, to: PartId, moved: Result<(), String>, now: Now) {
         self.parts.is_moving = false;
         match moved {
             // What came to the old part after it was read the first time is there now too.
-            Ok(_) if *self.control.parts().shared() == to => {
+            Ok(()) if *self.control.parts().shared() == to => {
                 self.parts.failed = None;
                 self.begin_memories();
             }
-            Ok(_) => {
+            Ok(()) => {
                 self.parts.failed = None;
                 let event = ControlEvent::Part { part: to, stage: PartStage::Shared };
                 self.queue_control(ControlWrite::Own(Box::new(event)), now);

@@ -548,7 +548,7 @@ impl Broker {
                 return self.answer(wanting.back, IssueAnswer::Refused { reasons });
             }
         };
-        self.committed(&issuing.prepared, stored.sequence);
+        self.committed(&issuing.prepared, &issuing.prepared.subject, stored.sequence);
         // Answers may have ended, and roles, keys and policy changed, since it was claimed.
         if let Err(reason) = self.still_granted(&wanting, now) {
             return self.not_handed_out(&wanting, &issuing, &reason, now);

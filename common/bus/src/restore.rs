@@ -10,11 +10,12 @@ use async_nats::jetstream::context::PublishAckFuture;
 use writ_common::{
     codec::decode,
     digest::Digest,
-    ids::TenantId,
+    ids::{BootId, TenantId},
     part::Parts,
     record::{Origin, Record},
+    recorder::{Kept, put_back},
     signed::Signed,
-    subjects::{Subject, filter, part_stream},
+    subjects::{filter, part_stream},
 };
 
 use crate::{Bus, BusError, Fence, Store, StoreError};
@@ -58,7 +59,7 @@ pub enum PutBackError<E: std::error::Error + 'static> {
     #[error("record {seq} in the journal of run {boot} is none of this process: {why}")]
     Foreign {
         /// The run.
-        boot: String,
+        boot: BootId,
         /// The position.
         seq: u64,
         /// What does not fit.
@@ -68,7 +69,7 @@ pub enum PutBackError<E: std::error::Error + 'static> {
     #[error("the audit stream does not take back record {seq} of run {boot}: {source}")]
     Store {
         /// The run.
-        boot: String,
+        boot: BootId,
         /// The position.
         seq: u64,
         /// Why.
@@ -78,14 +79,14 @@ pub enum PutBackError<E: std::error::Error + 'static> {
 
 /// A record to be put back.
 struct Lacking {
-    boot: String,
+    boot: BootId,
     seq: u64,
     store: Store,
 }
 
 impl Bus {
-    /// Puts back, in their order, those of these records that the stream does not hold byte for byte. Each is given as
-    /// run, position and signed envelope. `say` is told now and then how far it is.
+    /// Puts back, in their order, those of these records that the stream does not hold byte for byte. `say` is told now
+    /// and then how far it is.
     ///
     /// # Errors
     /// [`PutBackError`].
@@ -94,18 +95,18 @@ impl Bus {
         tenant: &TenantId,
         parts: &Parts,
         origin: &Origin,
-        kept: impl Iterator<Item = Result<(String, u64, Vec<u8>), E>>,
+        kept: impl Iterator<Item = Result<Kept, E>>,
         mut say: impl FnMut(PutBack),
     ) -> Result<PutBack, PutBackError<E>> {
         let there = self.digests_of(tenant, parts, origin).await?;
         let mut far = PutBack::default();
         let lacking = kept.filter_map(|kept| {
-            let (boot, seq, record) = match kept {
+            let kept = match kept {
                 Ok(kept) => kept,
                 Err(error) => return Some(Err(PutBackError::Journal(error))),
             };
             far.checked += 1;
-            let is_there = there.binary_search(&short_digest(&record)).is_ok();
+            let is_there = there.binary_search(&short_digest(&kept.record)).is_ok();
             far.restored += u64::from(!is_there);
             if far.checked.is_multiple_of(SAY_EVERY) {
                 say(far);
@@ -113,7 +114,7 @@ impl Bus {
             if is_there || writ_common::red::off("B08") {
                 return None;
             }
-            lacking(tenant, parts, origin, boot, seq, record).transpose()
+            lacking(tenant, parts, origin, kept).transpose()
         });
         // The journal is read no faster than the stream acknowledges.
         let mut sent = VecDeque::new();
@@ -196,43 +197,100 @@ fn short_digest(bytes: &[u8]) -> u128 {
     Digest::plain(bytes).as_bytes().first_chunk().copied().map_or(0, u128::from_be_bytes)
 }
 
-/// The record as it is put back; none if its part was put away, and it with it.
+/// The record as it is put back; none if the part it stands in was put away, and it with it.
 fn lacking<E: std::error::Error + 'static>(
     tenant: &TenantId,
     parts: &Parts,
     origin: &Origin,
-    boot: String,
-    seq: u64,
-    payload: Vec<u8>,
+    kept: Kept,
 ) -> Result<Option<Lacking>, PutBackError<E>> {
+    let Kept { boot, seq, part, record: payload } = kept;
     let record = decode::<Signed<Record>>(&payload)
         .map_err(|error| error.to_string())
         .and_then(|signed| signed.peek().map_err(|error| error.to_string()));
     let record = match record {
-        Ok(record)
-            if record.id.origin == *origin && record.id.boot.as_str() == boot && record.id.seq == seq =>
-        {
-            record
-        }
+        Ok(record) if record.id.origin == *origin && record.id.boot == boot && record.id.seq == seq => record,
         Ok(record) => {
             return Err(PutBackError::Foreign { boot, seq, why: format!("it is {}", record.id) });
         }
         Err(why) => return Err(PutBackError::Foreign { boot, seq, why }),
     };
-    if parts.archived().contains_key(&record.part) {
+    if parts.archived().contains_key(part.as_ref().unwrap_or(&record.part)) {
         return Ok(None);
     }
-    let subject = Subject::Restored {
-        part: parts.for_record(&record.part),
-        task: record.task().cloned(),
-        origin: origin.name().to_owned(),
-    };
-    let store = Store {
-        subject: subject.of(tenant),
-        payload,
-        message_id: Some(record.id.restored_id().to_string()),
-        fence: Fence::None,
-        ttl_secs: None,
-    };
+    let (subject, message_id) = put_back(tenant, &record, parts);
+    let store = Store { subject, payload, message_id: Some(message_id), fence: Fence::None, ttl_secs: None };
     Ok(Some(Lacking { boot, seq, store }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use writ_common::{
+        digest::Digest,
+        ids::{NodeId, PartId},
+        keys::PrivateKey,
+        part::{Archived, PartStage},
+        record::{DecisionId, Outcome, OutcomeStatus, RecordBody},
+        recorder::Recorder,
+        time::Timestamp,
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_stands_in_another_part_goes_with_that_one() {
+        let tenant = TenantId::parse("acme").unwrap();
+        let origin = Origin::Node(NodeId::parse("node-1").unwrap());
+        let boot = BootId::parse("boot-1").unwrap();
+        let (p0, p1) = (PartId::first(), PartId::numbered(1));
+        let mut recorder =
+            Recorder::new(tenant.clone(), origin.clone(), boot.clone(), PrivateKey::from_seed(&[7; 32]));
+        let outcome = Outcome {
+            intent: DecisionId { origin: origin.clone(), boot: boot.clone(), seq: 0 },
+            call_id: Digest::plain(b"call"),
+            task: None,
+            status: OutcomeStatus::Done,
+            reason: None,
+            result: None,
+            result_bytes: None,
+            label: None,
+            found: Vec::new(),
+            elapsed: None,
+            manifest: Vec::new(),
+        };
+        let body = RecordBody::Outcome(Box::new(outcome));
+        let record = recorder.prepare(p0.clone(), body, Timestamp::from_secs(7)).bytes;
+        let mut parts = Parts::default();
+        let put_back_to = |parts: &Parts, part: Option<&PartId>| {
+            let (boot, part, record) = (boot.clone(), part.cloned(), record.clone());
+            lacking::<Infallible>(&tenant, parts, &origin, Kept { boot, seq: 0, part, record })
+                .unwrap()
+                .map(|lacking| lacking.store.subject)
+        };
+        let on = |part: &str| Some(format!("writ.v1.acme.audit.{part}.restored._.node-1"));
+        assert_eq!(put_back_to(&parts, None), on("p0"));
+        let archived = PartStage::Archived(Archived { manifest: Digest::plain(b"p0"), last: 9 });
+        for (part, stage) in [
+            (p1.clone(), PartStage::Current),
+            (p1.clone(), PartStage::Shared),
+            (p0.clone(), PartStage::Sealed),
+            (p0, archived.clone()),
+        ] {
+            parts.apply(part, stage, Timestamp::from_secs(8));
+        }
+        assert_eq!(put_back_to(&parts, None), None, "it is in the archive of its part");
+        assert_eq!(put_back_to(&parts, Some(&p1)), on("p1"), "it came after its part was sealed");
+        let p2 = PartId::numbered(2);
+        for (part, stage) in [
+            (p2.clone(), PartStage::Current),
+            (p2, PartStage::Shared),
+            (p1.clone(), PartStage::Sealed),
+            (p1.clone(), archived),
+        ] {
+            parts.apply(part, stage, Timestamp::from_secs(9));
+        }
+        assert_eq!(put_back_to(&parts, Some(&p1)), None, "it went with the part it stands in");
+    }
 }

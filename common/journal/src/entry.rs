@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use writ_common::{
     codec::{CodecError, Message},
     digest::Digest,
+    ids::PartId,
     record::RecordKind,
     tlog::{Witnessed, leaf_hash},
 };
@@ -37,6 +38,9 @@ pub enum Entry {
         seq: u64,
         /// Its stream sequence.
         stream: u64,
+        /// The part that sequence is of, if it is not the record's own: that was sealed before it came.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        part: Option<PartId>,
     },
     /// A later run recorded how the intent at this position ended.
     Ended {
@@ -230,7 +234,7 @@ mod tests {
     }
 
     fn committed(seq: u64) -> Entry {
-        Entry::Committed { seq, stream: seq + 100 }
+        Entry::Committed { seq, stream: seq + 100, part: None }
     }
 
     fn unsettled(entries: impl IntoIterator<Item = Entry>) -> Unsettled {

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use writ_common::ids::BootId;
+use writ_common::{
+    ids::{BootId, PartId},
+    recorder::Kept,
+};
 
 use crate::{
     JournalError,
@@ -10,17 +13,6 @@ use crate::{
     entry::Entry,
     segment::State,
 };
-
-/// A record the stream has acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// Its run.
-    pub boot: BootId,
-    /// Its position in the run.
-    pub seq: u64,
-    /// The signed envelope.
-    pub record: Vec<u8>,
-}
 
 /// Most records held back until the one before them comes. Records are acknowledged nearly in order.
 const HELD_RECORDS_MAX: usize = 16_384;
@@ -33,7 +25,7 @@ pub struct KeptRecords<'a> {
     /// Prepared, and not acknowledged so far.
     prepared: BTreeMap<u64, Vec<u8>>,
     /// Acknowledged, and waiting for its turn.
-    held: BTreeMap<u64, Vec<u8>>,
+    held: BTreeMap<u64, (Option<PartId>, Vec<u8>)>,
     /// The position that is next; unknown before the first.
     expected: Option<u64>,
 }
@@ -85,9 +77,9 @@ impl KeptRecords<'_> {
                     self.expected.get_or_insert(seq);
                     self.prepared.insert(seq, record);
                 }
-                Some(Entry::Committed { seq, .. }) => {
+                Some(Entry::Committed { seq, part, .. }) => {
                     if let Some(record) = self.prepared.remove(&seq) {
-                        self.held.insert(seq, record);
+                        self.held.insert(seq, (part, record));
                     }
                 }
                 Some(Entry::Ended { .. } | Entry::Witnessed(_) | Entry::Closed { .. }) => {}
@@ -101,9 +93,9 @@ impl KeptRecords<'_> {
     }
 
     fn release(&mut self, boot: BootId) -> Option<Kept> {
-        let (seq, record) = self.held.pop_first()?;
+        let (seq, (part, record)) = self.held.pop_first()?;
         self.expected = self.expected.max(Some(seq + 1));
-        Some(Kept { boot, seq, record })
+        Some(Kept { boot, seq, part, record })
     }
 }
 

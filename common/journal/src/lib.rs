@@ -29,7 +29,7 @@ pub use dir::{JournalDir, JournalLimits, Lost, Room, ask_restore};
 pub use entry::{Entry, Fold, Unpublished, Unsettled};
 pub use error::JournalError;
 pub use journal::{Journal, Settles, Sync};
-pub use kept::{Kept, KeptRecords};
+pub use kept::KeptRecords;
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use writ_common::{
     tlog::{Frontier, LogId, RunLog, Witnessed, leaf_hash},
 };
 
-use crate::{Entry, Journal, JournalDir, JournalError, JournalLimits, Kept, Room, Settles, Sync};
+use crate::{Entry, Journal, JournalDir, JournalError, JournalLimits, Room, Settles, Sync};
 
 fn boot(name: &str) -> BootId {
     BootId::parse(name).unwrap()
@@ -30,7 +30,7 @@ fn prepared(seq: u64, kind: RecordKind, bytes: usize, ends: Option<u64>) -> Entr
 }
 
 fn committed(seq: u64) -> Entry {
-    Entry::Committed { seq, stream: seq + 1 }
+    Entry::Committed { seq, stream: seq + 1, part: None }
 }
 
 /// Sixteen segments of 1 MiB.
@@ -67,7 +67,7 @@ fn long(folder: &Path, count: u64) {
 }
 
 fn kept(dir: &JournalDir) -> Result<Vec<(String, u64)>, JournalError> {
-    dir.kept().map(|kept| kept.map(|Kept { boot, seq, .. }| (boot.to_string(), seq))).collect()
+    dir.kept().map(|kept| kept.map(|kept| (kept.boot.to_string(), kept.seq))).collect()
 }
 
 fn names(folder: &Path) -> Vec<String> {

@@ -7,7 +7,7 @@ use std::{
     fmt,
 };
 
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::Deserialize;
 
 use super::{
     finding::{Code, Finding},
@@ -54,17 +54,13 @@ pub struct ArchivedStream {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ArchivedRun {
     /// The run, as the origin line of its checkpoints.
-    #[serde(deserialize_with = "origin_line")]
+    #[serde(with = "crate::tlog::as_origin_line")]
     pub log: LogId,
     /// The positions of its records there: ranges with both ends, in order.
     pub positions: Vec<(u64, u64)>,
     /// The newest checkpoint of its log when the part was put away, if it had one.
     #[serde(default)]
     pub checkpoint: Option<String>,
-}
-
-fn origin_line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogId, D::Error> {
-    LogId::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
 impl ArchiveManifest {

@@ -39,6 +39,29 @@ pub struct LogId {
     pub boot: BootId,
 }
 
+/// A log as its origin line, for what people read.
+pub mod as_origin_line {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    use super::LogId;
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(log: &LogId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(log)
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogId, D::Error> {
+        LogId::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
 impl LogId {
     /// The log in which a record is a leaf.
     #[must_use]

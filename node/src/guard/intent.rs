@@ -467,7 +467,7 @@ impl Guard {
             self.journal(None, &intent.prepared, &message_id, None);
             self.committed(&intent.prepared, &intent.prepared.subject, sequence);
         } else {
-            self.resolved(&intent.prepared, sequence);
+            self.resolved(&intent.prepared, &intent.prepared.subject, sequence);
         }
         let status = if is_own { OutcomeStatus::NotRun } else { OutcomeStatus::UnknownOutcome };
         self.record_outcome_of(&intent.prepared, intent.call_id, intent.who.task.clone(), status, now);

@@ -516,9 +516,10 @@ impl Guard {
 
     fn committed(&mut self, prepared: &Prepared, subject: &str, stream: u64) {
         let seq = prepared.id.seq;
-        self.acknowledged_at(subject, stream);
+        let part = prepared.part_elsewhere(subject);
+        self.streams.acknowledged(part.as_ref().unwrap_or(&prepared.record.part), stream);
         self.logs.committed(&self.config.boot, seq);
-        self.push(Effect::Journal(None, Entry::Committed { seq, stream }));
+        self.push(Effect::Journal(None, Entry::Committed { seq, stream, part }));
         self.push(Effect::recorded(prepared));
     }
 
@@ -652,7 +653,7 @@ impl Guard {
                 self.read_back(prepared, stored.sequence);
             }
             Purpose::Settle(boot) => {
-                self.resolved(&prepared, stored.sequence);
+                self.resolved(&prepared, &store.subject, stored.sequence);
                 self.settled(&boot);
             }
             Purpose::VoidUnknown(intent) if stored.duplicate => {
@@ -663,7 +664,7 @@ impl Guard {
                 if is_own {
                     self.committed(&prepared, &store.subject, stored.sequence);
                 } else {
-                    self.resolved(&prepared, stored.sequence);
+                    self.resolved(&prepared, &store.subject, stored.sequence);
                 }
                 self.settled(&intent.prepared.id.boot);
             }

@@ -138,7 +138,7 @@ impl Guard {
         if void.id.boot == self.config.boot {
             self.committed(void, &void.subject, sequence);
         } else {
-            self.resolved(void, sequence);
+            self.resolved(void, &void.subject, sequence);
         }
         self.settled(&void.id.boot);
     }
@@ -166,7 +166,7 @@ impl Guard {
             }
             // The void, or one made before it.
             Some((stored, _)) => {
-                self.resolved(&stored, sequence);
+                self.resolved(&stored, &stored.subject, sequence);
                 self.settled(&stored.id.boot);
             }
             // Another node's intent: the void goes under the id of its own record.
@@ -207,11 +207,12 @@ impl Guard {
 
     /// The stream has a record that an earlier run left open, in the form it is in now. Kept in that run's own journal, so
     /// that the run is whole there.
-    pub(super) fn resolved(&mut self, prepared: &Prepared, stream: u64) {
+    pub(super) fn resolved(&mut self, prepared: &Prepared, subject: &str, stream: u64) {
         self.stands(prepared);
         let seq = prepared.id.seq;
         let entry = Self::entry_of(prepared, &prepared.message_id, None);
-        let entries = vec![entry, Entry::Committed { seq, stream }];
+        let part = prepared.part_elsewhere(subject);
+        let entries = vec![entry, Entry::Committed { seq, stream, part }];
         self.push(Effect::Resolve(prepared.id.boot.clone(), entries));
     }
 

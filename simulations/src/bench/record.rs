@@ -142,7 +142,7 @@ fn journal(folder: &std::path::Path, sync: Sync, made: &[Prepared]) -> Result<f6
         };
         journal.append(&[entry])?;
         if sync == Sync::Kernel {
-            journal.append(&[Entry::Committed { seq, stream: seq + 1 }])?;
+            journal.append(&[Entry::Committed { seq, stream: seq + 1, part: None }])?;
         }
     }
     Ok(micros(began.elapsed(), made.len()))

@@ -51,7 +51,7 @@ fn write_journal(folder: &Path) -> Result<()> {
     for seq in 0.. {
         journal.append(&[storage::prepared(seq)])?;
         say(seq)?;
-        journal.append(&[Entry::Committed { seq, stream: seq + 1 }])?;
+        journal.append(&[Entry::Committed { seq, stream: seq + 1, part: None }])?;
     }
     Ok(())
 }

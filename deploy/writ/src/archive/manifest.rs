@@ -6,10 +6,10 @@
 use std::{fmt, num::NonZeroU64};
 
 use anyhow::Result;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Serialize};
 use writ_common::{
     digest::Digest,
-    evidence::{Report, Severity},
+    evidence::{ARCHIVE_FORMAT, Report, Severity},
     ids::{PartId, TenantId},
     time::Timestamp,
     tlog::LogId,
@@ -19,7 +19,7 @@ use writ_common::{
 use super::{Damage, folder, store::Store};
 
 /// The format's name.
-pub const FORMAT: &str = "writ-archive/1";
+pub const FORMAT: &str = ARCHIVE_FORMAT;
 /// The format's name of the list of what was deleted.
 pub const DELETED_FORMAT: &str = "writ-archive-deleted/1";
 /// The manifest's file.
@@ -150,7 +150,7 @@ pub struct Segment {
 #[serde(deny_unknown_fields)]
 pub struct ArchivedRun {
     /// Its log.
-    #[serde(serialize_with = "log_text", deserialize_with = "log_of_text")]
+    #[serde(with = "writ_common::tlog::as_origin_line")]
     pub log: LogId,
     /// Its positions here, as ranges with both ends.
     pub positions: Vec<(u64, u64)>,
@@ -439,13 +439,4 @@ pub(super) mod rfc3339 {
         let text = String::deserialize(deserializer)?;
         Timestamp::read(&text).ok_or_else(|| D::Error::custom(format!("`{}` is no time", visible(&text))))
     }
-}
-
-fn log_text<S: Serializer>(log: &LogId, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(log)
-}
-
-fn log_of_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogId, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    LogId::parse(&text).map_err(D::Error::custom)
 }

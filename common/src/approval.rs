@@ -38,8 +38,8 @@ pub const APPROVERS_MAX: u8 = 16;
 pub const LIFE: Millis = Millis::from_secs(3_600);
 /// Longest a request can be open.
 pub const LIFE_MAX: Millis = Millis::from_secs(7 * 86_400);
-/// How long a request can be read after its end, so that late comers are told so.
-pub const KEPT_AFTER_END: Millis = Millis::from_secs(86_400);
+/// How long a request is remembered after its end, so that late comers are told so. The stream has it for longer.
+const KEPT_AFTER_END: Millis = Millis::from_secs(86_400);
 /// How far the clocks of an approver and a node may be apart.
 pub const SKEW: Millis = Millis::from_secs(60);
 /// Longest comment of an approver, in bytes.

@@ -257,6 +257,16 @@ async fn by_export(world: &World, task: &Task) -> Result<()> {
     let kept = json(world, &["label", "crm", "--export", "kept"]).await?;
     assert_eq!(sequences(&kept), sequences(&live));
     assert!(world.folder().join("kept.index").is_dir());
+    // Who said yes, and to what, goes with it.
+    let said = |answer: &Json| {
+        let rows = answer["rows"].as_array().unwrap().iter();
+        let of =
+            |row: &Json| (row["what"].clone(), row["row"]["approval"]["by"].clone(), row["shown"].clone());
+        rows.map(of).collect::<Vec<_>>()
+    };
+    let live = json(world, &["approvals"]).await?;
+    let kept = json(world, &["approvals", "--export", "kept"]).await?;
+    assert_eq!((said(&kept), kept["rows"].as_array().unwrap().len()), (said(&live), 4));
     // Without bus and profile, from the root's key.
     let profile = writ::operator::OperatorProfile::load(&world.layout.operator())?;
     let root = profile.root.to_string();

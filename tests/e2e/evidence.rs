@@ -1,6 +1,6 @@
 //! Evidence: the log of every run is witnessed, an export of it stands for itself, and whoever changes it is found.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -9,6 +9,7 @@ use serde_json::Value;
 use writ::evidence::gather;
 use writ_bus::keyfile;
 use writ_common::{
+    approval::{ApprovalAnswer, ApprovalDecision},
     codec::{decode, encode},
     digest::Digest,
     keys::PrivateKey,
@@ -16,11 +17,13 @@ use writ_common::{
     reason::ReasonCode,
     record::{Origin, Record, RecordBody, RecordKind},
     signed::Signed,
-    time::Millis,
+    time::{Millis, Timestamp},
 };
-use writ_tests::{World, WorldOptions, eventually, read, run};
+use writ_sdk::{Error, Task};
+use writ_tests::{World, WorldOptions, eventually, letter, only, read, run};
 
 use crate::{
+    approvals::answer_for,
     cli::writ,
     faults::{copy, node},
 };
@@ -71,13 +74,21 @@ impl<'a> Export<'a> {
     }
 
     fn records(&self) -> Result<Vec<Value>> {
-        let text = fs::read_to_string(self.path().join("records.jsonl"))?;
-        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+        self.lines("records.jsonl")
     }
 
     fn put(&self, records: &[Value]) -> Result<()> {
-        let lines: Vec<String> = records.iter().map(ToString::to_string).collect();
-        fs::write(self.path().join("records.jsonl"), lines.join("\n") + "\n")?;
+        self.put_lines("records.jsonl", records)
+    }
+
+    fn lines(&self, file: &str) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.path().join(file))?;
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    fn put_lines(&self, file: &str, lines: &[Value]) -> Result<()> {
+        let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
+        fs::write(self.path().join(file), lines.concat())?;
         self.list_again()
     }
 
@@ -92,6 +103,13 @@ impl<'a> Export<'a> {
         }
         Ok(fs::write(path, manifest.to_string())?)
     }
+}
+
+/// Exports everything, verifies it, and gives back what people were asked and said.
+pub(crate) async fn said_in_evidence(world: &World) -> Result<Vec<Value>> {
+    let export = Export::of(world, "evidence", &[]).await?;
+    assert_eq!(export.faults(&[]).await?, BTreeSet::new());
+    export.lines("approvals.jsonl")
 }
 
 fn envelope(line: &Value) -> Vec<u8> {
@@ -218,6 +236,77 @@ fn b05_b06_an_export_verifies_and_whoever_changes_it_is_found() -> Result<()> {
     })
 }
 
+/// A mail that bob lets pass.
+async fn mailed(world: &World) -> Result<Task> {
+    let (_planner, task) = world.task().await?;
+    let (researcher, mailer) = (world.agent("researcher").await?, world.agent("mailer").await?);
+    let rights = || only(["tool.mail:draft", "tool.mail:send"]);
+    let first = task.delegate("researcher", rights()?).await?.capability().await?;
+    let researcher = Task::resume(&researcher, first)?;
+    let mailer = Task::resume(&mailer, researcher.delegate("mailer", rights()?).await?.capability().await?)?;
+    let Err(Error::Held(held)) = mailer.call("tool.mail", "send", letter()).await else {
+        anyhow::bail!("a mail is held")
+    };
+    answer_for(world, "bob", &held.approval, ApprovalDecision::Granted, Millis::from_secs(600)).await?;
+    mailer.wait_for_approval(*held, Duration::from_secs(20)).await?;
+    Ok(task)
+}
+
+#[test]
+fn b05_h11_who_let_something_pass_said_so_and_whoever_makes_that_up_is_found() -> Result<()> {
+    run(async {
+        let world = World::new().await?;
+        let task = mailed(&world).await?;
+        let whole = Export::of(&world, "whole", &[]).await?;
+        assert_eq!(whole.verify(&[]).await?.1["findings"], Value::Array(vec![]));
+        // Another task asks too, and is in no export of this one.
+        let other = mailed(&world).await?;
+        let good = Export::of(&world, "good", &["--task", task.id().as_str()]).await?;
+        assert!(good.faults(&[]).await?.is_empty());
+        let lines = good.lines("approvals.jsonl")?;
+        assert_eq!(lines.len(), 2, "what was asked, and the answer: {lines:#?}");
+        assert!(lines[0]["said"]["arguments"].as_str().unwrap().contains("On its way."), "{lines:#?}");
+        assert_ne!(lines[0]["said"]["task"], Value::from(other.id().as_str()));
+        let key = keyfile::read_key(&world.state().join("keys/node-1.key"))?;
+        let said: ApprovalAnswer = decode::<Signed<ApprovalAnswer>>(&envelope(&lines[1]))?.peek()?;
+        let answer = |key: &PrivateKey, change: &dyn Fn(&mut ApprovalAnswer)| {
+            let (mut line, mut said) = (lines[1].clone(), said.clone());
+            change(&mut said);
+            line["payload"] = STANDARD.encode(encode(&Signed::new(&said, key))).into();
+            line
+        };
+        let bob = keyfile::read_key(&world.state().join("keys/bob.key"))?;
+        let asked = lines[0].clone();
+        let cases: [(&'static str, Vec<Value>, &str); 5] = [
+            ("asked-only", vec![asked.clone()], "approval.missing"),
+            ("answered-only", vec![lines[1].clone()], "approval.missing"),
+            // A node that acts without anybody's word can name bob in its records, and not sign for him.
+            ("by-the-node", vec![asked.clone(), answer(&key, &|_| {})], "approval.signature"),
+            (
+                "refused",
+                vec![asked.clone(), answer(&bob, &|said| said.decision = ApprovalDecision::Refused)],
+                "approval.binding",
+            ),
+            (
+                "ended",
+                vec![asked, answer(&bob, &|said| said.expires = Timestamp::from_secs(1))],
+                "approval.binding",
+            ),
+        ];
+        for (name, lines, code) in cases {
+            let copy = good.copied(name)?;
+            copy.put_lines("approvals.jsonl", &lines)?;
+            assert_eq!(copy.faults(&[]).await?, BTreeSet::from([code.to_owned()]), "{name}");
+        }
+        let unknown = good.copied("unknown")?;
+        fs::remove_file(unknown.path().join("approvals.jsonl"))?;
+        unknown.list_again()?;
+        assert_eq!(unknown.faults(&[]).await?, BTreeSet::from(["approval.missing".to_owned()]));
+        world.close().await;
+        Ok(())
+    })
+}
+
 #[test]
 fn one_record_is_proved_and_the_proof_is_checked_without_a_bus() -> Result<()> {
     run(async {
@@ -326,7 +415,7 @@ fn b06_a_node_that_was_set_back_decides_nothing_until_somebody_says_so() -> Resu
         }
         let before = closed_and_open(&world).await?;
         assert_eq!(before.0, 0);
-        tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
         first.kill()?;
         assert_eq!(journals(&folder)?.len(), 1);
         fs::remove_dir_all(&folder)?;

@@ -10,6 +10,7 @@ use writ_tests::{KIND, World, WorldOptions, letter, only, read, run};
 
 use crate::{
     cli::{Said, writ},
+    evidence::said_in_evidence,
     tools::{FILES, world_with_tool},
 };
 
@@ -94,6 +95,9 @@ fn f03_f08_six_steps_of_a_hand_off() -> Result<()> {
         assert!(shown.out.contains("{crm} untrusted"), "{}", shown.out);
         let why = writ(&world, &["label", "why", "last", "crm"]).await?;
         assert!(why.out.contains("crm: tool.crm:read by `researcher`"), "{}", why.out);
+        let said = said_in_evidence(&world).await?;
+        let by = said.iter().map(|line| line["said"]["by"].as_str()).collect::<Vec<_>>();
+        assert_eq!(by, [Some("bob"), Some("carol")], "{said:#?}");
         world.close().await;
         Ok(())
     })

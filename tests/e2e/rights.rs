@@ -20,7 +20,7 @@ use writ_tests::{
     Answered, RawCall, Seen, World, WorldOptions, WritProcess, eventually, letter, only, read, run,
 };
 
-use crate::{WRIT, approvals::answer_for, cli::writ};
+use crate::{WRIT, approvals::answer_for, cli::writ, evidence::said_in_evidence};
 
 const WHY: &str = "to look up what Ada ordered";
 
@@ -148,6 +148,8 @@ fn d01_right_is_asked_for_granted_by_bob_and_used() -> Result<()> {
         assert!(chain.out.contains("HOLD  the right tool.crm:read"), "{}", chain.out);
         assert!(chain.out.contains("ALLOW the right tool.crm:read until "), "{}", chain.out);
         assert_eq!(Seen::read(&world, None).await?.missing(), 0);
+        let said = said_in_evidence(&world).await?;
+        assert_eq!((said.len(), &said[1]["said"]["approver"]), (2, &serde_json::Value::from("bob")));
         world.close().await;
         Ok(())
     })

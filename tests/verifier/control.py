@@ -90,6 +90,8 @@ class Control:
     # The event that announced a run, by its sequence.
     boots: dict[RunId, int] = field(default_factory=dict)
     parts: Parts = field(default_factory=Parts)
+    # Every key that was ever an approver's.
+    approver_keys: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
 
     def take(self, sequence: int, payload: bytes) -> None:
         """Takes the next message. Refused says why it is no event; then nothing has changed."""
@@ -152,6 +154,8 @@ class Control:
                 self.boots[RunId("broker", event["broker"], event["boot"])] = sequence
             case "node_key":
                 self._enroll(("node", event["node"]), event["key"])
+            case "approver_key" if "key" in event:
+                self.approver_keys[event["approver"]].add(event["key"])
             case "node_boot":
                 self.boots[RunId("node", event["node"], event["boot"])] = sequence
             case "part":

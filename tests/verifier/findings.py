@@ -9,6 +9,9 @@ FAULT, WARNING, NOTE = "fault", "warning", "note"
 
 # What a code means if nothing else is said; deploy/evidence.md has the table.
 SEVERITY = {
+    "approval.binding": FAULT,
+    "approval.missing": FAULT,
+    "approval.signature": FAULT,
     "archive.manifest": FAULT,
     "control.order": FAULT,
     "control.signature": FAULT,

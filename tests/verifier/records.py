@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import shapes
+from approvals import LetPass
 from control import Control, Epoch
 from findings import Report
 from msgpack import Malformed
@@ -52,6 +53,8 @@ class Record:
     # Of an outcome: the record that allowed it. Of both: the id of the call.
     intent: RecordId | None
     call_id: bytes | None
+    # Of a verdict that somebody had to let pass.
+    let_pass: LetPass | None
 
     def __str__(self) -> str:
         return f"{self.run}/{self.seq}"
@@ -127,6 +130,7 @@ def _kept(content: dict[str, Any], run: RunId, seq: int, digest: bytes, leaf: by
         is_act=what.get("resource", "").startswith(("tool.", "agent.")),
         intent=id_of(outcome["intent"]) if outcome else None,
         call_id=outcome.get("call_id") or what.get("call_id"),
+        let_pass=LetPass.of(content),
     )
 
 

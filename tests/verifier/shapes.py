@@ -1,7 +1,7 @@
-"""What the payloads of control events, keysets, records and receipts look like: every field, in its order.
+"""What the payloads of control events, keysets, records, receipts and approvals look like: every field, in its order.
 
 A field that is unknown, missing or out of place makes the whole thing unreadable: two readers must not see two things
-in the same signed bytes. The names are those of common/src/{control,keyset,record}.rs.
+in the same signed bytes. The names are those of common/src/{act,approval,control,keyset,record}.rs.
 """
 
 from __future__ import annotations
@@ -145,15 +145,24 @@ def nothing(value: Any, where: str) -> None:
         raise Malformed(f"{where} is not nil")
 
 
-def files(value: Any, where: str) -> None:
-    """Texts by path, in the order of the paths' bytes."""
-    if not isinstance(value, dict):
-        raise Malformed(f"{where} is no map")
-    for path, content in value.items():
-        text(content, f"{where}.{path}")
-    paths = [path.encode() for path in value]
-    if paths != sorted(paths):
-        raise Malformed(f"{where} is not in order")
+def by_name(shape: Shape) -> Shape:
+    """A map from texts to this, in the order of the texts' bytes."""
+
+    def check(value: Any, where: str) -> None:
+        if not isinstance(value, dict):
+            raise Malformed(f"{where} is no map")
+        for item, inner in value.items():
+            text(item, where)
+            shape(inner, f"{where}.{item}")
+        names = [item.encode() for item in value]
+        if names != sorted(names):
+            raise Malformed(f"{where} is not in order")
+
+    return check
+
+
+# Texts by path.
+files = by_name(text)
 
 
 def user(value: Any, where: str) -> None:
@@ -337,6 +346,62 @@ RECEIPT = Struct(
         "call": maybe_digest,
         "call_id": maybe_digest,
         "answer": digest,
+    }
+)
+
+ORIGIN_OF_LABEL = Struct({"decision": DECISION_ID, "resource": resource, "action": name, "agent": name, "at": u64})
+REQUEST = Struct(
+    {
+        "tenant": name,
+        "id": name,
+        "node": name,
+        "at": u64,
+        "expires": u64,
+        "user": user,
+        "task": name,
+        "chain": many(name),
+        "resource": resource,
+        "action": name,
+        "arguments": text,
+        "call": digest,
+        "contract": maybe_digest,
+        "policy": digest,
+        "rules": many(text),
+        "label": LABEL,
+        "origins": Optional(by_name(ORIGIN_OF_LABEL), {}),
+        "sources": Optional(many(SOURCE), []),
+        "needs": many(NEED),
+        "trace": Optional(TRACE),
+        "right": Optional(Struct({"holder": key, "life": u64, "why": text})),
+    }
+)
+ANSWER = Struct(
+    {
+        "tenant": name,
+        "approval": name,
+        "request": digest,
+        "approver": name,
+        "at": u64,
+        "expires": u64,
+        "decision": matching("granted|refused", "answer"),
+        "comment": Optional(text, ""),
+    }
+)
+LABEL_ACT = Struct(
+    {
+        "tenant": name,
+        "id": name,
+        "kind": either(
+            Variant(declassify=Struct({"tags": many(name, in_order=True)})), matching("endorse", "kind of act")
+        ),
+        "task": name,
+        "resource": resource,
+        "action": name,
+        "call": digest,
+        "by": name,
+        "at": u64,
+        "expires": u64,
+        "why": text,
     }
 )
 

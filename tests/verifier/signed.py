@@ -14,7 +14,16 @@ import shapes
 from msgpack import Malformed, decode
 
 # Bytes an envelope may have, by kind; as the writers hold themselves to.
-ENVELOPE_BYTES_MAX = {"record": 64 * 1024, "control": 900 * 1024, "receipt": 256 * 1024}
+ENVELOPE_BYTES_MAX = {
+    "approval": 8 * 1024,
+    "approval_request": 192 * 1024,
+    "control": 900 * 1024,
+    "label_act": 16 * 1024,
+    "receipt": 256 * 1024,
+    "record": 64 * 1024,
+}
+# What is signed for a purpose that is not called like its kind.
+PURPOSES = {"approval_request": "asks-approval", "label_act": "act"}
 
 # Encodings of points of small order, the sign bit aside: signatures by or with them say nothing about who signed.
 SMALL_ORDER = frozenset(
@@ -88,7 +97,7 @@ class Signed:
         shapes.Struct({"v": shapes.u64, "kind": shapes.text, "body": shapes.SIGNED})(found := decode(envelope), kind)
         if found["v"] != 1 or found["kind"] != kind:
             raise Malformed(f"is `{found['kind']}` of version {found['v']} and not `{kind}` of version 1")
-        return cls.of(kind, found["body"])
+        return cls.of(PURPOSES.get(kind, kind), found["body"])
 
     def read(self, shape: shapes.Shape) -> Any:
         """What the payload says, whoever signed it."""

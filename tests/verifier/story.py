@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from control import revision_of
 from msgpack import encode
 from notes import COSIGNATURE, ED25519, PROOF_HEADER, RunId, key_id
-from signed import digest, sha256
+from signed import PURPOSES, digest, sha256
 from tamper import Lines, envelope, relist, sign, write_lines
 from tree import Tree, leaf_hash, tile, tile_path, tiles_of
 
@@ -41,6 +41,8 @@ def public(key: Ed25519PrivateKey) -> bytes:
 
 
 ROOT, BROKER, NODE_1, BROKER_RECORDS, NODE_2, ROOT_OF_ANOTHER = (seed(byte) for byte in (1, 2, 3, 4, 5, 6))
+# People who approve, and the agent that asks for a right.
+BOB, CAROL, PLANNER = (seed(byte) for byte in (20, 21, 12))
 
 POLICY_A = {
     "agents.toml": '[[agent]]\nname = "planner"\n',
@@ -317,12 +319,14 @@ def events(root: Ed25519PrivateKey = ROOT) -> list[Event]:
             {
                 "agent_key": {
                     "agent": "planner",
-                    "holder": public(seed(12)),
+                    "holder": public(PLANNER),
                     "connection": "UPLANNER",
                     "token": number("token"),
                 }
             },
         ),
+        (10, 4, {"approver_key": {"approver": "bob", "key": public(BOB)}}),
+        (11, 4, {"approver_key": {"approver": "carol", "key": public(CAROL)}}),
         (12, 100, keyset(2, root)),
         (13, 200, {"policy": POLICY_B}),
         (15, 500, {"node_boot": {"node": "node-1", "boot": boot(4)}}),
@@ -361,6 +365,130 @@ def boot(number: int) -> str:
     return f"b-01kq{number:022}"
 
 
+@dataclass(frozen=True)
+class Word:
+    """What approvers were asked or said, before it is signed."""
+
+    # The approval or act, and the last tokens of its subject.
+    id: str
+    subject: str
+    kind: str
+    content: dict[str, Any]
+    key: Ed25519PrivateKey
+    task: str = TASKS[0]
+
+    @property
+    def digest(self) -> bytes:
+        """What others refer to it by."""
+        return digest(f"writ/v1/{self._purpose}", encode(self.content))
+
+    @property
+    def _purpose(self) -> str:
+        return PURPOSES.get(self.kind, self.kind)
+
+    def line(self, sequence: int) -> dict[str, Any]:
+        """As exports have it."""
+        payload = envelope(self.kind, sign(self._purpose, encode(self.content), self.key))
+        return _line(sequence, f"writ.v1.{TENANT}.approval.p0.{self.id}.{self.subject}", payload)
+
+
+def request(id: str, at: int, resource: str, arguments: str, right: dict[str, Any] | None = None) -> Word:
+    """What a node asks approvers, or a broker where it is a right."""
+    texts = [text.encode() for text in (resource, "send", arguments, TASKS[0])]
+    call = digest("writ/v1/call-digest", *texts)
+    if right:
+        call = digest("writ/v1/right-digest", *texts, right["holder"], right["life"].to_bytes(8, "big"))
+    content = present(
+        tenant=TENANT,
+        id=id,
+        node="broker-1" if right else "node-1",
+        at=at,
+        expires=at + 3_600 * SECOND,
+        user=["https://idp.example", "alice"],
+        task=TASKS[0],
+        chain=["planner"],
+        resource=resource,
+        action="send",
+        arguments=arguments,
+        call=call,
+        policy=A,
+        rules=["base.datalog:1"],
+        label={"confidentiality": {"tags": ["crm"]}, "integrity": "untrusted"},
+        origins={
+            "crm": {
+                "decision": {"origin": {"node": "node-1"}, "boot": boot(2), "seq": 0},
+                "resource": "tool.crm",
+                "action": "read",
+                "agent": "planner",
+                "at": at - SECOND,
+            }
+        },
+        sources=[{"path": "/to", "entity": "email", "source": "directory"}],
+        needs=[{"role": "manager", "count": 1}],
+        right=right,
+    )
+    return Word(id, "request", "approval_request", content, BROKER if right else NODE_1)
+
+
+def answer(asked: Word, name: str, key: Ed25519PrivateKey, at: int, **more: Any) -> Word:
+    """What an approver says to it."""
+    content = present(
+        tenant=TENANT,
+        approval=asked.id,
+        request=asked.digest,
+        approver=name,
+        at=at,
+        expires=at + 600 * SECOND,
+        decision="granted",
+        comment="as agreed",
+    )
+    return Word(asked.id, f"answer.{name}", "approval", content | more, key)
+
+
+def declassified(asked: Word, at: int, **more: Any) -> Word:
+    """Carol's word that the data may go there."""
+    content = present(
+        tenant=TENANT,
+        id="la-1",
+        kind={"declassify": {"tags": ["crm", "hr"]}},
+        task=TASKS[0],
+        resource=asked.content["resource"],
+        action="send",
+        call=asked.content["call"],
+        by="carol",
+        at=at,
+        expires=at + 600 * SECOND,
+        why="the customer asked for it",
+    )
+    return Word("la-1", "act.carol", "label_act", content | more, CAROL)
+
+
+# A mail that bob lets pass after a first no, and carol the data in it; and a right that both have to agree to.
+MAIL = request("ap-1", BEGIN + 150 * SECOND, "tool.mail", '{"body":"hello","to":"dora@example.com"}')
+RIGHT = request("ap-2", BEGIN + 212 * SECOND, "tool.mail", "{}", {"holder": public(PLANNER), "life": 60_000, "why": "x"})
+WORDS = (
+    MAIL,
+    answer(MAIL, "bob", BOB, BEGIN + 150 * SECOND, decision="refused", comment="not yet"),
+    answer(MAIL, "bob", BOB, BEGIN + 151 * SECOND),
+    declassified(MAIL, BEGIN + 151 * SECOND),
+    RIGHT,
+    answer(RIGHT, "bob", BOB, BEGIN + 213 * SECOND),
+    answer(RIGHT, "carol", CAROL, BEGIN + 213 * SECOND),
+)
+
+
+def approval(asked: Word, *by: str) -> dict[str, Any]:
+    """The same as records keep it."""
+    said = present(id=asked.id, request=asked.digest, needs=asked.content["needs"], by=list(by))
+    return said | ({"waited": SECOND} if by else {})
+
+
+def what_was_asked(asked: Word, call: object) -> dict[str, Any]:
+    """What a record says of the call that was asked for."""
+    said = what(asked.content["resource"], asked.content["action"], call)
+    return said | {"arguments": sha256(asked.content["arguments"].encode()), "call": asked.content["call"]}
+
+
 @dataclass
 class Story:
     """What happened, before anybody signs or exports it."""
@@ -373,6 +501,8 @@ class Story:
     after: Callable[[list[Message]], list[Message]] = lambda messages: messages
     # Which of them are in the export; the others were put away with their part.
     is_here: Callable[[Message], bool] = lambda message: True
+    # What approvers were asked and said.
+    words: tuple[Word, ...] = WORDS
     # Manifests of parts that were put away, by the part.
     archive: dict[str, bytes] = field(default_factory=dict)
     # When the export was made.
@@ -402,6 +532,8 @@ class Story:
             for sequence, message in told
         ]
         write_lines(folder / "records.jsonl", lines)
+        words = [word for word in self.words if task in (None, word.task)]
+        write_lines(folder / "approvals.jsonl", [word.line(sequence) for sequence, word in enumerate(words, 51)])
         write_lines(folder / "control.jsonl", control_lines(self.events))
         concerned = {RunId(*_recorder(message), message.content["id"]["boot"]) for _, message in told}
         for name in self.runs:
@@ -511,6 +643,12 @@ def _tell_broker(run: Run) -> None:
     run.add(BEGIN + 199 * SECOND, verdict("allow", {"operator": "olga"}, activation, basis(A, 12)))
     run.add(BEGIN + 210 * SECOND, verdict("allow", who(TASKS[1]), issue, basis(B, 13), granted=granted))
     run.add(BEGIN + 211 * SECOND, verdict("deny", {}, issue, basis(B, 13)))
+    wanted = issue | {"arguments": sha256(RIGHT.content["arguments"].encode())}
+    right = {"right": "tool.mail:send", "key": digest("writ/v1/key", public(PLANNER)).hex()[:32]}
+    asked = {"right": right, "approval": approval(RIGHT)}
+    run.add(BEGIN + 212 * SECOND, verdict("hold", who(TASKS[0]), wanted, basis(B, 13), **asked))
+    issued = {"right": right | {"expires": BEGIN + 274 * SECOND}, "approval": approval(RIGHT, "bob", "carol")}
+    run.add(BEGIN + 214 * SECOND, verdict("allow", who(TASKS[0]), wanted, basis(B, 13), **issued))
 
 
 def tell_call(run: Run, at: int, task: str, call: str, policy: bytes, sequence: int, part: str = "p0") -> int:
@@ -527,9 +665,14 @@ def _tell_first(run: Run) -> None:
         tell_call(run, BEGIN + (20 + index) * SECOND, TASKS[index % 2], f"first {index}", A, 9)
         at = BEGIN + (20 + index) * SECOND + 500
         run.add(at, verdict("deny", who(TASKS[index % 2]), what("tool.mail", "send", index), basis(A, 9)))
-    approval = {"id": "ap-1", "request": number("request"), "needs": [{"role": "manager", "count": 1}]}
-    hold = what("tool.mail", "send", "held")
-    run.add(BEGIN + 150 * SECOND, verdict("hold", who(TASKS[0]), hold, basis(A, 12), approval=approval))
+    held = what_was_asked(MAIL, "held")
+    run.add(BEGIN + 150 * SECOND, verdict("hold", who(TASKS[0]), held, basis(A, 12), approval=approval(MAIL)))
+    let = {
+        "approval": approval(MAIL, "bob"),
+        "acts": [{"id": "la-1", "by": "carol", "what": "declassified crm, hr"}],
+    }
+    seq = run.add(BEGIN + 152 * SECOND, verdict("allow", who(TASKS[0]), held, basis(A, 12), **let))
+    run.add(BEGIN + 153 * SECOND, outcome(run.id, seq, TASKS[0], "held"))
     # Calls whose intent did not reach the stream, or did in vain.
     for index, voided in enumerate(("void", "both", "void")):
         call = what("tool.crm", "read", f"voided {index}")

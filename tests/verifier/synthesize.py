@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import approved
 import put_away
 import tamper
 from cases import Case, expect
@@ -484,7 +485,7 @@ def synthesize(out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     (out / "root").write_text(f"ed25519:{public(ROOT).hex()}\n")
     Case(tell()).write(out / "good")
-    for case in (*CASES, *put_away.CASES):
+    for case in (*CASES, *approved.CASES, *put_away.CASES):
         case().write(out / case.__name__)
     write_proofs(out)
     absent = tamper.make(out / "good" / "export", out)

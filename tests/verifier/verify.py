@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import shapes
+from approvals import Approvals
 from archive import PutAway, may_be_put_away, note_put_away, without
 from control import Control, Refused, revision_of
 from findings import NOTE, WARNING, Report, visible
@@ -152,6 +153,7 @@ class Export:
         self._check_intents()
         for record in self._records():
             self._check_basis(record)
+        self._check_approvals()
         if heads:
             text = heads.read_text(errors="replace")
             check_heads(text, self.runs, self.logs, self.control, self.report, self.is_everything)
@@ -252,6 +254,15 @@ class Export:
         if record.policy not in allowed:
             text = f"was decided by policy {record.policy.hex()}, which was not in force at {record.epoch}"
             self.report.add("policy.never_active", record, text)
+
+    def _check_approvals(self) -> None:
+        """Who let something pass said so. What is not readable is not there, and missed where it is needed."""
+        approvals, path = Approvals(), self.folder / "approvals.jsonl"
+        if path.is_file():
+            for line in lines_of(path, "approval.missing", Report()):
+                approvals.take(line.payload)
+        records = ((record, record.let_pass) for record in self._records())
+        approvals.check(records, self.control, self.report)
 
     def _check_receipts(self, path: Path) -> None:
         for number, text in enumerate(path.read_text(errors="replace").split(), 1):

@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use writ_bus::{Fence, Store, StoreError, Stored};
 use writ_common::{
     approval::{
-        ApprovalClaim, ApprovalRequest, ApprovalTerms, Approved, ApprovedCall, AskedRight, ClaimState,
-        KEPT_AFTER_END, Need, Standing, in_words,
+        ApprovalClaim, ApprovalRequest, ApprovalTerms, Approved, ApprovedCall, AskedRight, ClaimState, Need,
+        Standing, in_words,
     },
     capability::{Grant, Narrowing, Right},
     codec::encode,
@@ -327,7 +327,6 @@ impl Broker {
             Subject::ApprovalRequest { part: entry.domain.part.clone(), approval: wanting.id.clone() }
                 .of(&self.setup.tenant);
         let store = Store {
-            ttl_secs: Some(terms.life.0.saturating_add(KEPT_AFTER_END.0) / 1_000),
             // Whoever asks first has asked: what people see cannot be exchanged afterwards.
             ..Store::fenced(subject, 0, encode(&signed))
         };

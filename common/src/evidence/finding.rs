@@ -37,6 +37,12 @@ macro_rules! codes {
 }
 
 codes! {
+    /// A request, an answer or an act by which something was let pass is not here.
+    ApprovalMissing = "approval.missing";
+    /// One that nobody signed whose word it would be.
+    ApprovalSignature = "approval.signature";
+    /// One that is about something else, or is no yes.
+    ApprovalBinding = "approval.binding";
     /// The manifest of a part that was put away is not here, or is another.
     ArchiveManifest = "archive.manifest";
     /// A file is not the one the export lists, or is not in its list.

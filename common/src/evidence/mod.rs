@@ -4,6 +4,7 @@
 //! believed that is not signed by a key that leads to the pinned root. The rules stand in deploy/evidence.md, which
 //! a second implementation in Python was written from.
 
+mod approval;
 mod archive;
 mod finding;
 mod open;

@@ -3,7 +3,10 @@
 
 use std::fmt::Display;
 
-use super::finding::{Code, Finding};
+use super::{
+    approval::LetPass,
+    finding::{Code, Finding},
+};
 use crate::{
     codec::decode,
     control::ControlState,
@@ -37,6 +40,8 @@ pub struct Opened {
     pub(super) epoch: Option<Epoch>,
     /// Whether the record itself says that a later policy was not taken.
     pub(super) has_policy_fault: bool,
+    /// Who let it pass, if it was allowed and somebody had to.
+    pub(super) let_pass: Option<Box<LetPass>>,
     /// The subject it was found under, if that is not its own.
     pub(super) strange_subject: Option<String>,
 }
@@ -127,6 +132,7 @@ fn facts(record: &Record, digest: Digest, leaf: Digest, strange_subject: Option<
         policy: None,
         epoch: None,
         has_policy_fault: false,
+        let_pass: LetPass::of(record).map(Box::new),
         strange_subject,
     };
     match &record.body {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    approval::Approvals,
     archive::{NotHere, PutAway, Ranges, place},
     finding::{Code, Finding, Report},
     open::{Opened, Role},
@@ -47,6 +48,7 @@ pub struct Verifier {
     boots: BTreeMap<LogId, u64>,
     runs: BTreeMap<LogId, Run>,
     put_away: PutAway,
+    approvals: Approvals,
     kept: Vec<SignedCheckpoint>,
     receipts: Vec<(usize, Receipt)>,
     findings: Vec<Finding>,
@@ -65,6 +67,7 @@ impl Verifier {
             boots: BTreeMap::new(),
             runs: BTreeMap::new(),
             put_away: PutAway::default(),
+            approvals: Approvals::default(),
             kept: Vec::new(),
             receipts: Vec::new(),
             findings: Vec::new(),
@@ -95,6 +98,7 @@ impl Verifier {
             Ok(document) => {
                 self.now = self.now.max(document.at);
                 self.epochs.insert(self.control.epoch());
+                self.approvals.control_event(&document.event);
                 let (origin, boot) = match document.event {
                     ControlEvent::Policy(bundle) => {
                         return self.policies.push((sequence, bundle.revision()));
@@ -211,6 +215,11 @@ impl Verifier {
         if note.is_recorders(&self.control) { Ok(note) } else { Err(why()) }
     }
 
+    /// What approvers were asked or said, as its envelope.
+    pub fn approval(&mut self, envelope: &[u8]) {
+        self.approvals.take(envelope);
+    }
+
     /// A receipt somebody kept: its line, and its envelope.
     pub fn receipt(&mut self, line: usize, envelope: &[u8]) {
         let opened =
@@ -257,6 +266,9 @@ impl Verifier {
         self.check_boots(&mut findings);
         self.check_intents(&not_here, &mut findings);
         self.records().for_each(|record| self.check_basis(record, &mut findings));
+        for passed in self.records().filter_map(|record| record.let_pass.as_deref()) {
+            self.approvals.check(&self.control, passed, &mut findings);
+        }
         self.check_receipts(&mut findings);
         for kept in &self.kept {
             let run = self.runs.get(&kept.checkpoint().log).unwrap_or(&none);

@@ -7,8 +7,8 @@
 use writ_bus::{Fence, Store, StoreError, Stored};
 use writ_common::{
     approval::{
-        ApprovalClaim, ApprovalRequest, ApprovalTerms, Approved, ApprovedCall, ClaimState, KEPT_AFTER_END,
-        Need, Standing, in_words,
+        ApprovalClaim, ApprovalRequest, ApprovalTerms, Approved, ApprovedCall, ClaimState, Need, Standing,
+        in_words,
     },
     codec::encode,
     digest::Digest,
@@ -172,7 +172,6 @@ impl Guard {
             .of(&self.config.tenant);
         let store = Store {
             // It holds arguments, which records never do: it goes when it is of no more use.
-            ttl_secs: Some(terms.life.0.saturating_add(KEPT_AFTER_END.0) / 1_000),
             // Whoever asks first has asked: what people see cannot be exchanged afterwards.
             ..Store::fenced(subject, 0, encode(&signed))
         };

@@ -28,6 +28,8 @@ pub const MANIFEST: &str = "export.json";
 pub const CONTROL: &str = "control.jsonl";
 /// The records.
 pub const RECORDS: &str = "records.jsonl";
+/// What approvers were asked and said.
+pub const APPROVALS: &str = "approvals.jsonl";
 /// The folder of the logs.
 pub const LOGS: &str = "logs";
 /// The folder of the manifests of parts that were put away.

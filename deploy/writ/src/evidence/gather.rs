@@ -170,13 +170,13 @@ pub async fn records(
 /// Reads what a filter names of a class in every part that was put away; nothing without an archive.
 ///
 /// # Errors
-/// If the archive cannot be read, or holds something else than the control stream says.
+/// If the archive cannot be read, or holds something else than the control stream says; or what `take` says.
 pub async fn away(
     operator: &Operator,
     archive: Option<&Store>,
     class: Class,
     filter: impl Fn(&TenantId, &PartId) -> String,
-    mut take: impl FnMut(&PartId, Message),
+    mut take: impl FnMut(&PartId, Message) -> Result<()>,
 ) -> Result<()> {
     let Some(store) = archive else { return Ok(()) };
     for (part, archived) in operator.control().await?.parts().archived() {
@@ -185,9 +185,27 @@ pub async fn away(
         let mut messages = archived.messages(store, &[class], Some(&filter));
         while let Some(item) = messages.next().await? {
             if let Item::Message(message) = item {
-                take(part, message);
+                take(part, message)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// What approvers were asked and said, requests, answers and acts: part after part, those in the archive first.
+///
+/// # Errors
+/// If a stream or the archive cannot be read, or what `take` says.
+pub async fn approvals(
+    operator: &Operator,
+    archive: Option<&Store>,
+    mut take: impl FnMut(&PartId, StoredMessage) -> Result<()>,
+) -> Result<()> {
+    away(operator, archive, Class::Content, filter::approvals, |part, message| take(part, message.into()))
+        .await?;
+    for part in operator.control().await?.parts().live() {
+        let tail = operator.approval_tail(part, 1).await?;
+        tail.try_drain(|message| take(part, message)).await?;
     }
     Ok(())
 }

@@ -23,7 +23,9 @@ use writ_common::{
     visible::visible,
 };
 
-use super::folder::{ARCHIVE, CHECKPOINT, CONTROL, LOGS, Line, MANIFEST, Manifest, POLICIES, RECORDS};
+use super::folder::{
+    APPROVALS, ARCHIVE, CHECKPOINT, CONTROL, LOGS, Line, MANIFEST, Manifest, POLICIES, RECORDS,
+};
 use crate::cores::on_every_core;
 
 /// How many lines are opened at a time.
@@ -69,6 +71,7 @@ pub fn verify(folder: &Path, against: &Against) -> Result<(Manifest, Report)> {
         verifier.record(opened.map(|(_, opened, _)| opened));
         Ok(())
     })?;
+    approvals(folder, &mut verifier)?;
     logs(folder, &mut verifier)?;
     archive(folder, &mut verifier)?;
     check_policies(folder, &mut verifier)?;
@@ -223,6 +226,17 @@ fn control(folder: &Path, verifier: &mut Verifier) -> Result<()> {
                 let place = format!("{CONTROL} line {}", number + 1);
                 verifier.add(Finding::fault(Code::ControlSignature, place, visible(&why)));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Reads what approvers were asked and said. What is not readable is not there, and missed where it is needed.
+fn approvals(folder: &Path, verifier: &mut Verifier) -> Result<()> {
+    let path = folder.join(APPROVALS);
+    if path.is_file() {
+        for (_, envelope) in read(&path)?.lines().filter_map(|text| Line::parse(text).ok()) {
+            verifier.approval(&envelope);
         }
     }
     Ok(())

@@ -1,22 +1,31 @@
 //! Writing an export.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use anyhow::{Result, ensure};
 use serde_json::json;
 use writ_common::{
+    act::LabelAct,
+    approval::{ApprovalAnswer, ApprovalRequest},
+    codec::decode,
     control::ControlState,
-    ids::TaskId,
+    ids::{ApprovalId, TaskId},
     keys::PublicKey,
     policy::PolicyRevision,
     record::{Record, RecordBody},
+    signed::{Signable, Signed},
     subjects::{Subject, control_stream},
     tlog::{LogId, SignedCheckpoint},
 };
 
 use super::{
-    folder::{ARCHIVE, CHECKPOINT, CONTROL, FORMAT, FolderWriter, LOGS, Manifest, ManifestScope, RECORDS},
-    gather::{Gathered, Leaves, records},
+    folder::{
+        APPROVALS, ARCHIVE, CHECKPOINT, CONTROL, FORMAT, FolderWriter, LOGS, Manifest, ManifestScope, RECORDS,
+    },
+    gather::{self, Gathered, Leaves, records},
 };
 use crate::{archive::store::Store, operator::Operator, view::records::to_json};
 
@@ -24,6 +33,7 @@ use crate::{archive::store::Store, operator::Operator, view::records::to_json};
 const READ_ME: &str = "Evidence of what AI agents did, and on whose authority, as `writ audit export` found it.\n\n\
     records.jsonl   the records in the order of the stream: sequence, subject, the signed bytes (base64), and\n                \
     what they say\n\
+    approvals.jsonl what approvers were asked, arguments and all, and what they said; the same form\n\
     control.jsonl   the control stream: keysets signed by the offline root, every key that signs records, every\n                \
     policy that was put in force; the same form\n\
     logs/           of each run of a node or broker its newest checkpoint, signed by it and cosigned by a broker,\n                \
@@ -62,7 +72,7 @@ pub async fn export(
 ) -> Result<Written> {
     let (_, policies) = operator.policies().await?;
     let mut folder = FolderWriter::create(out)?;
-    let written = write(operator, root, task, archive, &policies, &mut folder).await;
+    let written = Box::pin(write(operator, root, task, archive, &policies, &mut folder)).await;
     // A folder that holds half of it must not look like evidence.
     match written {
         Ok(found) => finish(operator, root, task, found, folder).await,
@@ -97,6 +107,7 @@ async fn write(
     let mut faults = 0;
     let mut revisions = BTreeMap::new();
     let mut logs: BTreeMap<LogId, u64> = BTreeMap::new();
+    let mut named = BTreeSet::new();
     let gathered = records(operator, archive, |message, recorded| {
         let is_in = task.is_none() || subject_task(&message.subject) == task.cloned();
         if is_in {
@@ -108,6 +119,7 @@ async fn write(
                 let revision = policy_of(record);
                 let bundle = policies.iter().find(|(activation, _)| Some(activation.revision) == revision);
                 revisions.extend(bundle.map(|(activation, bundle)| (activation.revision, bundle)));
+                named.extend(approvals_of(record).cloned());
             }
             lines.message(to_json(recorded), &message.subject, &message.payload)?;
         }
@@ -124,6 +136,7 @@ async fn write(
         "the audit stream has no record{}",
         task.map(|task| format!(" of task {task}")).unwrap_or_default()
     );
+    approvals(operator, archive, task.map(|_| &named), folder).await?;
     let events = control_events(operator, root, folder).await?;
     let is_in = |log: &LogId| task.is_none() || logs.contains_key(log);
     let mut unproved = Vec::new();
@@ -197,6 +210,58 @@ async fn control_events(operator: &Operator, root: PublicKey, folder: &mut Folde
     })
     .await?;
     folder.end(lines)
+}
+
+/// What approvers were asked and said: of these approvals, or of all.
+async fn approvals(
+    operator: &Operator,
+    archive: Option<&Store>,
+    of: Option<&BTreeSet<ApprovalId>>,
+    folder: &mut FolderWriter,
+) -> Result<()> {
+    let mut lines = folder.lines(APPROVALS)?;
+    gather::approvals(operator, archive, |_, message| {
+        let Ok((
+            _,
+            Subject::ApprovalRequest { approval: id, .. }
+            | Subject::ApprovalAnswer { approval: id, .. }
+            | Subject::LabelAct { act: id, .. },
+        )) = Subject::parse(&message.subject)
+        else {
+            return Ok(());
+        };
+        if of.is_some_and(|of| !of.contains(&id)) {
+            return Ok(());
+        }
+        let said = said::<ApprovalRequest>(&message.payload)
+            .or_else(|| said::<ApprovalAnswer>(&message.payload))
+            .or_else(|| said::<LabelAct>(&message.payload));
+        lines.message(json!({"sequence": message.sequence, "said": said}), &message.subject, &message.payload)
+    })
+    .await?;
+    folder.end(lines)?;
+    Ok(())
+}
+
+/// What a message says, for reading.
+fn said<T>(payload: &[u8]) -> Option<serde_json::Value>
+where
+    T: Signable + serde::Serialize,
+    Signed<T>: writ_common::codec::Message,
+{
+    serde_json::to_value(decode::<Signed<T>>(payload).ok()?.peek().ok()?).ok()
+}
+
+/// The approvals and acts a record names.
+fn approvals_of(record: &Record) -> impl Iterator<Item = &ApprovalId> {
+    let verdicted = match &record.body {
+        RecordBody::Verdict(verdicted) => Some(verdicted),
+        RecordBody::Outcome(_) | RecordBody::Void(_) => None,
+    };
+    verdicted.into_iter().flat_map(|verdicted| {
+        let approval = verdicted.approval.iter().map(|approval| &approval.id);
+        approval.chain(verdicted.acts.iter().map(|act| &act.id))
+    })
 }
 
 /// The task a message is filed under.

@@ -1,7 +1,7 @@
-//! An export as the source of an index: its control stream, and its records, part by part.
+//! An export as the source of an index: its control stream, and its records and what approvers answered, part by part.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs::File,
     io::{BufRead as _, BufReader, Seek as _, SeekFrom},
     path::{Path, PathBuf},
@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use sha2::{Digest as _, Sha256};
 use writ_common::{
+    approval::ApprovalAnswer,
     codec::decode,
     digest::Digest,
     ids::{PartId, TenantId},
@@ -24,12 +25,12 @@ use super::{
     fill::Filler,
     history::ControlHistory,
     lanes::{Lane, take_merged},
-    source::Raw,
+    source::{Raw, Said},
     streams::NotRead,
 };
 use crate::{
     archive,
-    evidence::folder::{ARCHIVE, CONTROL, Line, Manifest, ManifestScope, RECORDS},
+    evidence::folder::{APPROVALS, ARCHIVE, CONTROL, Line, Manifest, ManifestScope, RECORDS},
 };
 
 /// The records of an export: one pass over the file has been made.
@@ -39,6 +40,8 @@ pub struct Export {
     records: Digest,
     /// Where the lines of each part stand.
     parts: BTreeMap<PartId, VecDeque<Stretch>>,
+    /// What approvers answered, in the order of each part's stream.
+    answers: BTreeMap<PartId, VecDeque<Raw>>,
 }
 
 /// Lines of one part that follow each other.
@@ -123,8 +126,19 @@ impl Export {
             before = part;
             Ok(())
         })?;
+        let mut answers: BTreeMap<PartId, VecDeque<Raw>> = BTreeMap::new();
+        words(folder, |raw| {
+            if let Some(answer) = answer_in(&raw.payload) {
+                hash.update(&raw.payload);
+                parts.entry(raw.part.clone()).or_default();
+                answers.entry(raw.part.clone()).or_default().push_back(Raw { at: answer.at, ..raw });
+            }
+        })?;
+        for answers in answers.values_mut() {
+            answers.make_contiguous().sort_by_key(|raw| raw.sequence);
+        }
         let records = Digest::from_bytes(hash.finalize().into());
-        Ok(Self { folder: folder.to_owned(), file, records, parts })
+        Ok(Self { folder: folder.to_owned(), file, records, parts, answers })
     }
 
     /// What it is, as the source of an index.
@@ -150,6 +164,7 @@ impl Export {
                 ),
                 at: 0,
                 stretches: stretches.clone(),
+                answers: self.answers.get(part).cloned().unwrap_or_default(),
                 next: filler.part(part).next,
             };
             lanes.push(Lane::of_export(part.clone(), lane));
@@ -206,13 +221,16 @@ pub struct ExportLane {
     /// Where the reader is.
     at: u64,
     stretches: VecDeque<Stretch>,
+    /// Answers that come between its records, or behind them.
+    answers: VecDeque<Raw>,
     next: u64,
 }
 
 impl ExportLane {
     /// The next ones, so many at most; none at the end.
     pub(super) fn read(&mut self, count: usize) -> Result<Vec<Raw>> {
-        let cannot = || format!("{} cannot be read", self.file.display());
+        let name = self.file.display().to_string();
+        let cannot = || format!("{name} cannot be read");
         let (mut read, mut text) = (Vec::new(), String::new());
         while read.len() < count
             && let Some(stretch) = self.stretches.front_mut()
@@ -235,6 +253,7 @@ impl ExportLane {
                 continue;
             }
             let (line, payload) = parse(&self.file, number, &text)?;
+            read.extend(self.answers_before(Some(line.sequence)));
             if line.sequence >= self.next {
                 read.push(Raw {
                     part: self.part.clone(),
@@ -245,8 +264,46 @@ impl ExportLane {
                 });
             }
         }
+        if self.stretches.is_empty() {
+            read.extend(self.answers_before(None));
+        }
         Ok(read)
     }
+
+    /// The next answers before a sequence, or all that are left.
+    fn answers_before(&mut self, sequence: Option<u64>) -> Vec<Raw> {
+        let is_before = |raw: &Raw| sequence.is_none_or(|sequence| raw.sequence < sequence);
+        let count = self.answers.iter().take_while(|raw| is_before(raw)).count();
+        self.answers.drain(..count).filter(|raw| raw.sequence >= self.next).collect()
+    }
+}
+
+/// What approvers were asked and said, as an export has it; nothing if it is of an older writ.
+fn words(folder: &Path, mut take: impl FnMut(Raw)) -> Result<()> {
+    let file = folder.join(APPROVALS);
+    if !file.is_file() {
+        return Ok(());
+    }
+    each_line(&file, |number, text, _| {
+        let (line, payload) = parse(&file, number, text)?;
+        let part = part_of(&line.subject).unwrap_or_else(PartId::first);
+        take(Raw { part, sequence: line.sequence, at: Timestamp::default(), subject: line.subject, payload });
+        Ok(())
+    })
+}
+
+/// What approvers were shown and answered, to some requests.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn said(folder: &Path, requests: &BTreeSet<Digest>, history: &ControlHistory) -> Result<Said> {
+    let mut said = Said::default();
+    words(folder, |raw| said.take(requests, &raw, history))?;
+    Ok(said)
+}
+
+fn answer_in(payload: &[u8]) -> Option<ApprovalAnswer> {
+    decode::<Signed<ApprovalAnswer>>(payload).ok()?.peek().ok()
 }
 
 /// When a record says it was made; nothing is believed because of that, it only gets a place among the others.

@@ -1,16 +1,18 @@
 //! Messages as they come from streams, archives and exports, and what is to be believed of them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use anyhow::Result;
 use writ_bus::StoredMessage;
 use writ_common::{
-    approval::ApprovalAnswer,
+    approval::{ApprovalAnswer, ApprovalRequest},
     codec::decode,
     digest::Digest,
     evidence::is_its_subject,
     ids::PartId,
     keys::PublicKey,
     signed::Signed,
-    subjects::{Subject, control_stream, filter},
+    subjects::{Subject, control_stream},
     time::Timestamp,
 };
 
@@ -20,9 +22,9 @@ use super::{
     row::Place,
 };
 use crate::{
-    archive::{manifest::Class, store::Store},
+    archive::store::Store,
     cores::on_every_core,
-    evidence::gather::away,
+    evidence::gather::approvals,
     operator::{Operator, Recorded},
 };
 
@@ -110,38 +112,53 @@ pub async fn history(operator: &Operator, root: PublicKey) -> Result<ControlHist
     Ok(history)
 }
 
-/// What approvers answered, as far as their keys were ever enrolled: part after part, in the order of its stream.
-///
-/// # Errors
-/// If a stream cannot be read.
-pub async fn answers(
-    operator: &Operator,
-    archive: Option<&Store>,
-    history: &ControlHistory,
-) -> Result<Vec<ApprovalAnswer>> {
-    let mut answers = Vec::new();
-    let is_answer =
-        |subject: &str| matches!(Subject::parse(subject), Ok((_, Subject::ApprovalAnswer { .. })));
-    away(operator, archive, Class::Content, filter::approvals, |part, message| {
-        if is_answer(&message.subject)
-            && let Content::Answer(answer) = open_answer(&Raw::of(part.clone(), message.into()), history)
-        {
-            answers.push(*answer);
-        }
-    })
-    .await?;
-    for part in history.state.parts().live() {
-        let tail = operator.approval_tail(part, 1).await?;
-        tail.drain(|message| {
-            if is_answer(&message.subject)
-                && let Content::Answer(answer) = open_answer(&Raw::of(part.clone(), message), history)
-            {
-                answers.push(*answer);
-            }
+/// What approvers were shown, and what they answered.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// Requests by their digests, which is how records and answers name them.
+    pub requests: BTreeMap<Digest, ApprovalRequest>,
+    /// Answers, as far as their keys were ever enrolled: part after part, in the order of its stream.
+    pub answers: Vec<ApprovalAnswer>,
+}
+
+impl Said {
+    /// Those to some requests.
+    ///
+    /// # Errors
+    /// If a stream or the archive cannot be read.
+    pub async fn to(
+        requests: &BTreeSet<Digest>,
+        operator: &Operator,
+        archive: Option<&Store>,
+        history: &ControlHistory,
+    ) -> Result<Self> {
+        let mut said = Self::default();
+        approvals(operator, archive, |part, message| {
+            said.take(requests, &Raw::of(part.clone(), message), history);
+            Ok(())
         })
         .await?;
+        Ok(said)
     }
-    Ok(answers)
+
+    /// Takes a message if it is one of them.
+    pub(super) fn take(&mut self, requests: &BTreeSet<Digest>, raw: &Raw, history: &ControlHistory) {
+        match Subject::parse(&raw.subject) {
+            Ok((_, Subject::ApprovalRequest { .. })) => {
+                let signed = decode::<Signed<ApprovalRequest>>(&raw.payload).ok();
+                let request = signed.and_then(|signed| Some((signed.digest(), signed.peek().ok()?)));
+                self.requests.extend(request.filter(|(digest, _)| requests.contains(digest)));
+            }
+            Ok((_, Subject::ApprovalAnswer { .. })) => {
+                if let Content::Answer(answer) = open_answer(raw, history)
+                    && requests.contains(&answer.request)
+                {
+                    self.answers.push(*answer);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Opens messages and takes them in.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use writ_common::{approval::Approvals, capability::Right, record::OutcomeStatus, time::Timestamp};
+use writ_common::{
+    approval::ApprovalRequest, capability::Right, digest::Digest, record::OutcomeStatus, time::Timestamp,
+};
 
 use super::table::Table;
 use crate::index::{
@@ -126,19 +128,15 @@ pub struct Answered<'a> {
     row: &'a Row,
     /// The call that was asked about.
     call: Option<Row>,
-    /// The arguments that were shown, if the stream still has them and they are what the record says.
+    /// The arguments that were shown, if they are still there.
     shown: Option<String>,
 }
 
 impl<'a> Answered<'a> {
     /// What a row says, with the call it is about and what was shown of it.
     #[must_use]
-    pub fn of(row: &'a Row, call: Option<Row>, known: &Approvals) -> Self {
-        let request = row.approval.as_ref().and_then(|approval| {
-            let asked = known.get(&approval.id)?;
-            // Another request under the same id is not what this person saw.
-            (asked.digest() == approval.request).then(|| asked.request())
-        });
+    pub fn of(row: &'a Row, call: Option<Row>, requests: &BTreeMap<Digest, ApprovalRequest>) -> Self {
+        let request = row.approval.as_ref().and_then(|approval| requests.get(&approval.request));
         Self { row, call, shown: request.map(|request| request.arguments.clone()) }
     }
 

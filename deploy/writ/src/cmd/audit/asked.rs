@@ -2,6 +2,7 @@
 //! said with every answer.
 
 use std::{
+    collections::BTreeSet,
     io::Write as _,
     path::{Path, PathBuf},
 };
@@ -11,6 +12,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use writ_bus::SystemClock;
 use writ_common::{
+    digest::Digest,
     ids::TenantId,
     keys::PublicKey,
     time::{Millis, Timestamp},
@@ -27,7 +29,7 @@ use crate::{
         questions::Paging,
         remove,
         row::Place,
-        source,
+        source::{self, Said},
         streams::{NotRead, Streams},
     },
     operator::{Operator, OperatorProfile},
@@ -230,6 +232,21 @@ impl Where {
         let index = export.fill(open_index(&folder, &export.source())?, &history).await?;
         let not_read = export.not_read(&index, &history)?;
         Ok(Opened { index, history, operator: None, not_read })
+    }
+
+    /// What approvers were shown and answered, to some requests.
+    ///
+    /// # Errors
+    /// If the stream, archive or export cannot be read.
+    pub async fn said(&self, opened: &Opened, requests: &BTreeSet<Digest>) -> Result<Said> {
+        match (&opened.operator, &self.export) {
+            (Some(operator), _) => {
+                let store = self.archive.as_deref().map(Store::open).transpose()?;
+                Said::to(requests, operator, store.as_ref(), &opened.history).await
+            }
+            (None, Some(folder)) => export::said(folder, requests, &opened.history),
+            (None, None) => Ok(Said::default()),
+        }
     }
 
     /// Whom to believe. Never the export itself: it could bring a root of its own.

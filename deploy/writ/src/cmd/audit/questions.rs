@@ -4,7 +4,6 @@ use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use writ_common::{
-    approval::Approvals as Known,
     capability::Right,
     ids::{AgentId, OperatorId},
 };
@@ -169,11 +168,9 @@ impl Approvals {
         let opened = self.place.open(common).await?;
         let paging = self.pages.paging();
         let page = questions::approvals(&opened.index, self.by.as_ref(), self.asked, window, paging)?;
-        // What was shown stands in the stream for a day after its end, and nowhere else: the index keeps no arguments.
-        let shown = match &opened.operator {
-            Some(operator) => operator.approvals().await?,
-            None => Known::default(),
-        };
+        // The index keeps no arguments: what was shown is read where it stands.
+        let asked = page.rows.iter().filter_map(|row| Some(row.approval.as_ref()?.request)).collect();
+        let shown = self.place.said(&opened, &asked).await?.requests;
         let mut lines = Vec::new();
         for row in &page.rows {
             let call = questions::asked_call(&opened.index, row)?;

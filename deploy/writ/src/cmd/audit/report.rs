@@ -6,7 +6,6 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde_json::json;
 use writ_common::{
-    approval::{ApprovalRequest, Approvals},
     ids::{PartId, TaskId, TenantId},
     keys::PublicKey,
     record::{Origin, RecordBody},
@@ -19,7 +18,7 @@ use crate::{
     cmd::Common,
     evidence::gather::away,
     exit::Exit,
-    index::source,
+    index::source::{self, Said},
     operator::{Operator, Recorded},
     view::report::{Finding, ReportInput, render},
 };
@@ -58,6 +57,7 @@ impl Page {
         let of_task = |tenant: &TenantId, part: &PartId| filter::records_of_task(tenant, part, task);
         away(operator, archive, Class::Records, of_task, |_, message| {
             recorded.push(Recorded::open(message.sequence, &message.payload, &history.state));
+            Ok(())
         })
         .await?;
         recorded.extend(operator.records(Some(task)).await?);
@@ -69,23 +69,12 @@ impl Page {
         };
         ensure!(!recorded.is_empty(), "the audit stream has no record of task {task}{hint}");
         let instruction = instruction(operator, task).await?;
-        let mut before = Approvals::default();
-        away(operator, archive, Class::Content, filter::approvals, |_, message| {
-            // What is not readable is no approval.
-            drop(before.take(message.sequence, &message.subject, &message.payload, message.at));
-        })
-        .await?;
-        let approvals = operator.approvals().await?;
-        let requests: Vec<ApprovalRequest> = before
-            .iter()
-            .chain(approvals.iter())
-            .map(|(_, approval)| approval)
-            .filter(|approval| {
-                approval.request().task == *task && approval.check_request(&history.state).is_ok()
-            })
-            .map(|approval| approval.request().clone())
-            .collect();
-        let answers = source::answers(operator, archive, &history).await?;
+        let verdicts = recorded.iter().filter_map(|one| match &one.record.as_ref()?.body {
+            RecordBody::Verdict(verdicted) => Some(verdicted),
+            _ => None,
+        });
+        let asked = verdicts.filter_map(|one| Some(one.approval.as_ref()?.request)).collect();
+        let said = Said::to(&asked, operator, archive, &history).await?;
         let named: Vec<&Origin> =
             recorded.iter().filter_map(|one| Some(&one.record.as_ref()?.id.origin)).collect();
         let enrolled = history.record_keys.iter().filter(|change| named.contains(&&change.what.0));
@@ -100,8 +89,8 @@ impl Page {
             root: &root,
             recorded: &recorded,
             instruction: instruction.as_deref(),
-            requests: &requests,
-            answers: &answers,
+            requests: &said.requests,
+            answers: &said.answers,
             policies: &history.policies,
             keys: &keys,
             findings,

@@ -93,7 +93,7 @@ pub struct ReportInput<'a> {
     /// What the user asked for, if its text is still there; it is shown only if the records have its digest.
     pub instruction: Option<&'a str>,
     /// Requests for approval that are still there.
-    pub requests: &'a [ApprovalRequest],
+    pub requests: &'a BTreeMap<Digest, ApprovalRequest>,
     /// What approvers answered, signatures checked.
     pub answers: &'a [ApprovalAnswer],
     /// The policies the verdicts were given by, as far as they are known.
@@ -445,10 +445,12 @@ fn people(input: &ReportInput<'_>, known: &Facts<'_>) -> String {
     let mut rows = Vec::new();
     for (id, (record, one)) in asked {
         let Some(approval) = &one.approval else { continue };
-        let request = input.requests.iter().find(|request| request.id == *id);
-        let saw = match request {
+        let saw = match input.requests.get(&approval.request) {
             Some(request) => format!("<pre>{}</pre>", escaped_lines(&request.arguments)),
-            None => "<p>Its text ends a day after the request does, and is not kept.</p>".to_owned(),
+            None => {
+                "<p>Its text is not there any more, or in a part of the audit stream that was not read.</p>"
+                    .to_owned()
+            }
         };
         let what = format!(
             "<p>{}</p>{saw}<small>SHA-256 of the arguments {}; of the request {}</small>",

@@ -199,7 +199,7 @@ fn report(recorded: &[Recorded], instruction: Option<&str>, findings: &[Finding]
         root: &key,
         recorded,
         instruction,
-        requests: &[],
+        requests: &BTreeMap::new(),
         answers: &[answer],
         policies: &[(activation, bundle())],
         keys: &[(Origin::Node(NodeId::parse("node-1").unwrap()), key)],

@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    approval::ApprovalClaim,
+    approval::{ApprovalClaim, SKEW},
     codec::{Message, decode},
     control::ControlState,
     datalog::Term,
@@ -234,6 +234,10 @@ pub fn open(
     };
     if entry.users.contains(user.subject()) {
         return Err(refused(format!("`{by}` is the user on whose authority it would be done")));
+    }
+    // Its clock may be ahead of this one, and evidence has to hold what is relied on against the time it was.
+    if act.at.since(now) > SKEW {
+        return Err(refused(format!("what `{by}` said is of {}, which is still to come", act.at)));
     }
     if act.expires <= now {
         return Err(refused(format!("what `{by}` said counted until {}", act.expires)));

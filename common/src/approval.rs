@@ -52,6 +52,8 @@ pub const WAITING_PER_USER_MAX: usize = 32;
 const APPROVALS_MAX: usize = 4_096;
 /// Most claims kept of approvals that are not.
 const CLAIMS_MAX: usize = 65_536;
+/// Most requests of which only that they ended is remembered.
+const ENDED_MAX: usize = 65_536;
 /// How long a claim that was not used keeps other calls off.
 const CLAIM_LIFE: Millis = Millis::from_secs(120);
 
@@ -489,6 +491,8 @@ pub struct Approvals {
     known: BTreeMap<ApprovalId, Approval>,
     /// Claims of approvals that are not known, such as a request that has ended.
     claims: BTreeMap<ApprovalId, (u64, Option<ApprovalClaim>)>,
+    /// Requests that were forgotten. The stream has them, so that the same cannot be asked for again.
+    ended: BTreeSet<ApprovalId>,
 }
 
 impl Approvals {
@@ -524,6 +528,10 @@ impl Approvals {
                     return Err(fault(
                         "the request does not show the call it is for, or never ends".to_owned(),
                     ));
+                }
+                if request.expires.after(KEPT_AFTER_END) <= now {
+                    self.end([approval]);
+                    return Ok(());
                 }
                 // The first counts: what was shown cannot be exchanged.
                 if !self.known.contains_key(&approval) && self.known.len() < APPROVALS_MAX {
@@ -589,15 +597,30 @@ impl Approvals {
                 && now < approval.request.expires;
             match approval.claim {
                 _ if is_under_way || waiting.contains(&id) => drop(self.known.insert(id, approval)),
-                Some(claim) if self.claims.len() < CLAIMS_MAX => drop(self.claims.insert(id, claim)),
-                _ => {}
+                claim => {
+                    self.end([id.clone()]);
+                    if let Some(claim) = claim.filter(|_| self.claims.len() < CLAIMS_MAX) {
+                        self.claims.insert(id, claim);
+                    }
+                }
             }
+        }
+    }
+
+    /// Remembers that requests ended; of very many, only the last ids in order.
+    fn end(&mut self, ids: impl IntoIterator<Item = ApprovalId>) {
+        self.ended.extend(ids);
+        while self.ended.len() > ENDED_MAX {
+            self.ended.pop_first();
         }
     }
 
     /// Forgets what ended long ago.
     pub fn prune(&mut self, now: Timestamp) {
-        self.known.retain(|_, approval| approval.request.expires.after(KEPT_AFTER_END) > now);
+        let has_ended = |approval: &Approval| approval.request.expires.after(KEPT_AFTER_END) <= now;
+        let ended: Vec<_> =
+            self.known.extract_if(.., |_, approval| has_ended(approval)).map(|(id, _)| id).collect();
+        self.end(ended);
         let (known, kept) = (&self.known, LIFE_MAX);
         self.claims.retain(|id, (_, claim)| {
             let at = claim.as_ref().map_or(now, |claim| claim.at);
@@ -609,6 +632,12 @@ impl Approvals {
     #[must_use]
     pub fn get(&self, id: &ApprovalId) -> Option<&Approval> {
         self.known.get(id)
+    }
+
+    /// Whether there was such a request once: it is not known any more, and cannot be made again.
+    #[must_use]
+    pub fn has_ended(&self, id: &ApprovalId) -> bool {
+        self.ended.contains(id) && !self.known.contains_key(id)
     }
 
     /// Every approval, in the order of ids.

@@ -457,6 +457,24 @@ fn of_very_many_approvals_the_one_that_a_call_is_being_made_with_is_kept() {
 }
 
 #[test]
+fn a_request_that_ended_long_ago_is_not_asked_for_again() {
+    let mut case = Case::new(&[need("finance", 1)]);
+    let ends = case.approvals.get(&id()).unwrap().request().expires;
+    let later = ends.after(Millis::from_secs(86_400));
+    case.approvals.prune(Timestamp::from_millis(later.as_millis() - 1));
+    assert!(case.approvals.get(&id()).is_some() && !case.approvals.has_ended(&id()));
+    case.approvals.prune(later);
+    assert!(case.approvals.get(&id()).is_none() && case.approvals.has_ended(&id()));
+    // After a restart it is read once more.
+    let signed = Signed::new(&request(&[need("finance", 1)]), &key(NODE));
+    let subject = Subject::ApprovalRequest { part: PartId::first(), approval: id() };
+    let mut again = Approvals::default();
+    again.take(1, &subject.of(&tenant()), &encode(&signed), later).unwrap();
+    assert!(again.get(&id()).is_none() && again.has_ended(&id()));
+    assert!(!Approvals::default().has_ended(&id()));
+}
+
+#[test]
 fn what_stands_on_anothers_subject_is_not_taken() {
     let mut case = Case::new(&[need("finance", 1)]);
     let answer = case.answer("carol");

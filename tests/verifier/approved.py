@@ -11,8 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from cases import Case
-from put_away import put_away
-from story import BEGIN, BOB, CAROL, MAIL, RIGHT, SECOND, TASKS, WORDS, Event, Story, Word, answer, tell, with_body
+from put_away import PUT_AWAY, put_away
+from story import (
+    BEGIN,
+    BOB,
+    CAROL,
+    MAIL,
+    RIGHT,
+    SECOND,
+    TASKS,
+    WORDS,
+    B,
+    Event,
+    Story,
+    Word,
+    answer,
+    basis,
+    number,
+    outcome,
+    tell,
+    who,
+    with_body,
+)
 from tamper import STRANGER
 
 
@@ -57,6 +77,30 @@ def words_of_others() -> Case:
     return Case(story)
 
 
+def _used_again(status: str, *codes: str, acts: tuple[dict[str, Any], ...] = ()) -> Case:
+    """The call is made once more by what let the first one pass."""
+    story = tell()
+    run = story.runs["first"]
+    body = run.entries[_approved(story)].body
+    # Right before it ends, so that nothing else moves.
+    at = BEGIN + 485 * SECOND
+    call_id = body["verdict"]["what"] | {"call_id": number("call id", "again")}
+    again = {name: said for name, said in body["verdict"].items() if name != "acts"} | {"what": call_id}
+    seq = run.add(at, {"verdict": again | ({"acts": list(acts)} if acts else {})})
+    run.add(at, outcome(run.id, seq, TASKS[0], "again", status))
+    return Case(story, codes)
+
+
+def claimed_again() -> Case:
+    """A call that was allowed and did not run used nothing up."""
+    return _used_again("not_run")
+
+
+def unknown_and_again() -> Case:
+    """Nor did one of which nobody knows: it was not marked used, or nobody could have claimed it again."""
+    return _used_again("unknown_outcome")
+
+
 def put_away_with_what_was_said() -> Case:
     """The records of the part are here, and what was said was removed with its class."""
     story = put_away()
@@ -66,6 +110,127 @@ def put_away_with_what_was_said() -> Case:
 
 
 # What an insider does who holds a key.
+
+
+def used_twice() -> Case:
+    """One yes, two mails."""
+    return _used_again("done", "approval.reused")
+
+
+def act_used_twice() -> Case:
+    """Carol's word was for one mail; that the second did not run after all is only what the node says."""
+    act = {"id": "la-1", "by": "carol", "what": "declassified crm, hr"}
+    return _used_again("not_run", "approval.reused", acts=(act,))
+
+
+def right_issued_twice() -> Case:
+    """A broker hands the right out once more."""
+    story = tell()
+    run = story.runs["broker"]
+    run.add(BEGIN + 214 * SECOND + 1, run.entries[-1].body)
+    return Case(story, ("approval.reused",))
+
+
+def right_issued_and_not_handed_out() -> Case:
+    """The first attempt came to nothing, as the broker says itself."""
+    case = right_issued_twice()
+    run = case.story.runs["broker"]
+    run.add(BEGIN + 215 * SECOND, outcome(run.id, len(run.entries) - 2, TASKS[0], "right", "not_run"))
+    return replace(case, codes=())
+
+
+def right_by_nobody() -> Case:
+    """A broker issues a right and names nobody."""
+    story = tell()
+    run = story.runs["broker"]
+    last = run.entries[-1]
+    said = {name: value for name, value in last.body["verdict"].items() if name != "approval"}
+    run.entries[-1] = replace(last, body={"verdict": said})
+    return Case(story, ("approval.binding",))
+
+
+def approved_by_nobody() -> Case:
+    """A node names an approval and nobody who gave it."""
+    return _approved_with(by=None)
+
+
+def approved_by_too_few() -> Case:
+    """Two had to say yes, and he did so twice."""
+    return _approved_with(by=["bob", "bob"], needs=[{"role": "manager", "count": 2}])
+
+
+def asked_for_fewer() -> Case:
+    """A node says that less was needed than it asked for."""
+    return _approved_with(needs=[{"role": "clerk", "count": 1}])
+
+
+def _approved_with(**changes: Any) -> Case:
+    story = tell()
+    run, index = story.runs["first"], _approved(story)
+    said = run.entries[index].body["verdict"]["approval"] | changes
+    with_body(run, index, approval={name: value for name, value in said.items() if value is not None})
+    return Case(story, ("approval.binding",))
+
+
+def recorded_as_something_else() -> Case:
+    """The digest of the call is the one that was shown, and all else that the record says of it is not."""
+    story = tell()
+    run, index = story.runs["first"], _approved(story)
+    said = run.entries[index].body["verdict"]["what"]
+    with_body(run, index, what=said | {"resource": "tool.payments", "action": "pay"})
+    return Case(story, ("approval.binding",))
+
+
+def by_another_agent() -> Case:
+    """Another agent does it than the one that asked."""
+    story = tell()
+    with_body(story.runs["first"], _approved(story), who=who(TASKS[0], "mailer"))
+    return Case(story, ("approval.binding",))
+
+
+def right_for_longer() -> Case:
+    """A broker lets a right live longer than was asked for."""
+    story = tell()
+    right = story.runs["broker"].entries[-1].body["verdict"]["right"]
+    return _issued(right=right | {"expires": BEGIN + 9_999 * SECOND})
+
+
+def stolen_key_of_an_approver() -> Case:
+    """Her key was withdrawn long before somebody answers with it."""
+    story = tell()
+    (carols,) = (event for event in story.events if event.sequence == 11)
+    others = [event for event in story.events if event is not carols]
+    withdrawn = replace(carols, event={"approver_key": {"approver": "carol"}})
+    earlier = replace(carols, sequence=6, at=BEGIN + SECOND)
+    story.events = sorted([*others, earlier, withdrawn], key=lambda event: event.sequence)
+    return Case(story, ("approval.signature",))
+
+
+def key_enrolled_later() -> Case:
+    """A key counts from when it was enrolled."""
+    story = tell()
+    index = next(at for at, event in enumerate(story.events) if event.sequence == 11)
+    carols = story.events.pop(index)
+    story.events.append(replace(carols, sequence=21, at=BEGIN + 710 * SECOND))
+    return Case(story, ("approval.signature",))
+
+
+def put_away_with_some_of_what_was_said() -> Case:
+    """Retention removed his yes, and what he said before is in a segment that stays."""
+    case = put_away_with_what_was_said()
+    case.story.words = (MAIL, NO)
+    return case
+
+
+def sealed_before_it_was_allowed() -> Case:
+    """A node says that a call lived in a part that had been put away when it allowed it."""
+    story = put_away()
+    run = story.runs["second"]
+    body = tell().runs["first"].entries[_approved(tell())].body["verdict"]
+    seq = run.add(BEGIN + 744 * SECOND, {"verdict": body | {"basis": basis(B, PUT_AWAY)}}, part="p1")
+    run.add(BEGIN + 745 * SECOND, outcome(run.id, seq, TASKS[0], "held"), part="p1")
+    story.words = ()
+    return Case(story, ("approval.missing", "record.archived"))
 
 
 def answer_taken_out() -> Case:
@@ -251,7 +416,24 @@ CASES: tuple[Callable[[], Case], ...] = (
     approved_task,
     approved_in_another_order,
     words_of_others,
+    claimed_again,
+    unknown_and_again,
     put_away_with_what_was_said,
+    put_away_with_some_of_what_was_said,
+    right_issued_and_not_handed_out,
+    used_twice,
+    act_used_twice,
+    right_issued_twice,
+    right_by_nobody,
+    approved_by_nobody,
+    approved_by_too_few,
+    asked_for_fewer,
+    recorded_as_something_else,
+    by_another_agent,
+    right_for_longer,
+    stolen_key_of_an_approver,
+    key_enrolled_later,
+    sealed_before_it_was_allowed,
     answer_taken_out,
     only_a_refusal,
     one_of_two_answers_taken_out,

@@ -72,6 +72,15 @@ class Parts:
 
 
 @dataclass
+class Enrolled:
+    """A key of an approver, from the event of this sequence until that of another, which bears a time."""
+
+    key: bytes
+    since: int
+    until: tuple[int, int] | None = None
+
+
+@dataclass
 class Control:
     """What the events say that were taken so far."""
 
@@ -90,8 +99,9 @@ class Control:
     # The event that announced a run, by its sequence.
     boots: dict[RunId, int] = field(default_factory=dict)
     parts: Parts = field(default_factory=Parts)
-    # Every key that was ever an approver's.
-    approver_keys: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
+    approver_keys: dict[str, list[Enrolled]] = field(default_factory=lambda: defaultdict(list))
+    # The sequence of the event by which a part was sealed.
+    sealed: dict[str, int] = field(default_factory=dict)
 
     def take(self, sequence: int, payload: bytes) -> None:
         """Takes the next message. Refused says why it is no event; then nothing has changed."""
@@ -115,7 +125,7 @@ class Control:
             self._check_successor(brought, self.keyset)
         self.last_at = max(self.last_at, at)
         ((kind, event),) = document["event"].items()
-        self._fold(sequence, kind, event, brought)
+        self._fold(sequence, at, kind, event, brought)
 
     def _keyset_in(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """A keyset is the root's word, whoever brings it."""
@@ -142,7 +152,7 @@ class Control:
         if newer["version"] == current["version"] and newer != current:
             raise Refused("control.order", f"brings another keyset {newer['version']} than the one before")
 
-    def _fold(self, sequence: int, kind: str, event: Any, brought: dict[str, Any] | None) -> None:
+    def _fold(self, sequence: int, at: int, kind: str, event: Any, brought: dict[str, Any] | None) -> None:
         incarnation = self.epoch.incarnation
         match kind:
             case "keyset":
@@ -154,12 +164,18 @@ class Control:
                 self.boots[RunId("broker", event["broker"], event["boot"])] = sequence
             case "node_key":
                 self._enroll(("node", event["node"]), event["key"])
-            case "approver_key" if "key" in event:
-                self.approver_keys[event["approver"]].add(event["key"])
+            case "approver_key":
+                keys = self.approver_keys[event["approver"]]
+                for enrolled in keys:
+                    enrolled.until = enrolled.until or (sequence, at)
+                if "key" in event:
+                    keys.append(Enrolled(event["key"], sequence))
             case "node_boot":
                 self.boots[RunId("node", event["node"], event["boot"])] = sequence
             case "part":
                 self.parts.apply(event["part"], event["stage"])
+                if event["part"] in self.parts.sealed:
+                    self.sealed.setdefault(event["part"], sequence)
             case "policy":
                 revision = revision_of(event)
                 self.activations.append((sequence, revision))
@@ -179,6 +195,18 @@ class Control:
     def policies_until(self, sequence: int) -> set[bytes]:
         """Every policy that was in force by then."""
         return {revision for at, revision in self.activations if at <= sequence}
+
+    def is_approvers(self, name: str, key: bytes, at: int, epoch: Epoch | None) -> bool:
+        """Whether a key was an approver's at this state, or until right before this time."""
+        return any(
+            enrolled.key == key
+            and (
+                epoch is None
+                or enrolled.since <= epoch.sequence
+                and not (enrolled.until and enrolled.until[0] <= epoch.sequence and enrolled.until[1] + SKEW_MS < at)
+            )
+            for enrolled in self.approver_keys[name]
+        )
 
     def brokers(self) -> list[str]:
         """Every broker that ever started."""

@@ -11,6 +11,7 @@ FAULT, WARNING, NOTE = "fault", "warning", "note"
 SEVERITY = {
     "approval.binding": FAULT,
     "approval.missing": FAULT,
+    "approval.reused": FAULT,
     "approval.signature": FAULT,
     "archive.manifest": FAULT,
     "control.order": FAULT,

@@ -53,6 +53,8 @@ class Record:
     # Of an outcome: the record that allowed it. Of both: the id of the call.
     intent: RecordId | None
     call_id: bytes | None
+    # Of an outcome: how the call ended.
+    status: str | None
     # Of a verdict that somebody had to let pass.
     let_pass: LetPass | None
 
@@ -130,6 +132,7 @@ def _kept(content: dict[str, Any], run: RunId, seq: int, digest: bytes, leaf: by
         is_act=what.get("resource", "").startswith(("tool.", "agent.")),
         intent=id_of(outcome["intent"]) if outcome else None,
         call_id=outcome.get("call_id") or what.get("call_id"),
+        status=outcome.get("status"),
         let_pass=LetPass.of(content),
     )
 

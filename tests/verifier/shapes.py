@@ -189,6 +189,17 @@ def is_name(value: str) -> bool:
     return re.fullmatch(NAME, value) is not None
 
 
+TAGS_MAX = 64
+tag = matching(rf"(?!(?:public|top)$){NAME}", "tag")
+
+
+def tags(value: Any, where: str) -> None:
+    """The tags of a label."""
+    many(tag, in_order=True)(value, where)
+    if len(value) > TAGS_MAX:
+        raise Malformed(f"{where} has more than {TAGS_MAX} tags")
+
+
 resource = matching(RESOURCE, "resource")
 right = matching(rf"{RESOURCE}:{NAME}", "right")
 domain = matching(rf"{NAME}\.{NAME}", "flow domain")
@@ -207,7 +218,7 @@ ORIGIN = Variant(broker=name, node=name)
 DECISION_ID = Struct({"origin": ORIGIN, "boot": name, "seq": u64})
 LABEL = Struct(
     {
-        "confidentiality": either(Variant(tags=many(name, in_order=True)), matching("top", "confidentiality")),
+        "confidentiality": either(Variant(tags=tags), matching("top", "confidentiality")),
         "integrity": matching("trusted|untrusted", "integrity"),
     }
 )
@@ -392,7 +403,7 @@ LABEL_ACT = Struct(
         "tenant": name,
         "id": name,
         "kind": either(
-            Variant(declassify=Struct({"tags": many(name, in_order=True)})), matching("endorse", "kind of act")
+            Variant(declassify=Struct({"tags": many(tag, in_order=True)})), matching("endorse", "kind of act")
         ),
         "task": name,
         "resource": resource,

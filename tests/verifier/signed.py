@@ -55,6 +55,17 @@ def is_small_order(point: bytes) -> bool:
     return point[:31] + bytes([point[31] & 0x7F]) in SMALL_ORDER
 
 
+FIELD = 2**255 - 19
+CURVE = -121665 * pow(121666, -1, FIELD) % FIELD
+
+
+def is_point(public: bytes) -> bool:
+    """Whether 32 bytes encode a point of the curve (RFC 8032, section 5.1.3)."""
+    y = int.from_bytes(public, "little") & ((1 << 255) - 1)
+    square = (y * y - 1) * pow(CURVE * y * y + 1, -1, FIELD) % FIELD
+    return pow(square, (FIELD - 1) // 2, FIELD) in (0, 1)
+
+
 @lru_cache(maxsize=4096)
 def _loaded(public: bytes) -> Ed25519PublicKey | None:
     try:

@@ -643,7 +643,8 @@ def _tell_broker(run: Run) -> None:
     run.add(BEGIN + 199 * SECOND, verdict("allow", {"operator": "olga"}, activation, basis(A, 12)))
     run.add(BEGIN + 210 * SECOND, verdict("allow", who(TASKS[1]), issue, basis(B, 13), granted=granted))
     run.add(BEGIN + 211 * SECOND, verdict("deny", {}, issue, basis(B, 13)))
-    wanted = issue | {"arguments": sha256(RIGHT.content["arguments"].encode())}
+    arguments = sha256(RIGHT.content["arguments"].encode())
+    wanted = issue | {"arguments": arguments, "call": RIGHT.content["call"], "call_id": number("call id", "right")}
     right = {"right": "tool.mail:send", "key": digest("writ/v1/key", public(PLANNER)).hex()[:32]}
     asked = {"right": right, "approval": approval(RIGHT)}
     run.add(BEGIN + 212 * SECOND, verdict("hold", who(TASKS[0]), wanted, basis(B, 13), **asked))

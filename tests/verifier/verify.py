@@ -20,10 +20,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import shapes
-from approvals import Approvals
+from approvals import Approvals, check_uses
 from archive import PutAway, may_be_put_away, note_put_away, without
 from control import Control, Refused, revision_of
 from findings import NOTE, WARNING, Report, visible
@@ -62,6 +62,14 @@ class Line:
     payload: bytes
 
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON in which nothing is said twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Malformed("it says something twice")
+    return found
+
+
 def lines_of(path: Path, code: str, report: Report) -> Iterator[Line]:
     """The messages in a file; lines that hold none are reported with this code."""
     try:
@@ -72,11 +80,12 @@ def lines_of(path: Path, code: str, report: Report) -> Iterator[Line]:
     with file:
         for number, text in enumerate(iter(lambda: file.readline(LINE_BYTES_MAX), b""), 1):
             try:
-                line = json.loads(text)
+                line = json.loads(text, object_pairs_hook=once)
                 sequence, subject, payload = line["sequence"], line["subject"], unbase64(line["payload"])
-                if not isinstance(sequence, int) or not isinstance(subject, str):
+                is_number = isinstance(sequence, int) and not isinstance(sequence, bool) and 0 <= sequence < 1 << 64
+                if not is_number or not isinstance(subject, str):
                     raise Malformed("its sequence is no number, or its subject no text")
-            except (ValueError, KeyError, TypeError, Malformed) as error:
+            except (ValueError, RecursionError, KeyError, TypeError, Malformed) as error:
                 report.add(code, f"{path.name}:{number}", f"holds no message: {error}")
                 continue
             yield Line(number, sequence, subject, payload)
@@ -263,6 +272,7 @@ class Export:
                 approvals.take(line.payload)
         records = ((record, record.let_pass) for record in self._records())
         approvals.check(records, self.control, self.report)
+        check_uses(self._records(), self.report)
 
     def _check_receipts(self, path: Path) -> None:
         for number, text in enumerate(path.read_text(errors="replace").split(), 1):

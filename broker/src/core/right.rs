@@ -249,6 +249,9 @@ impl Broker {
             let answer = wanting.held(now.wall.after(terms.life), terms.needs, &[]);
             return self.answer(wanting.back, answer);
         }
+        if self.approvals.has_ended(&wanting.id) {
+            return self.refuse_wanting(&wanting, &denied(ReasonCode::ApprovalExpired.into()), now);
+        }
         if self.approvals.get(&wanting.id).is_none() {
             return self.ask_for_right(wanting, &verdict, &terms, life, now);
         }

@@ -43,6 +43,8 @@ codes! {
     ApprovalSignature = "approval.signature";
     /// One that is about something else, or is no yes.
     ApprovalBinding = "approval.binding";
+    /// What counts once let more than one thing pass.
+    ApprovalReused = "approval.reused";
     /// The manifest of a part that was put away is not here, or is another.
     ArchiveManifest = "archive.manifest";
     /// A file is not the one the export lists, or is not in its list.

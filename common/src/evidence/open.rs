@@ -14,7 +14,7 @@ use crate::{
     epoch::Epoch,
     ids::{PartId, ResourceKind, TaskId},
     policy::PolicyRevision,
-    record::{DecisionId, Origin, Record, RecordBody, RecordedDecision},
+    record::{DecisionId, Origin, OutcomeStatus, Record, RecordBody, RecordedDecision},
     signed::{OpenError, Signed},
     subjects::Subject,
     time::Timestamp,
@@ -51,8 +51,10 @@ pub struct Opened {
 pub(super) enum Role {
     /// A call that a node let through, its id and part: there has to be an outcome, in that part.
     Intent(Option<Digest>, PartId),
-    /// How one ended, and the id of that call.
-    Outcome(DecisionId, Digest),
+    /// Anything else that was allowed, and its call id: an outcome may say that it came to nothing.
+    Allowed(Option<Digest>),
+    /// What let it through, the id of that call, and how it ended.
+    Outcome { intent: DecisionId, call_id: Digest, status: OutcomeStatus },
     /// Neither.
     Other,
 }
@@ -138,14 +140,24 @@ fn facts(record: &Record, digest: Digest, leaf: Digest, strange_subject: Option<
     match &record.body {
         RecordBody::Void(void) => (opened.prepared, opened.is_void) = (void.prepared, true),
         RecordBody::Outcome(outcome) => {
-            opened.role = Role::Outcome(outcome.intent.clone(), outcome.call_id);
+            opened.role = Role::Outcome {
+                intent: outcome.intent.clone(),
+                call_id: outcome.call_id,
+                status: outcome.status,
+            };
         }
         RecordBody::Verdict(verdicted) => {
             let is_nodes = matches!(record.id.origin, Origin::Node(_));
             let kind = verdicted.what.resource.as_ref().map(crate::ids::Resource::kind);
             let is_act = matches!(kind, Some(ResourceKind::Tool | ResourceKind::Agent));
-            if is_nodes && is_act && verdicted.decision == RecordedDecision::Allow {
-                opened.role = Role::Intent(verdicted.what.call_id, record.part.clone());
+            let call_id = verdicted.what.call_id;
+            if verdicted.decision == RecordedDecision::Allow {
+                let is_intent = is_nodes && is_act;
+                opened.role = if is_intent {
+                    Role::Intent(call_id, record.part.clone())
+                } else {
+                    Role::Allowed(call_id)
+                };
             }
             opened.policy = verdicted.basis.policy;
             opened.epoch = verdicted.basis.epoch;

@@ -13,11 +13,11 @@ use crate::{
     codec::decode,
     control::{ControlEvent, ControlFault, ControlState},
     epoch::Epoch,
-    ids::{PartId, TaskId, TenantId},
+    ids::{ApprovalId, PartId, TaskId, TenantId},
     keys::PublicKey,
     keyset::KeysetError,
     policy::PolicyRevision,
-    record::{DecisionId, Origin, Receipt},
+    record::{DecisionId, Origin, OutcomeStatus, Receipt},
     signed::Signed,
     time::Timestamp,
     tlog::{LogId, SignedCheckpoint, Tree},
@@ -98,7 +98,7 @@ impl Verifier {
             Ok(document) => {
                 self.now = self.now.max(document.at);
                 self.epochs.insert(self.control.epoch());
-                self.approvals.control_event(&document.event);
+                self.approvals.control_event(sequence, &document.event, document.at, &self.control);
                 let (origin, boot) = match document.event {
                     ControlEvent::Policy(bundle) => {
                         return self.policies.push((sequence, bundle.revision()));
@@ -269,6 +269,7 @@ impl Verifier {
         for passed in self.records().filter_map(|record| record.let_pass.as_deref()) {
             self.approvals.check(&self.control, passed, &mut findings);
         }
+        self.check_uses(&mut findings);
         self.check_receipts(&mut findings);
         for kept in &self.kept {
             let run = self.runs.get(&kept.checkpoint().log).unwrap_or(&none);
@@ -337,10 +338,10 @@ impl Verifier {
     fn check_intents(&self, not_here: &NotHere<'_>, findings: &mut Vec<Finding>) {
         let mut ended = BTreeSet::new();
         for record in self.records() {
-            let Role::Outcome(intent, call) = &record.role else { continue };
+            let Role::Outcome { intent, call_id: call, .. } = &record.role else { continue };
             let intended = self.standing(intent);
             let stands = intended.is_some_and(|intended| {
-                let is_it = matches!(&intended.role, Role::Intent(Some(id), _) if id == call);
+                let is_it = matches!(&intended.role, Role::Intent(Some(id), _) | Role::Allowed(Some(id)) if id == call);
                 is_it && intended.log.origin == record.log.origin
             });
             if stands {
@@ -389,6 +390,40 @@ impl Verifier {
         if !was_in_force {
             let text = format!("decided by policy {policy}, which was not in force then");
             findings.push(Finding::fault(Code::PolicyNeverActive, record.id(), text));
+        }
+    }
+
+    /// What people let pass counts once: of the calls that name an approval, one ran; a run of a broker issued one right by
+    /// it; and an act is used up before anything is allowed.
+    fn check_uses(&self, findings: &mut Vec<Finding>) {
+        let (mut ran, mut not_run) = (BTreeSet::new(), BTreeSet::new());
+        for record in self.records() {
+            match &record.role {
+                Role::Outcome { intent, status: OutcomeStatus::Done | OutcomeStatus::Failed, .. } => {
+                    ran.insert(intent)
+                }
+                Role::Outcome { intent, status: OutcomeStatus::NotRun, .. } => not_run.insert(intent),
+                _ => continue,
+            };
+        }
+        let mut uses: BTreeMap<(&ApprovalId, Option<&LogId>), Vec<DecisionId>> = BTreeMap::new();
+        for record in self.records() {
+            let Some(passed) = &record.let_pass else { continue };
+            let id = record.id();
+            for act in passed.acts() {
+                uses.entry((act, None)).or_default().push(id.clone());
+            }
+            let used = match passed.approval() {
+                Some((approval, true)) if !not_run.contains(&id) => Some((approval, Some(&record.log))),
+                Some((approval, false)) if ran.contains(&id) => Some((approval, None)),
+                _ => None,
+            };
+            used.into_iter().for_each(|used| uses.entry(used).or_default().push(id.clone()));
+        }
+        for ((id, _), by) in uses.iter().filter(|(_, by)| by.len() > 1) {
+            let by: Vec<String> = by.iter().map(ToString::to_string).collect();
+            let text = format!("it counts once, and let {} pass", by.join(" and "));
+            findings.push(Finding::fault(Code::ApprovalReused, format!("approval {id}"), text));
         }
     }
 

@@ -94,6 +94,14 @@ impl Guard {
             let reason = Reason::new(ReasonCode::ApprovalUnavailable).noted("approvals are still being read");
             return self.deny(call, &Verdict::deny(reason, revision), basis, now);
         }
+        if is_new && self.approvals.has_ended(&id) {
+            return self.deny(
+                call,
+                &Verdict::deny(Reason::from(ReasonCode::ApprovalExpired), revision),
+                basis,
+                now,
+            );
+        }
         if is_new {
             return self.ask_people(call, id, &verdict, terms, basis, now);
         }

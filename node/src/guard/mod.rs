@@ -200,8 +200,8 @@ enum Pending {
     Remembered(FlowDomain, Box<ResultSources>),
     /// The use of an approval is being published.
     Used(CallRef, Box<approval::Using>),
-    /// What is stored under the id of an earlier run's void is being read, at this sequence.
-    ReadBack(Box<Prepared>, u64),
+    /// What is stored under the id of an earlier run's void is being read, at this sequence of this part.
+    ReadBack(Box<Prepared>, PartId, u64),
     /// An intent of unknown fate is being looked for, or its void.
     Search(recovery::Sought, Box<recovery::OldIntent>),
 }
@@ -650,7 +650,9 @@ impl Guard {
             Purpose::Settle(_)
                 if stored.duplicate && store.message_id.as_ref() != Some(&prepared.message_id) =>
             {
-                self.read_back(prepared, stored.sequence);
+                let part = prepared.part_elsewhere(&store.subject);
+                let part = part.unwrap_or_else(|| prepared.record.part.clone());
+                self.read_back(prepared, part, stored.sequence);
             }
             Purpose::Settle(boot) => {
                 self.resolved(&prepared, &store.subject, stored.sequence);

@@ -2,7 +2,7 @@
 
 use writ_common::{
     digest::Digest,
-    ids::BootId,
+    ids::{BootId, PartId},
     reason::{Reason, ReasonCode},
     record::{OutcomeStatus, Record, RecordBody, RecordKind, What, Who},
     recorder::Prepared,
@@ -144,16 +144,15 @@ impl Guard {
     }
 
     /// An earlier run's void is not what is stored under its id. What is?
-    pub(super) fn read_back(&mut self, void: Box<Prepared>, sequence: u64) {
-        let part = void.record.part.clone();
-        let ticket = self.ticket(Pending::ReadBack(void, sequence));
+    pub(super) fn read_back(&mut self, void: Box<Prepared>, part: PartId, sequence: u64) {
+        let ticket = self.ticket(Pending::ReadBack(void, part.clone(), sequence));
         self.push(Effect::ReadRecord { ticket, part, sequence });
     }
 
     /// What is stored under the id of an earlier run's void.
     pub(super) fn record_read(&mut self, ticket: super::Ticket, found: Option<&[u8]>, now: Now) {
-        let Some(Pending::ReadBack(void, sequence)) = self.pending.remove(&ticket) else { return };
-        let Some(bytes) = found else { return self.read_back(void, sequence) };
+        let Some(Pending::ReadBack(void, part, sequence)) = self.pending.remove(&ticket) else { return };
+        let Some(bytes) = found else { return self.read_back(void, part, sequence) };
         match self.reopen(bytes).filter(|(stored, _)| stored.id == void.id) {
             // The intent itself: it stands, and nobody knows whether it ran.
             Some((prepared, Record { body: RecordBody::Verdict(verdicted), .. })) => {

@@ -136,13 +136,19 @@ pub async fn look(
     holds: &[Held],
     now: Timestamp,
 ) -> Result<Plan> {
-    let folder = archived.folder();
-    let there: BTreeSet<String> = store.list(Some(&folder)).await?.into_iter().map(|file| file.key).collect();
-    archived.deletions.deleted.retain(|one| !there.contains(&format!("{folder}/{}", one.name)));
+    let there = there(store, archived).await?;
+    archived.deletions.deleted.retain(|one| !there.contains(&one.name));
     let archived = &*archived;
     let due = plan(archived, retention, now, &BTreeMap::new()).delete;
     let stays = if due.is_empty() { BTreeMap::new() } else { stays(store, archived, &due, holds).await? };
     Ok(plan(archived, retention, now, &stays))
+}
+
+/// The files of a part that are there.
+async fn there(store: &Store, archived: &Archived) -> Result<BTreeSet<String>> {
+    let folder = format!("{}/", archived.folder());
+    let files = store.list(Some(&archived.folder())).await?.into_iter();
+    Ok(files.filter_map(|file| file.key.strip_prefix(&folder).map(str::to_owned)).collect())
 }
 
 /// Does what a plan says.
@@ -156,17 +162,22 @@ pub async fn carry_out(
     retention: &Retention,
     now: Timestamp,
 ) -> Result<()> {
-    let mut deletions = archived.deletions.clone();
-    deletions.deleted.extend(plan.delete.iter().map(|segment| Deletion {
+    // Another run may have deleted something meanwhile; what is there is not deleted, whoever listed it.
+    let before = Deletions::read(store, &archived.manifest).await?;
+    let there = there(store, archived).await?;
+    let mut deletions = before.clone();
+    deletions.deleted.retain(|one| !there.contains(&one.name));
+    let due: Vec<&Segment> = plan.delete.iter().filter(|segment| there.contains(&segment.name)).collect();
+    deletions.deleted.extend(due.iter().map(|segment| Deletion {
         name: segment.name.clone(),
         digest: segment.digest,
         at: now,
         rule: retention.rule(segment.class),
     }));
-    if deletions != Deletions::read(store, &archived.manifest).await? {
+    if deletions != before {
         deletions.write(store, &archived.manifest).await?;
     }
-    for segment in &plan.delete {
+    for segment in due {
         store.delete(&format!("{}/{}", archived.folder(), segment.name)).await?;
     }
     Ok(())
@@ -233,7 +244,7 @@ struct Known<'a> {
     holds: &'a [Held],
     users: BTreeMap<TaskId, BTreeSet<UserId>>,
     domains: BTreeMap<DomainId, BTreeSet<TaskId>>,
-    approvals: BTreeMap<ApprovalId, TaskId>,
+    approvals: BTreeMap<ApprovalId, BTreeSet<TaskId>>,
 }
 
 impl<'a> Known<'a> {
@@ -293,14 +304,16 @@ impl<'a> Known<'a> {
                 if let RecordBody::Verdict(verdicted) = &record.body {
                     let approval = verdicted.approval.iter().map(|approval| approval.id.clone());
                     let acts = verdicted.acts.iter().map(|act| act.id.clone());
-                    self.approvals.extend(approval.chain(acts).map(|id| (id, task.clone())));
+                    for id in approval.chain(acts) {
+                        self.approvals.entry(id).or_default().insert(task.clone());
+                    }
                 }
             }
         } else if let Some(request) = peek::<ApprovalRequest>(message) {
             self.users.entry(request.task.clone()).or_default().insert(request.user);
-            self.approvals.insert(request.id, request.task);
+            self.approvals.entry(request.id).or_default().insert(request.task);
         } else if let Some(act) = peek::<LabelAct>(message) {
-            self.approvals.insert(act.id, act.task);
+            self.approvals.entry(act.id).or_default().insert(act.task);
         }
     }
 
@@ -339,7 +352,7 @@ impl<'a> Known<'a> {
             | Subject::ApprovalClaim { approval, .. }
             | Subject::ApprovalRequest { approval, .. }
             | Subject::LabelAct { act: approval, .. } => match self.approvals.get(&approval) {
-                Some(task) => self.task(task, message),
+                Some(tasks) => tasks.iter().find_map(|task| self.task(task, message)),
                 None => doubt("an approval whose task nothing here names"),
             },
             _ => doubt("a message of a kind not known here"),

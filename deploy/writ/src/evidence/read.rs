@@ -234,8 +234,13 @@ fn control(folder: &Path, verifier: &mut Verifier) -> Result<()> {
 /// Reads what approvers were asked and said. What is not readable is not there, and missed where it is needed.
 fn approvals(folder: &Path, verifier: &mut Verifier) -> Result<()> {
     let path = folder.join(APPROVALS);
-    if path.is_file() {
-        for (_, envelope) in read(&path)?.lines().filter_map(|text| Line::parse(text).ok()) {
+    if !path.is_file() {
+        return Ok(());
+    }
+    let cannot = || format!("{} cannot be read", path.display());
+    for line in BufReader::new(File::open(&path).with_context(cannot)?).split(b'\n') {
+        let line = line.with_context(cannot)?;
+        if let Ok((_, envelope)) = Line::parse(&String::from_utf8_lossy(&line)) {
             verifier.approval(&envelope);
         }
     }

@@ -119,7 +119,9 @@ async fn write(
                 let revision = policy_of(record);
                 let bundle = policies.iter().find(|(activation, _)| Some(activation.revision) == revision);
                 revisions.extend(bundle.map(|(activation, bundle)| (activation.revision, bundle)));
-                named.extend(approvals_of(record).cloned());
+                // What is not its recorder's word takes nothing else along.
+                let believed = Some(record).filter(|_| recorded.fault.is_none());
+                named.extend(believed.into_iter().flat_map(approvals_of).cloned());
             }
             lines.message(to_json(recorded), &message.subject, &message.payload)?;
         }
@@ -136,7 +138,7 @@ async fn write(
         "the audit stream has no record{}",
         task.map(|task| format!(" of task {task}")).unwrap_or_default()
     );
-    approvals(operator, archive, task.map(|_| &named), folder).await?;
+    approvals(operator, archive, task.map(|task| (task, &named)), folder).await?;
     let events = control_events(operator, root, folder).await?;
     let is_in = |log: &LogId| task.is_none() || logs.contains_key(log);
     let mut unproved = Vec::new();
@@ -212,14 +214,16 @@ async fn control_events(operator: &Operator, root: PublicKey, folder: &mut Folde
     folder.end(lines)
 }
 
-/// What approvers were asked and said: of these approvals, or of all.
+/// What approvers were asked and said: of a task, or all of it. Its records name the approvals; one that names another
+/// task's takes nothing of that along.
 async fn approvals(
     operator: &Operator,
     archive: Option<&Store>,
-    of: Option<&BTreeSet<ApprovalId>>,
+    of: Option<(&TaskId, &BTreeSet<ApprovalId>)>,
     folder: &mut FolderWriter,
 ) -> Result<()> {
     let mut lines = folder.lines(APPROVALS)?;
+    let mut others = BTreeSet::new();
     gather::approvals(operator, archive, |_, message| {
         let Ok((
             _,
@@ -230,12 +234,23 @@ async fn approvals(
         else {
             return Ok(());
         };
-        if of.is_some_and(|of| !of.contains(&id)) {
-            return Ok(());
+        let request = said::<ApprovalRequest>(&message.payload);
+        let act = said::<LabelAct>(&message.payload);
+        if let Some((task, named)) = of {
+            let is_others =
+                request.as_ref().map(|request| &request.task).or(act.as_ref().map(|act| &act.task));
+            if is_others.is_some_and(|of| of != task) {
+                others.insert(id.clone());
+            }
+            if !named.contains(&id) || others.contains(&id) {
+                return Ok(());
+            }
         }
-        let said = said::<ApprovalRequest>(&message.payload)
-            .or_else(|| said::<ApprovalAnswer>(&message.payload))
-            .or_else(|| said::<LabelAct>(&message.payload));
+        let said = request
+            .map(serde_json::to_value)
+            .or_else(|| act.map(serde_json::to_value))
+            .or_else(|| said::<ApprovalAnswer>(&message.payload).map(serde_json::to_value))
+            .transpose()?;
         lines.message(json!({"sequence": message.sequence, "said": said}), &message.subject, &message.payload)
     })
     .await?;
@@ -244,12 +259,11 @@ async fn approvals(
 }
 
 /// What a message says, for reading.
-fn said<T>(payload: &[u8]) -> Option<serde_json::Value>
+fn said<T: Signable>(payload: &[u8]) -> Option<T>
 where
-    T: Signable + serde::Serialize,
     Signed<T>: writ_common::codec::Message,
 {
-    serde_json::to_value(decode::<Signed<T>>(payload).ok()?.peek().ok()?).ok()
+    decode::<Signed<T>>(payload).ok()?.peek().ok()
 }
 
 /// The approvals and acts a record names.

@@ -133,6 +133,9 @@ impl Said {
         history: &ControlHistory,
     ) -> Result<Self> {
         let mut said = Self::default();
+        if requests.is_empty() {
+            return Ok(said);
+        }
         approvals(operator, archive, |part, message| {
             said.take(requests, &Raw::of(part.clone(), message), history);
             Ok(())

@@ -210,15 +210,22 @@ impl Retain {
         part: &PartId,
         retention: &Retention,
     ) -> Result<Option<Plan>> {
-        // What is held, and which parts are in archives, stands in the control stream: without it nothing is deleted. It
-        // is read for each part, since reading one can take long.
-        let control = operator.control().await?;
-        let Some(known) = control.parts().archived().get(part) else { return Ok(None) };
-        let in_force = control.holds().values().map(|hold| &hold.on);
-        let held: Vec<Held> = in_force.chain(&self.hold).cloned().collect();
+        // What is held, and which parts are in archives, stands in the control stream: without it nothing is deleted.
+        let mut control = operator.control().await?;
+        let Some(known) = control.parts().archived().get(part).cloned() else { return Ok(None) };
         let mut archived = open(store, operator.tenant(), part, Some(&known.manifest)).await?;
         let now = now();
-        let plan = look(store, &mut archived, retention, &held, now).await?;
+        let plan = loop {
+            let in_force = control.holds().values().map(|hold| &hold.on);
+            let held: Vec<Held> = in_force.chain(&self.hold).cloned().collect();
+            let plan = look(store, &mut archived, retention, &held, now).await?;
+            // Reading a part can take long, and somebody may want to keep something of it by now.
+            let later = operator.control().await?;
+            if later.holds() == control.holds() {
+                break plan;
+            }
+            control = later;
+        };
         if !self.dry_run {
             carry_out(store, &archived, &plan, retention, now).await?;
         }

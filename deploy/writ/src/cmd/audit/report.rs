@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde_json::json;
 use writ_common::{
+    approval::ApprovalRequest,
     ids::{PartId, TaskId, TenantId},
     keys::PublicKey,
     record::{Origin, RecordBody},
@@ -69,12 +70,17 @@ impl Page {
         };
         ensure!(!recorded.is_empty(), "the audit stream has no record of task {task}{hint}");
         let instruction = instruction(operator, task).await?;
-        let verdicts = recorded.iter().filter_map(|one| match &one.record.as_ref()?.body {
+        let believed = recorded.iter().filter(|one| one.fault.is_none());
+        let verdicts = believed.filter_map(|one| match &one.record.as_ref()?.body {
             RecordBody::Verdict(verdicted) => Some(verdicted),
             _ => None,
         });
         let asked = verdicts.filter_map(|one| Some(one.approval.as_ref()?.request)).collect();
-        let said = Said::to(&asked, operator, archive, &history).await?;
+        let mut said = Said::to(&asked, operator, archive, &history).await?;
+        // A record that names another task's approval takes nothing of that along.
+        let is_others = |request: &ApprovalRequest| request.task != *task;
+        said.answers.retain(|answer| !said.requests.get(&answer.request).is_some_and(is_others));
+        said.requests.retain(|_, request| !is_others(request));
         let named: Vec<&Origin> =
             recorded.iter().filter_map(|one| Some(&one.record.as_ref()?.id.origin)).collect();
         let enrolled = history.record_keys.iter().filter(|change| named.contains(&&change.what.0));

@@ -532,6 +532,46 @@ fn h12_right_whose_steps_are_not_acknowledged_is_not_given() {
 }
 
 #[test]
+fn h12_right_whose_record_stands_although_nobody_heard_so_came_to_nothing() {
+    let (mut stream, [mut bench]) = granted(["broker-1"]);
+    let call = bench.ask(7);
+    bench.publish(&mut stream, "claim.").unwrap();
+    let (ticket, store) = bench.take("audit.p0.allow.");
+    let stored = stream.store(&store).unwrap();
+    let intent = bench.journal.last().unwrap().id.clone();
+    let now = bench.now;
+    let lost = Event::Published(ticket, Err(StoreError::Unknown("timed out".to_owned())));
+    let mut events = vec![lost];
+    let mut outcomes = Vec::new();
+    while let Some(event) = events.pop() {
+        for effect in bench.broker.handle(event, now) {
+            match effect {
+                // The void bears the id of the record, which the stream has.
+                Effect::Publish { ticket, store, .. } if store.subject.contains(".void.") => {
+                    events.push(Event::Published(ticket, stream.store(&store)));
+                }
+                Effect::ReadRecord { ticket, sequence, .. } => {
+                    assert_eq!(sequence, stored.sequence);
+                    events.push(Event::RecordRead(ticket, Some(Bytes::from(store.payload.clone()))));
+                }
+                Effect::Journal(ticket, entry) => {
+                    if let Entry::Prepared { record, .. } = entry {
+                        let record = decode::<Signed<Record>>(&record).unwrap().peek().unwrap();
+                        if let RecordBody::Outcome(outcome) = record.body {
+                            outcomes.push((record.part, outcome.intent, outcome.status));
+                        }
+                    }
+                    events.extend(ticket.map(Event::Journalled));
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(outcomes, [(PartId::first(), intent, OutcomeStatus::NotRun)]);
+    assert!(bench.capability(call).is_none());
+}
+
+#[test]
 fn another_record_under_a_voids_id_is_said_once_and_the_void_waits_until_the_id_is_forgotten() {
     // An earlier run of this broker issued, and was killed before the stream had said anything.
     let (_, [mut killed]) = granted(["broker-1"]);

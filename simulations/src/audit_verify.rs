@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 use writ::evidence::{
-    folder::{CONTROL, FORMAT, FolderWriter, Manifest, ManifestScope, RECORDS},
+    folder::{APPROVALS, CONTROL, FORMAT, FolderWriter, Manifest, ManifestScope, RECORDS},
     read::{Against, verify},
 };
 use writ_common::{codec::decode, record::Record, signed::Signed, subjects::Subject};
@@ -48,7 +48,8 @@ impl Report {
 }
 
 /// Writes an export of so many messages into a folder of its own, and verifies it. Its logs have no checkpoints: what
-/// they would add is one hash a record, which is computed all the same.
+/// they would add is one hash a record, which is computed all the same. What approvers were shown is not generated, and found
+/// missing.
 ///
 /// # Errors
 /// If it cannot be written, or is not read as it was written.
@@ -63,19 +64,22 @@ pub fn run(records: u64) -> Result<Report> {
         lines.message(json!({"sequence": number + 1}), &Subject::Control.of(&tenant), payload)?;
     }
     writer.end(lines)?;
-    let mut lines = writer.lines(RECORDS)?;
+    let (mut lines, mut answers) = (writer.lines(RECORDS)?, writer.lines(APPROVALS)?);
     let mut alone = Vec::new();
     let mut left = records;
     while left > 0 {
         for raw in stream.take(usize::try_from(left.min(BATCH))?)? {
+            let is_answer = matches!(Subject::parse(&raw.subject), Ok((_, Subject::ApprovalAnswer { .. })));
+            let lines = if is_answer { &mut answers } else { &mut lines };
             lines.message(json!({"sequence": raw.sequence}), &raw.subject, &raw.payload)?;
-            if alone.len() < ALONE {
+            if !is_answer && alone.len() < ALONE {
                 alone.push(raw.payload);
             }
         }
         left = left.saturating_sub(BATCH);
     }
     writer.end(lines)?;
+    writer.end(answers)?;
     writer.finish(Manifest {
         root_key: stream.root.to_string(),
         exported_at: BEGIN.after(writ_common::time::Millis::from_secs(DAYS * 86_400)).to_string(),

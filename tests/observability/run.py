@@ -240,7 +240,7 @@ class Bench:
         for name, text in pages.items():
             if not text.startswith(f"# {name}\n") or re.findall(r"^## (.*)$", text, re.M) != HEADINGS:
                 yield f"{name}.md does not have the form of a page: its name, then {', '.join(HEADINGS)}"
-            commands |= set(re.findall(r"(?:^|`)writ ([a-z-]+(?: [a-z-]+)?)", text, re.M))
+            commands |= set(re.findall(r"(?:^|`)writ (?:--profile \S+ )?([a-z-]+(?: [a-z-]+)?)", text, re.M))
         for command in sorted(commands):
             words = [word for word in command.split() if not word.startswith("-")][:2]
             if self._no_command(words):

@@ -318,15 +318,16 @@ impl Broker {
     }
 
     /// The record at a sequence of the stream, or why it cannot be read.
-    pub(super) fn record_read(&mut self, ticket: Ticket, found: Option<&[u8]>) {
+    pub(super) fn record_read(&mut self, ticket: Ticket, found: Option<&[u8]>, now: Now) {
         let Some(Pending::ReadBack(void, sequence)) = self.pending.remove(&ticket) else { return };
         let Some(bytes) = found else { return self.read_back(void, sequence) };
         match self.recorder.reopen(bytes) {
-            Ok((prepared, _)) if prepared.id == void.id => {
+            Ok((prepared, record)) if prepared.id == void.id => {
                 if prepared.id.boot == self.setup.boot {
                     let _written = self.journal(&prepared);
                 }
                 self.acknowledged(&prepared, &prepared.subject, sequence);
+                self.right_came_to_nothing(&record, now);
             }
             _ => self.displaced(void, sequence),
         }

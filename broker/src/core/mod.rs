@@ -37,8 +37,8 @@ use writ_common::{
     entropy::Entropy,
     epoch::Epoch,
     ids::{
-        AgentId, BootId, BrokerId, CapabilityId, FlowDomain, KeyId, NodeId, OperatorId, RoleId, TaskId,
-        TaskKind, TenantId, UserId,
+        AgentId, BootId, BrokerId, CapabilityId, FlowDomain, KeyId, NodeId, OperatorId, PartId, RoleId,
+        TaskId, TaskKind, TenantId, UserId,
     },
     keys::{PrivateKey, PublicKey},
     keyset::KeysetDocument,
@@ -227,11 +227,15 @@ enum Pending {
 }
 
 impl Pending {
-    /// Whether a task is being started or renewed by it.
+    /// Whether a task is being started or renewed, or a right issued, by it.
     fn is_issue(&self) -> bool {
         matches!(
             self,
-            Self::LabelPublished(_) | Self::IssueWritten(_) | Self::IssuePublished(_) | Self::IssueIndexed(_)
+            Self::LabelPublished(_)
+                | Self::IssueWritten(_)
+                | Self::IssuePublished(_)
+                | Self::IssueIndexed(_)
+                | Self::Right(_)
         )
     }
 }
@@ -347,7 +351,7 @@ impl Broker {
             }
             Event::Head { sequence, payload } => self.head(sequence, &payload),
             Event::HeadsRead => self.heads_were_read(),
-            Event::RecordRead(ticket, found) => self.record_read(ticket, found.as_deref()),
+            Event::RecordRead(ticket, found) => self.record_read(ticket, found.as_deref(), now),
             Event::Ticked { payload } => self.ticked(&payload, now),
             Event::KeysFetched(issuer, keys) => self.keys_fetched(issuer, keys, now),
             Event::AuditStream(part, facts) => self.part_seen(part, facts),
@@ -447,6 +451,10 @@ impl Broker {
     /// Journals and publishes a record, and answers once it is written.
     fn record(&mut self, body: RecordBody, reply: Option<(CallRef, Vec<u8>)>, now: Now) {
         let part = self.control.parts().current().clone();
+        self.record_in(part, body, reply, now);
+    }
+
+    fn record_in(&mut self, part: PartId, body: RecordBody, reply: Option<(CallRef, Vec<u8>)>, now: Now) {
         let prepared = Box::new(self.recorder.prepare(part, body, now.wall));
         let ticket = self.journal(&prepared);
         self.pending.insert(ticket, Pending::RecordWritten(prepared, reply));

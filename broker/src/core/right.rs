@@ -22,13 +22,14 @@ use writ_common::{
     decide::{ASK, Evidence, ask_arguments, bound_values, decide, without_policy},
     digest::Digest,
     entropy::draw,
+    epoch::Epoch,
     ids::{Action, ApprovalId, NodeId, PartId, Resource, ResourceKind, TaskId, UserId},
     keys::PublicKey,
     label::Label,
     reason::{Reason, ReasonCode},
     record::{
-        Basis, Outcome, OutcomeStatus, RecordBody, RecordedApproval, RecordedDecision, RecordedReason,
-        RecordedRight, Verdicted, What, Who,
+        Basis, Outcome, OutcomeStatus, Record, RecordBody, RecordedApproval, RecordedDecision,
+        RecordedReason, RecordedRight, Verdicted, What, Who,
     },
     recorder::Prepared,
     request::{Arguments, Environment, Principal, Request},
@@ -40,7 +41,7 @@ use writ_common::{
 };
 
 use super::{
-    Broker, Effect, Pending, TaskEntry,
+    Broker, CallRef, Effect, Pending, TaskEntry,
     control::what_of,
     issue::{Asking, Back, trace_ref},
     told,
@@ -97,7 +98,7 @@ enum Step {
     /// The hold is being written, then the request published.
     Asking { hold: Box<Prepared>, store: Store, needs: Vec<Need>, expires: Timestamp },
     /// The claim is being published.
-    Claiming { claim: ApprovalClaim, approved: Approved, verdict: Box<Verdict>, life: Millis },
+    Claiming { claim: ApprovalClaim, approved: Approved, verdict: Box<Verdict>, epoch: Epoch, life: Millis },
     /// The issue is being recorded.
     Issuing(Box<Issuing>),
     /// The use of the claim is being published.
@@ -383,9 +384,10 @@ impl Broker {
             Step::Asking { hold, store, needs, expires } => {
                 self.right_asked(&wanting, hold, &store, (needs, expires), result, now);
             }
-            Step::Claiming { claim, approved, verdict, life } => match result {
+            Step::Claiming { claim, approved, verdict, epoch, life } => match result {
                 Ok(stored) => {
-                    self.right_claimed(wanting, (claim, stored.sequence), &approved, (*verdict, life), now);
+                    let decided = (*verdict, epoch, life);
+                    self.right_claimed(wanting, (claim, stored.sequence), &approved, decided, now);
                 }
                 Err(error) => {
                     self.settle(&wanting.id);
@@ -463,7 +465,8 @@ impl Broker {
             Ok(sequence) => {
                 let store = self.claim_store(&claim, &wanting.entry.domain.part, sequence);
                 self.rights.under_way.insert(wanting.id.clone());
-                let step = Step::Claiming { claim, approved, verdict: Box::new(verdict), life };
+                let epoch = self.control.epoch();
+                let step = Step::Claiming { claim, approved, verdict: Box::new(verdict), epoch, life };
                 self.publish_step(Box::new(Way { wanting, step }), store);
             }
             Err(reason) => {
@@ -489,7 +492,7 @@ impl Broker {
         mut wanting: Wanting,
         (claim, sequence): (ApprovalClaim, u64),
         approved: &Approved,
-        (verdict, life): (Verdict, Millis),
+        (verdict, epoch, life): (Verdict, Epoch, Millis),
         now: Now,
     ) {
         let asked = self.approvals.get(&wanting.id).map(|known| known.request().at);
@@ -517,6 +520,8 @@ impl Broker {
         let expires = Timestamp::from_secs(end.as_secs());
         let verdict = verdict.discharged(approved);
         let mut verdicted = self.verdicted(RecordedDecision::Allow, &verdict, &wanting);
+        // What policy and people said, they said at that state.
+        verdicted.basis.epoch = Some(epoch);
         verdicted.approval = Some(Box::new(recorded));
         if let Some(right) = &mut verdicted.right {
             right.expires = Some(expires);
@@ -640,10 +645,35 @@ impl Broker {
     /// The issue is on record, and then nothing was handed out: that goes on record as well.
     fn not_handed_out(&mut self, wanting: &Wanting, issuing: &Issuing, reason: &Reason, now: Now) {
         self.settle(&wanting.id);
+        let answer = IssueAnswer::Refused { reasons: vec![ToldReason::from(reason)] };
+        let reply = (wanting.back.call, self.sealed(wanting.back.nonce, answer));
+        self.record_not_run(&issuing.prepared.record, reason, Some(reply), now);
+    }
+
+    /// The issue of a right is on record although its acknowledgement was lost, and nobody was given it.
+    pub(super) fn right_came_to_nothing(&mut self, record: &Record, now: Now) {
+        if let RecordBody::Verdict(verdicted) = &record.body
+            && verdicted.decision == RecordedDecision::Allow
+            && verdicted.right.is_some()
+        {
+            let reason = Reason::new(ReasonCode::AuditUnavailable).noted("its acknowledgement was lost");
+            self.record_not_run(record, &reason, None, now);
+        }
+    }
+
+    /// Beside the record of the issue: who reads that has to find this as well.
+    fn record_not_run(
+        &mut self,
+        issued: &Record,
+        reason: &Reason,
+        reply: Option<(CallRef, Vec<u8>)>,
+        now: Now,
+    ) {
+        let RecordBody::Verdict(verdicted) = &issued.body else { return };
         let outcome = Outcome {
-            intent: issuing.prepared.id.clone(),
-            call_id: issuing.claim.call_id,
-            task: Some(wanting.entry.task.clone()),
+            intent: issued.id.clone(),
+            call_id: verdicted.what.call_id.unwrap_or(Digest::from_bytes([0; 32])),
+            task: verdicted.who.task.clone(),
             status: OutcomeStatus::NotRun,
             reason: Some(RecordedReason::from(reason)),
             result: None,
@@ -653,9 +683,8 @@ impl Broker {
             elapsed: None,
             manifest: Vec::new(),
         };
-        let answer = IssueAnswer::Refused { reasons: vec![ToldReason::from(reason)] };
-        let reply = (wanting.back.call, self.sealed(wanting.back.nonce, answer));
-        self.record(RecordBody::Outcome(Box::new(outcome)), Some(reply), now);
+        let part = self.control.parts().for_record(&issued.part);
+        self.record_in(part, RecordBody::Outcome(Box::new(outcome)), reply, now);
     }
 
     /// Nothing more is being done about this approval.

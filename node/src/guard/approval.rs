@@ -259,13 +259,15 @@ impl Guard {
 
     /// Enough people said yes: take the approval for this call.
     fn claim(&mut self, call: CallRef, approved: Approved, verdict: Verdict, basis: Basis, now: Now) {
-        let Some(known) = self.calls.get(&call).and_then(|flight| flight.known.as_ref()) else { return };
-        if known.held.as_ref().is_some_and(|held| held.claim.approval == *approved.id()) {
-            // Decided once more, since the label moved under it.
+        let Some(known) = self.calls.get_mut(&call).and_then(|flight| flight.known.as_mut()) else { return };
+        if let Some(held) = known.held.as_mut().filter(|held| held.claim.approval == *approved.id()) {
+            // Decided once more, since the label moved under it; people may have answered since.
+            held.approval.by = approved.by().to_vec();
+            held.terms = approved.terms().clone();
             return self.go_on(call, verdict.discharged(&approved), basis, now);
         }
-        let claim = self.claim_of(approved.id().clone(), known.call_id, ClaimState::Claimed, now);
-        let part = known.task_part().clone();
+        let (call_id, part) = (known.call_id, known.task_part().clone());
+        let claim = self.claim_of(approved.id().clone(), call_id, ClaimState::Claimed, now);
         match self.approvals.claimable(&claim.approval, &claim.call_id, now.wall) {
             Ok(sequence) => {
                 let store = self.claim_store(&claim, &part, sequence);

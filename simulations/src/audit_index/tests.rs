@@ -446,11 +446,14 @@ fn bits_flipped_on_disk_are_found_or_change_nothing() {
     drop(index);
     let file = folder.path().join("pages/db");
     let good = fs::read(&file).unwrap();
+    // Most of the file is room that sled has not written to, and how much depends on when it flushed.
+    let used: Vec<usize> =
+        good.iter().enumerate().filter(|(_, byte)| **byte != 0).map(|(at, _)| at).collect();
     let mut dice = generate::Dice::new(17);
     let (mut named, mut harmless) = (0, 0);
     for _ in 0..30 {
         let mut bad = good.clone();
-        let at = usize::try_from(dice.below(bad.len() as u64)).unwrap();
+        let at = used[usize::try_from(dice.below(used.len() as u64)).unwrap()];
         bad[at] ^= 1 << dice.below(8);
         // sled rewrites its files as it opens them.
         let copy = tempfile::tempdir().unwrap();

@@ -160,6 +160,11 @@ pub struct AskedRight {
 }
 
 impl ApprovalRequest {
+    /// Whether it ended so long ago that nobody asks after it any more.
+    fn is_forgotten(&self, now: Timestamp) -> bool {
+        self.expires.after(KEPT_AFTER_END) <= now
+    }
+
     /// The digest of what is shown: of the call, or of the right.
     #[must_use]
     pub fn shown(&self) -> Digest {
@@ -529,7 +534,7 @@ impl Approvals {
                         "the request does not show the call it is for, or never ends".to_owned(),
                     ));
                 }
-                if request.expires.after(KEPT_AFTER_END) <= now {
+                if request.is_forgotten(now) {
                     self.end([approval]);
                     return Ok(());
                 }
@@ -617,9 +622,8 @@ impl Approvals {
 
     /// Forgets what ended long ago.
     pub fn prune(&mut self, now: Timestamp) {
-        let has_ended = |approval: &Approval| approval.request.expires.after(KEPT_AFTER_END) <= now;
-        let ended: Vec<_> =
-            self.known.extract_if(.., |_, approval| has_ended(approval)).map(|(id, _)| id).collect();
+        let forgotten = self.known.extract_if(.., |_, approval| approval.request.is_forgotten(now));
+        let ended: Vec<_> = forgotten.map(|(id, _)| id).collect();
         self.end(ended);
         let (known, kept) = (&self.known, LIFE_MAX);
         self.claims.retain(|id, (_, claim)| {

@@ -616,6 +616,12 @@ fn is_one(count: &u64) -> bool {
 }
 
 impl Verdicted {
+    /// The approval and the acts it names.
+    pub fn words(&self) -> impl Iterator<Item = &ApprovalId> {
+        let approval = self.approval.iter().map(|approval| &approval.id);
+        approval.chain(self.acts.iter().map(|act| &act.id))
+    }
+
     /// A record of a verdict; `decision` says whether an allowance has to wait.
     #[must_use]
     pub fn new(
@@ -697,6 +703,26 @@ pub struct Outcome {
     /// Digests of the pieces of content the result is made of; at most [`MANIFEST_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub manifest: Vec<Digest>,
+}
+
+impl Outcome {
+    /// How something ended, and nothing else of it.
+    #[must_use]
+    pub fn of(intent: DecisionId, call_id: Digest, task: Option<TaskId>, status: OutcomeStatus) -> Self {
+        Self {
+            intent,
+            call_id,
+            task,
+            status,
+            reason: None,
+            result: None,
+            result_bytes: None,
+            label: None,
+            found: Vec::new(),
+            elapsed: None,
+            manifest: Vec::new(),
+        }
+    }
 }
 
 /// Most pieces of content one result is made of, as records list them.

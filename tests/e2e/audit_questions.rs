@@ -48,7 +48,7 @@ async fn story(world: &World) -> Result<Task> {
     Ok(task)
 }
 
-async fn held(task: &Task) -> Result<Held> {
+pub(crate) async fn held(task: &Task) -> Result<Held> {
     match task.call("tool.mail", "send", letter()).await {
         Err(Error::Held(held)) => Ok(*held),
         other => anyhow::bail!("not held: {other:?}"),

@@ -19,13 +19,15 @@ use writ_common::{
     signed::Signed,
     time::{Millis, Timestamp},
 };
-use writ_sdk::{Error, Task};
-use writ_tests::{World, WorldOptions, eventually, letter, only, read, run};
+use writ_sdk::Task;
+use writ_tests::{World, WorldOptions, eventually, read, run};
 
 use crate::{
     approvals::answer_for,
+    audit_questions::held,
     cli::writ,
     faults::{copy, node},
+    flow::hands,
 };
 
 struct Export<'a> {
@@ -238,17 +240,10 @@ fn b05_b06_an_export_verifies_and_whoever_changes_it_is_found() -> Result<()> {
 
 /// A mail that bob lets pass.
 async fn mailed(world: &World) -> Result<Task> {
-    let (_planner, task) = world.task().await?;
-    let (researcher, mailer) = (world.agent("researcher").await?, world.agent("mailer").await?);
-    let rights = || only(["tool.mail:draft", "tool.mail:send"]);
-    let first = task.delegate("researcher", rights()?).await?.capability().await?;
-    let researcher = Task::resume(&researcher, first)?;
-    let mailer = Task::resume(&mailer, researcher.delegate("mailer", rights()?).await?.capability().await?)?;
-    let Err(Error::Held(held)) = mailer.call("tool.mail", "send", letter()).await else {
-        anyhow::bail!("a mail is held")
-    };
+    let (task, _researcher, mailer) = hands(world, "test").await?;
+    let held = held(&mailer).await?;
     answer_for(world, "bob", &held.approval, ApprovalDecision::Granted, Millis::from_secs(600)).await?;
-    mailer.wait_for_approval(*held, Duration::from_secs(20)).await?;
+    mailer.wait_for_approval(held, Duration::from_secs(20)).await?;
     Ok(task)
 }
 

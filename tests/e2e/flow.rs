@@ -18,7 +18,7 @@ const RIGHTS: [&str; 5] =
     ["agent.mailer:invoke", "tool.crm:read", "tool.mail:draft", "tool.mail:send", "tool.web:get"];
 
 /// The same task as planner, researcher and mailer hold it.
-async fn hands(world: &World, instruction: &str) -> Result<(Task, Task, Task)> {
+pub(crate) async fn hands(world: &World, instruction: &str) -> Result<(Task, Task, Task)> {
     let planner = world.agent("planner").await?;
     let (researcher, mailer) = (world.agent("researcher").await?, world.agent("mailer").await?);
     let new = NewTask::new(KIND, world.tokens.token_for("alice")?, instruction);

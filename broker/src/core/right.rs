@@ -330,10 +330,8 @@ impl Broker {
         let subject =
             Subject::ApprovalRequest { part: entry.domain.part.clone(), approval: wanting.id.clone() }
                 .of(&self.setup.tenant);
-        let store = Store {
-            // Whoever asks first has asked: what people see cannot be exchanged afterwards.
-            ..Store::fenced(subject, 0, encode(&signed))
-        };
+        // Whoever asks first has asked: what people see cannot be exchanged afterwards.
+        let store = Store::fenced(subject, 0, encode(&signed));
         let mut hold = self.verdicted(RecordedDecision::Hold, verdict, &wanting);
         let needed = Reason::new(ReasonCode::ApprovalNeeded).told(in_words(&terms.needs));
         hold.reasons = vec![RecordedReason::from(&needed)];
@@ -647,7 +645,7 @@ impl Broker {
         self.settle(&wanting.id);
         let answer = IssueAnswer::Refused { reasons: vec![ToldReason::from(reason)] };
         let reply = (wanting.back.call, self.sealed(wanting.back.nonce, answer));
-        self.record_not_run(&issuing.prepared.record, reason, Some(reply), now);
+        self.record_not_run((&issuing.prepared.record, &issuing.verdicted), reason, Some(reply), now);
     }
 
     /// The issue of a right is on record although its acknowledgement was lost, and nobody was given it.
@@ -657,31 +655,22 @@ impl Broker {
             && verdicted.right.is_some()
         {
             let reason = Reason::new(ReasonCode::AuditUnavailable).noted("its acknowledgement was lost");
-            self.record_not_run(record, &reason, None, now);
+            self.record_not_run((record, verdicted), &reason, None, now);
         }
     }
 
     /// Beside the record of the issue: who reads that has to find this as well.
     fn record_not_run(
         &mut self,
-        issued: &Record,
+        (issued, verdicted): (&Record, &Verdicted),
         reason: &Reason,
         reply: Option<(CallRef, Vec<u8>)>,
         now: Now,
     ) {
-        let RecordBody::Verdict(verdicted) = &issued.body else { return };
+        let call_id = verdicted.what.call_id.unwrap_or(Digest::from_bytes([0; 32]));
         let outcome = Outcome {
-            intent: issued.id.clone(),
-            call_id: verdicted.what.call_id.unwrap_or(Digest::from_bytes([0; 32])),
-            task: verdicted.who.task.clone(),
-            status: OutcomeStatus::NotRun,
             reason: Some(RecordedReason::from(reason)),
-            result: None,
-            result_bytes: None,
-            label: None,
-            found: Vec::new(),
-            elapsed: None,
-            manifest: Vec::new(),
+            ..Outcome::of(issued.id.clone(), call_id, verdicted.who.task.clone(), OutcomeStatus::NotRun)
         };
         let part = self.control.parts().for_record(&issued.part);
         self.record_in(part, RecordBody::Outcome(Box::new(outcome)), reply, now);

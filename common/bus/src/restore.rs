@@ -247,19 +247,8 @@ mod tests {
         let (p0, p1) = (PartId::first(), PartId::numbered(1));
         let mut recorder =
             Recorder::new(tenant.clone(), origin.clone(), boot.clone(), PrivateKey::from_seed(&[7; 32]));
-        let outcome = Outcome {
-            intent: DecisionId { origin: origin.clone(), boot: boot.clone(), seq: 0 },
-            call_id: Digest::plain(b"call"),
-            task: None,
-            status: OutcomeStatus::Done,
-            reason: None,
-            result: None,
-            result_bytes: None,
-            label: None,
-            found: Vec::new(),
-            elapsed: None,
-            manifest: Vec::new(),
-        };
+        let intent = DecisionId { origin: origin.clone(), boot: boot.clone(), seq: 0 };
+        let outcome = Outcome::of(intent, Digest::plain(b"call"), None, OutcomeStatus::Done);
         let body = RecordBody::Outcome(Box::new(outcome));
         let record = recorder.prepare(p0.clone(), body, Timestamp::from_secs(7)).bytes;
         let mut parts = Parts::default();

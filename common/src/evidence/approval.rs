@@ -162,9 +162,43 @@ struct Enrolled {
 
 /// What somebody claims to have said.
 #[derive(Debug)]
-struct Said<T> {
-    signed: Signed<T>,
-    said: T,
+pub struct Said<T> {
+    /// As it was signed.
+    pub signed: Signed<T>,
+    /// What that says, whoever signed it.
+    pub said: T,
+}
+
+/// A message between whoever asks and approvers.
+#[derive(Debug)]
+pub enum Word {
+    /// What was asked.
+    Request(Box<Said<ApprovalRequest>>),
+    /// An answer to that.
+    Answer(Said<ApprovalAnswer>),
+    /// A declassification or an endorsement.
+    Act(Said<LabelAct>),
+}
+
+impl Word {
+    /// Reads an envelope; none if it is nothing of the kind.
+    #[must_use]
+    pub fn read(envelope: &[u8]) -> Option<Self> {
+        said(envelope)
+            .map(|said| Self::Request(Box::new(said)))
+            .or_else(|| said(envelope).map(Self::Answer))
+            .or_else(|| said(envelope).map(Self::Act))
+    }
+
+    /// The task it names; an answer names only the request.
+    #[must_use]
+    pub fn task(&self) -> Option<&TaskId> {
+        match self {
+            Self::Request(request) => Some(&request.said.task),
+            Self::Answer(_) => None,
+            Self::Act(act) => Some(&act.said.task),
+        }
+    }
 }
 
 /// How what should be there fails.
@@ -201,12 +235,15 @@ impl Approvals {
 
     /// A request, an answer or an act. What is none of these counts for nothing.
     pub(super) fn take(&mut self, envelope: &[u8]) {
-        if let Ok(signed) = decode::<Signed<ApprovalRequest>>(envelope) {
-            self.requests.extend(signed.peek().ok().map(|request| (signed.digest(), request.into())));
-        } else if let Some(said) = said::<ApprovalAnswer>(envelope) {
-            self.answers.entry(said.said.approval.clone()).or_default().push(said);
-        } else if let Some(said) = said::<LabelAct>(envelope) {
-            self.acts.entry(said.said.id.clone()).or_default().push(said);
+        match Word::read(envelope) {
+            Some(Word::Request(request)) => {
+                self.requests.insert(request.signed.digest(), request.said.into());
+            }
+            Some(Word::Answer(answer)) => {
+                self.answers.entry(answer.said.approval.clone()).or_default().push(answer);
+            }
+            Some(Word::Act(act)) => self.acts.entry(act.said.id.clone()).or_default().push(act),
+            None => {}
         }
     }
 

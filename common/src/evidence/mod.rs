@@ -12,6 +12,7 @@ mod proof;
 mod run;
 mod verify;
 
+pub use approval::{Said, Word};
 pub use archive::{ARCHIVE_FORMAT, ArchiveManifest, ArchivedRun, ArchivedStream};
 pub use finding::{Code, Finding, Report, Severity};
 pub use open::{Opened, is_its_subject, open};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    approval::Approvals,
+    approval::{Approvals, LetPass},
     archive::{NotHere, PutAway, Ranges, place},
     finding::{Code, Finding, Report},
     open::{Opened, Role},
@@ -396,29 +396,29 @@ impl Verifier {
     /// What people let pass counts once: of the calls that name an approval, one ran; a run of a broker issued one right by
     /// it; and an act is used up before anything is allowed.
     fn check_uses(&self, findings: &mut Vec<Finding>) {
+        let passed = self.records().filter_map(|record| Some((record.id(), record.let_pass.as_deref()?)));
+        let passed: BTreeMap<DecisionId, &LetPass> = passed.collect();
         let (mut ran, mut not_run) = (BTreeSet::new(), BTreeSet::new());
         for record in self.records() {
-            match &record.role {
-                Role::Outcome { intent, status: OutcomeStatus::Done | OutcomeStatus::Failed, .. } => {
-                    ran.insert(intent)
-                }
-                Role::Outcome { intent, status: OutcomeStatus::NotRun, .. } => not_run.insert(intent),
-                _ => continue,
-            };
+            let Role::Outcome { intent, status, .. } = &record.role else { continue };
+            match status {
+                _ if !passed.contains_key(intent) => {}
+                OutcomeStatus::Done | OutcomeStatus::Failed => drop(ran.insert(intent)),
+                OutcomeStatus::NotRun => drop(not_run.insert(intent)),
+                OutcomeStatus::UnknownOutcome => {}
+            }
         }
-        let mut uses: BTreeMap<(&ApprovalId, Option<&LogId>), Vec<DecisionId>> = BTreeMap::new();
-        for record in self.records() {
-            let Some(passed) = &record.let_pass else { continue };
-            let id = record.id();
+        let mut uses: BTreeMap<(&ApprovalId, Option<LogId>), Vec<&DecisionId>> = BTreeMap::new();
+        for (id, passed) in &passed {
             for act in passed.acts() {
-                uses.entry((act, None)).or_default().push(id.clone());
+                uses.entry((act, None)).or_default().push(id);
             }
             let used = match passed.approval() {
-                Some((approval, true)) if !not_run.contains(&id) => Some((approval, Some(&record.log))),
-                Some((approval, false)) if ran.contains(&id) => Some((approval, None)),
+                Some((approval, true)) if !not_run.contains(id) => Some((approval, Some(self.log_of(id)))),
+                Some((approval, false)) if ran.contains(id) => Some((approval, None)),
                 _ => None,
             };
-            used.into_iter().for_each(|used| uses.entry(used).or_default().push(id.clone()));
+            used.into_iter().for_each(|used| uses.entry(used).or_default().push(id));
         }
         for ((id, _), by) in uses.iter().filter(|(_, by)| by.len() > 1) {
             let by: Vec<String> = by.iter().map(ToString::to_string).collect();

@@ -94,15 +94,11 @@ impl Guard {
             let reason = Reason::new(ReasonCode::ApprovalUnavailable).noted("approvals are still being read");
             return self.deny(call, &Verdict::deny(reason, revision), basis, now);
         }
-        if is_new && self.approvals.has_ended(&id) {
-            return self.deny(
-                call,
-                &Verdict::deny(Reason::from(ReasonCode::ApprovalExpired), revision),
-                basis,
-                now,
-            );
-        }
         if is_new {
+            if self.approvals.has_ended(&id) {
+                let reason = Reason::new(ReasonCode::ApprovalExpired);
+                return self.deny(call, &Verdict::deny(reason, revision), basis, now);
+            }
             return self.ask_people(call, id, &verdict, terms, basis, now);
         }
         // Whoever said yes before the task was told things by outsiders was not shown that nothing vouches for these.
@@ -178,11 +174,8 @@ impl Guard {
         let signed = Signed::new(&request, &self.config.key);
         let subject = Subject::ApprovalRequest { part: grant.domain.part.clone(), approval: id.clone() }
             .of(&self.config.tenant);
-        let store = Store {
-            // It holds arguments, which records never do: it goes when it is of no more use.
-            // Whoever asks first has asked: what people see cannot be exchanged afterwards.
-            ..Store::fenced(subject, 0, encode(&signed))
-        };
+        // Whoever asks first has asked: what people see cannot be exchanged afterwards.
+        let store = Store::fenced(subject, 0, encode(&signed));
         let mut hold =
             Verdicted::new(RecordedDecision::Hold, verdict, flight.who.clone(), flight.what.clone(), basis);
         let needed = Reason::new(ReasonCode::ApprovalNeeded).told(in_words(&terms.needs));

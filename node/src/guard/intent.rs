@@ -484,19 +484,7 @@ impl Guard {
     ) {
         let part = self.control.parts().for_record(&intent.record.part);
         let intent = &intent.id;
-        let outcome = Outcome {
-            intent: intent.clone(),
-            call_id,
-            task,
-            status,
-            reason: None,
-            result: None,
-            result_bytes: None,
-            label: None,
-            found: Vec::new(),
-            elapsed: None,
-            manifest: Vec::new(),
-        };
+        let outcome = Outcome::of(intent.clone(), call_id, task, status);
         let prepared =
             Box::new(self.recorder.prepare(part, RecordBody::Outcome(Box::new(outcome)), now.wall));
         let message_id = prepared.message_id.clone();

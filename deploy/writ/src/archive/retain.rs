@@ -12,9 +12,8 @@ use std::{
 
 use anyhow::Result;
 use writ_common::{
-    act::LabelAct,
-    approval::ApprovalRequest,
     codec::decode,
+    evidence::Word,
     hold::Held,
     ids::{ApprovalId, DomainId, TaskId, UserId},
     record::{Record, RecordBody, Who},
@@ -302,18 +301,23 @@ impl<'a> Known<'a> {
                     self.domains.entry(domain.domain).or_default().insert(task.clone());
                 }
                 if let RecordBody::Verdict(verdicted) = &record.body {
-                    let approval = verdicted.approval.iter().map(|approval| approval.id.clone());
-                    let acts = verdicted.acts.iter().map(|act| act.id.clone());
-                    for id in approval.chain(acts) {
-                        self.approvals.entry(id).or_default().insert(task.clone());
+                    for id in verdicted.words() {
+                        self.approvals.entry(id.clone()).or_default().insert(task.clone());
                     }
                 }
             }
-        } else if let Some(request) = peek::<ApprovalRequest>(message) {
-            self.users.entry(request.task.clone()).or_default().insert(request.user);
-            self.approvals.entry(request.id).or_default().insert(request.task);
-        } else if let Some(act) = peek::<LabelAct>(message) {
-            self.approvals.entry(act.id).or_default().insert(act.task);
+            return;
+        }
+        match Word::read(&message.payload) {
+            Some(Word::Request(request)) => {
+                let request = request.said;
+                self.users.entry(request.task.clone()).or_default().insert(request.user);
+                self.approvals.entry(request.id).or_default().insert(request.task);
+            }
+            Some(Word::Act(act)) => {
+                self.approvals.entry(act.said.id).or_default().insert(act.said.task);
+            }
+            Some(Word::Answer(_)) | None => {}
         }
     }
 
@@ -386,17 +390,9 @@ impl<'a> Known<'a> {
     }
 }
 
+/// The record a message is, whoever signed it.
 fn record_of(message: &Message) -> Option<Record> {
-    peek::<Record>(message)
-}
-
-/// What a message says, whoever signed it.
-fn peek<T>(message: &Message) -> Option<T>
-where
-    T: writ_common::signed::Signable,
-    Signed<T>: writ_common::codec::Message,
-{
-    decode::<Signed<T>>(&message.payload).ok()?.peek().ok()
+    decode::<Signed<Record>>(&message.payload).ok()?.peek().ok()
 }
 
 /// On whose authority; outcomes name only their task.

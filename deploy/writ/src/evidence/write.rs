@@ -8,15 +8,12 @@ use std::{
 use anyhow::{Result, ensure};
 use serde_json::json;
 use writ_common::{
-    act::LabelAct,
-    approval::{ApprovalAnswer, ApprovalRequest},
-    codec::decode,
     control::ControlState,
+    evidence::Word,
     ids::{ApprovalId, TaskId},
     keys::PublicKey,
     policy::PolicyRevision,
     record::{Record, RecordBody},
-    signed::{Signable, Signed},
     subjects::{Subject, control_stream},
     tlog::{LogId, SignedCheckpoint},
 };
@@ -120,8 +117,11 @@ async fn write(
                 let bundle = policies.iter().find(|(activation, _)| Some(activation.revision) == revision);
                 revisions.extend(bundle.map(|(activation, bundle)| (activation.revision, bundle)));
                 // What is not its recorder's word takes nothing else along.
-                let believed = Some(record).filter(|_| recorded.fault.is_none());
-                named.extend(believed.into_iter().flat_map(approvals_of).cloned());
+                if let RecordBody::Verdict(verdicted) = &record.body
+                    && recorded.fault.is_none()
+                {
+                    named.extend(verdicted.words().cloned());
+                }
             }
             lines.message(to_json(recorded), &message.subject, &message.payload)?;
         }
@@ -234,48 +234,26 @@ async fn approvals(
         else {
             return Ok(());
         };
-        let request = said::<ApprovalRequest>(&message.payload);
-        let act = said::<LabelAct>(&message.payload);
+        let word = Word::read(&message.payload);
         if let Some((task, named)) = of {
-            let is_others =
-                request.as_ref().map(|request| &request.task).or(act.as_ref().map(|act| &act.task));
-            if is_others.is_some_and(|of| of != task) {
+            if word.as_ref().and_then(Word::task).is_some_and(|of| of != task) {
                 others.insert(id.clone());
             }
             if !named.contains(&id) || others.contains(&id) {
                 return Ok(());
             }
         }
-        let said = request
-            .map(serde_json::to_value)
-            .or_else(|| act.map(serde_json::to_value))
-            .or_else(|| said::<ApprovalAnswer>(&message.payload).map(serde_json::to_value))
-            .transpose()?;
+        let said = word.map(|word| match word {
+            Word::Request(request) => serde_json::to_value(request.said),
+            Word::Answer(answer) => serde_json::to_value(answer.said),
+            Word::Act(act) => serde_json::to_value(act.said),
+        });
+        let said = said.transpose()?;
         lines.message(json!({"sequence": message.sequence, "said": said}), &message.subject, &message.payload)
     })
     .await?;
     folder.end(lines)?;
     Ok(())
-}
-
-/// What a message says, for reading.
-fn said<T: Signable>(payload: &[u8]) -> Option<T>
-where
-    Signed<T>: writ_common::codec::Message,
-{
-    decode::<Signed<T>>(payload).ok()?.peek().ok()
-}
-
-/// The approvals and acts a record names.
-fn approvals_of(record: &Record) -> impl Iterator<Item = &ApprovalId> {
-    let verdicted = match &record.body {
-        RecordBody::Verdict(verdicted) => Some(verdicted),
-        RecordBody::Outcome(_) | RecordBody::Void(_) => None,
-    };
-    verdicted.into_iter().flat_map(|verdicted| {
-        let approval = verdicted.approval.iter().map(|approval| &approval.id);
-        approval.chain(verdicted.acts.iter().map(|act| &act.id))
-    })
 }
 
 /// The task a message is filed under.

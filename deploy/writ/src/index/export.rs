@@ -10,7 +10,6 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use sha2::{Digest as _, Sha256};
 use writ_common::{
-    approval::ApprovalAnswer,
     codec::decode,
     digest::Digest,
     ids::{PartId, TenantId},
@@ -25,7 +24,7 @@ use super::{
     fill::Filler,
     history::ControlHistory,
     lanes::{Lane, take_merged},
-    source::{Raw, Said},
+    source::{Raw, Said, answer_in},
     streams::NotRead,
 };
 use crate::{
@@ -300,10 +299,6 @@ pub fn said(folder: &Path, requests: &BTreeSet<Digest>, history: &ControlHistory
     let mut said = Said::default();
     words(folder, |raw| said.take(requests, &raw, history))?;
     Ok(said)
-}
-
-fn answer_in(payload: &[u8]) -> Option<ApprovalAnswer> {
-    decode::<Signed<ApprovalAnswer>>(payload).ok()?.peek().ok()
 }
 
 /// When a record says it was made; nothing is believed because of that, it only gets a place among the others.

@@ -82,6 +82,11 @@ fn open_record(raw: &Raw, history: &ControlHistory) -> Content {
     }
 }
 
+/// What an answer says, whoever signed it.
+pub(super) fn answer_in(payload: &[u8]) -> Option<ApprovalAnswer> {
+    decode::<Signed<ApprovalAnswer>>(payload).ok()?.peek().ok()
+}
+
 fn open_answer(raw: &Raw, history: &ControlHistory) -> Content {
     let signed: Signed<ApprovalAnswer> = match decode(&raw.payload) {
         Ok(signed) => signed,
@@ -153,8 +158,9 @@ impl Said {
                 self.requests.extend(request.filter(|(digest, _)| requests.contains(digest)));
             }
             Ok((_, Subject::ApprovalAnswer { .. })) => {
-                if let Content::Answer(answer) = open_answer(raw, history)
-                    && requests.contains(&answer.request)
+                // Its signature costs most, and is looked at last.
+                if answer_in(&raw.payload).is_some_and(|answer| requests.contains(&answer.request))
+                    && let Content::Answer(answer) = open_answer(raw, history)
                 {
                     self.answers.push(*answer);
                 }
